@@ -1,0 +1,1 @@
+"""Hearth, a federated, self-hostable Matrix homeserver."""

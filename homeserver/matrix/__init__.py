@@ -1,0 +1,1 @@
+"""The Matrix specification as pure functions: no reactor, no database, no clock, no globals."""

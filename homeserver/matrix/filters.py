@@ -430,7 +430,7 @@ def _limit(where: str, limit: int | UnsetType) -> int | None:
         return None
     # SPEC: 0 ought to be refused, but there is one sensible answer to it: no events.
     if limit < 0:
-        raise InvalidParam(f"{where}.limit", "must be greater than 0")
+        raise InvalidParam(f"{where}.limit", "must not be negative")
     return limit
 
 

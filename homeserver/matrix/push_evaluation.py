@@ -1,8 +1,9 @@
 """Judging events by push rules.
 
-compile_rules is called once per digest of a rule set. A RoomEvaluation then works out, once per digest too, what
-the event and the room alone decide; what remains for each user is nearly always nothing, sometimes one look whether
-they are mentioned. The alternative, walking through all the rules for every user, repeats the same dozen tests.
+compile_rules is called once per digest of a rule set. A RoomEvaluation then works out, once per digest too,
+what the event and the room alone decide; what remains for each user is nearly always nothing, sometimes one
+look whether they are mentioned. The alternative, walking through all the rules for every user, repeats the
+same dozen tests.
 
 Spec: client-server-api#push-rules
 """

@@ -1,0 +1,46 @@
+"""Lists of events as JSON, spliced from bytes; shared by the endpoints that read rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from homeserver.accounts.requester import Requester
+from homeserver.folds.events import EventCache
+from homeserver.rooms.client_events import Reader, encode, load_related
+from homeserver.rooms.view import RoomView
+from homeserver.runtime.clock import Clock
+from homeserver.store.events import StoredEvent
+
+
+def array(items: Iterable[bytes]) -> bytes:
+    return b"[%b]" % b",".join(items)
+
+
+class EventJson:
+    """Encodes events for whoever asks."""
+
+    def __init__(self, events: EventCache, clock: Clock) -> None:
+        self._events = events
+        self._clock = clock
+
+    async def encode(self, view: RoomView, events: Sequence[StoredEvent], requester: Requester) -> list[bytes]:
+        """Each event with its room id and `unsigned`, in order."""
+        related = await load_related(self._events, events, {view.room_id: view.head.version})
+        reader = Reader(requester.user_id, requester.device_id)
+        now_ms = self._clock.time_ms()
+        return [
+            encode(
+                event,
+                reader,
+                now_ms,
+                membership=self._membership(view, event),
+                related=related,
+                with_room_id=True,
+            )
+            for event in events
+        ]
+
+    def _membership(self, view: RoomView, event: StoredEvent) -> str:
+        if event.timeline_order is None:
+            return "leave"
+        return view.history.membership_at(event.timeline_order) or "leave"

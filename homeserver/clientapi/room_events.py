@@ -1,0 +1,163 @@
+"""Getting events of a room: single events, state, members.
+
+Spec: client-server-api#getting-events-for-a-room
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import orjson
+
+from homeserver.accounts.requester import Requester
+from homeserver.clientapi.event_json import EventJson, array
+from homeserver.matrix.errors import NotFound
+from homeserver.matrix.ids import parse_event_id, parse_room_id
+from homeserver.matrix.state_map import member_key
+from homeserver.rooms.head import MEMBER
+from homeserver.rooms.view import RoomView, RoomViews
+from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
+from homeserver.runtime.http.response import RawJson
+from homeserver.store.events import StoredEvent
+from homeserver.sync.tokens import parse_timeline_token
+
+TAG = "Room participation"
+Membership = Literal["join", "invite", "knock", "leave", "ban"]
+
+
+class RoomPath(msgspec.Struct):
+    room_id: str
+
+
+class EventPath(msgspec.Struct):
+    room_id: str
+    event_id: str
+
+
+class StatePath(msgspec.Struct):
+    room_id: str
+    event_type: str
+    state_key: str = ""
+
+
+class StateQuery(msgspec.Struct):
+    format: Literal["content", "event"] = "content"
+
+
+class MembersQuery(msgspec.Struct):
+    at: str | None = None
+    membership: Membership | None = None
+    not_membership: Membership | None = None
+
+
+class RoomEvents:
+    def __init__(self, views: RoomViews, json: EventJson) -> None:
+        self._views = views
+        self._json = json
+
+    @endpoint(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/event/{event_id}",
+        auth=Auth.GUEST_OK,
+        tag=TAG,
+        spec="client-server-api#get_matrixclientv3roomsroomideventeventid",
+    )
+    async def get_event(self, requester: Requester, path: EventPath) -> RawJson:
+        room_id, event_id = parse_room_id(path.room_id), parse_event_id(path.event_id)
+        view = await self._views.load(room_id, requester.user_id)
+        event = await self._views.load_event(view, event_id)
+        return RawJson((await self._json.encode(view, [event], requester))[0])
+
+    @endpoint(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/joined_members",
+        auth=Auth.GUEST_OK,
+        tag=TAG,
+        spec="client-server-api#get_matrixclientv3roomsroomidjoined_members",
+    )
+    async def get_joined_members(self, requester: Requester, path: RoomPath) -> JsonObject:
+        head = await self._views.load_joined(parse_room_id(path.room_id), requester.user_id)
+        users = head.joined_users()
+        view = RoomView(head, await self._views.load_history(head.room_id, requester.user_id), None)
+        events = await self._views.load_events(view, [head.state[member_key(user)] for user in users])
+        return {"joined": {event.pdu.state_key: _profile(event) for event in events}}
+
+    @endpoint(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/members",
+        auth=Auth.GUEST_OK,
+        tag=TAG,
+        spec="client-server-api#get_matrixclientv3roomsroomidmembers",
+    )
+    async def get_members(self, requester: Requester, path: RoomPath, query: MembersQuery) -> RawJson:
+        view = await self._views.load(parse_room_id(path.room_id), requester.user_id)
+        at = parse_timeline_token(query.at, "at").order if query.at is not None else None
+        state = await self._views.load_state(view, at)
+        ids = [event_id for key, event_id in state.items() if key[0] == MEMBER]
+        events = await self._views.load_events(view, ids)
+        wanted = [event for event in events if _is_wanted(event, query)]
+        return RawJson(b'{"chunk":%b}' % array(await self._json.encode(view, wanted, requester)))
+
+    @endpoint(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/state",
+        auth=Auth.GUEST_OK,
+        tag=TAG,
+        spec="client-server-api#get_matrixclientv3roomsroomidstate",
+    )
+    async def get_state(self, requester: Requester, path: RoomPath) -> RawJson:
+        view = await self._views.load(parse_room_id(path.room_id), requester.user_id)
+        state = await self._views.load_state(view)
+        events = await self._views.load_events(view, list(state.values()))
+        return RawJson(array(await self._json.encode(view, events, requester)))
+
+    @endpoint(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}",
+        auth=Auth.GUEST_OK,
+        tag=TAG,
+        spec="client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey",
+    )
+    @endpoint(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/state/{event_type}",
+        auth=Auth.GUEST_OK,
+        tag=TAG,
+        aliases=("/_matrix/client/v3/rooms/{room_id}/state/{event_type}/",),
+    )
+    async def get_state_event(self, requester: Requester, path: StatePath, query: StateQuery) -> RawJson:
+        view = await self._views.load(parse_room_id(path.room_id), requester.user_id)
+        event = await self._load_state_event(view, path)
+        if query.format == "content":
+            return RawJson(orjson.dumps(event.pdu.content))
+        return RawJson((await self._json.encode(view, [event], requester))[0])
+
+    async def _load_state_event(self, view: RoomView, path: StatePath) -> StoredEvent:
+        key = (path.event_type, path.state_key)
+        if view.until is None:
+            event_id = view.head.state.get(key)
+        else:
+            event_id = (await self._views.load_state(view)).get(key)
+        events = await self._views.load_events(view, [event_id]) if event_id is not None else []
+        if not events:
+            raise NotFound("No state of that type and key in this room")
+        return events[0]
+
+
+def _profile(event: StoredEvent) -> dict[str, Any]:
+    """Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members names the display name so."""
+    content = event.pdu.content
+    profile = {"display_name": content.get("displayname"), "avatar_url": content.get("avatar_url")}
+    return {key: value for key, value in profile.items() if isinstance(value, str)}
+
+
+def _is_wanted(event: StoredEvent, query: MembersQuery) -> bool:
+    membership = event.pdu.membership
+    if query.membership is not None and membership == query.membership:
+        return True
+    if query.not_membership is not None and membership != query.not_membership:
+        return True
+    return query.membership is None and query.not_membership is None
+
+

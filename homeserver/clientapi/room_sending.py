@@ -1,0 +1,88 @@
+"""Sending events to a room, and redactions.
+
+Spec: client-server-api#sending-events-to-a-room
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from homeserver.accounts.requester import Requester
+from homeserver.matrix.ids import parse_event_id, parse_room_id
+from homeserver.rooms.sending import Sending
+from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
+
+TAG = "Room participation"
+
+
+class SendPath(msgspec.Struct):
+    room_id: str
+    event_type: str
+    txn_id: str
+
+
+class StatePath(msgspec.Struct):
+    room_id: str
+    event_type: str
+    state_key: str = ""
+
+
+class RedactPath(msgspec.Struct):
+    room_id: str
+    event_id: str
+    txn_id: str
+
+
+class SendAnswer(msgspec.Struct):
+    event_id: str
+
+
+class RoomSending:
+    def __init__(self, sending: Sending) -> None:
+        self._sending = sending
+
+    @endpoint(
+        "PUT",
+        "/_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}",
+        auth=Auth.GUEST_OK,
+        limit="message",
+        tag=TAG,
+        spec="client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid",
+    )
+    async def put_send(self, requester: Requester, path: SendPath, body: JsonObject) -> SendAnswer:
+        room_id = parse_room_id(path.room_id)
+        return SendAnswer(await self._sending.send(requester, room_id, path.event_type, body, path.txn_id))
+
+    @endpoint(
+        "PUT",
+        "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}",
+        auth=Auth.GUEST_OK,
+        limit="message",
+        tag=TAG,
+        spec="client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey",
+    )
+    @endpoint(
+        "PUT",
+        "/_matrix/client/v3/rooms/{room_id}/state/{event_type}",
+        auth=Auth.GUEST_OK,
+        limit="message",
+        tag=TAG,
+        aliases=("/_matrix/client/v3/rooms/{room_id}/state/{event_type}/",),
+    )
+    async def put_state(self, requester: Requester, path: StatePath, body: JsonObject) -> SendAnswer:
+        room_id = parse_room_id(path.room_id)
+        event_id = await self._sending.set_state(requester, room_id, path.event_type, path.state_key, body)
+        return SendAnswer(event_id)
+
+    @endpoint(
+        "PUT",
+        "/_matrix/client/v3/rooms/{room_id}/redact/{event_id}/{txn_id}",
+        auth=Auth.GUEST_OK,
+        limit="message",
+        optional_body=True,
+        tag=TAG,
+        spec="client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid",
+    )
+    async def put_redact(self, requester: Requester, path: RedactPath, body: JsonObject) -> SendAnswer:
+        room_id, event_id = parse_room_id(path.room_id), parse_event_id(path.event_id)
+        return SendAnswer(await self._sending.redact(requester, room_id, event_id, body, path.txn_id))

@@ -1,0 +1,1 @@
+"""In-memory views kept true by the log."""

@@ -1,0 +1,135 @@
+"""A fold: a bounded cache whose entries are kept true by the log.
+
+An entry is loaded from the database together with the log position that it stands for; from then on the log's rows are
+applied to it, so nobody ever calls "invalidate". Rows that arrive while an entry is being loaded are kept and applied
+behind the loaded position. The law, tested for every fold: loaded at p0, then the rows to p1 applied, equals loaded
+at p1.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+
+from homeserver.runtime.db import Database
+from homeserver.store.log import LogRow, load_head_position
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Fold(Generic[K, V]):
+    """`load(conn, keys)` gives a value for each key that it is asked for; `apply(key, value, row)` the value after a row
+    that `keys_of(row)` said concerns it, or None where the row alone does not tell (it is then loaded again)."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        load: Callable[[Connection, Sequence[K]], dict[K, V]],
+        keys_of: Callable[[LogRow], Iterable[K]],
+        apply: Callable[[K, V, LogRow], V | None],
+        max_entries: int,
+    ) -> None:
+        self._database = database
+        self._load = load
+        self._keys_of = keys_of
+        self._apply = apply
+        self._max_entries = max_entries
+        self._entries: OrderedDict[K, V] = OrderedDict()
+        self._loading: dict[K, _Loading[V]] = {}
+
+    def get(self, key: K) -> V | None:
+        """The value if it is in memory."""
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    async def load(self, key: K) -> V:
+        value = self.get(key)
+        if value is not None:
+            return value
+        return (await self.load_many([key]))[key]
+
+    async def load_many(self, keys: Collection[K]) -> dict[K, V]:
+        """Values for all keys, in one read for those that are not in memory."""
+        found = {key: value for key in keys if (value := self.get(key)) is not None}
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        mine = [key for key in missing if key not in self._loading]
+        others = {key: self._loading[key].wait() for key in missing if key in self._loading}
+        if mine:
+            found |= await self._load_now(mine)
+        for key, waiting in others.items():
+            found[key] = await waiting
+        return found
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        """Follow the log."""
+        for row in rows:
+            for key in self._keys_of(row):
+                if key in self._entries:
+                    value = self._apply(key, self._entries[key], row)
+                    if value is not None:
+                        self._entries[key] = value
+                    else:
+                        del self._entries[key]
+                elif key in self._loading:
+                    self._loading[key].rows.append(row)
+
+    async def _load_now(self, keys: list[K]) -> dict[K, V]:
+        for key in keys:
+            self._loading[key] = _Loading()
+        try:
+            position, values = await self._database.read(self._load_at, keys)
+        except BaseException as error:
+            for key in keys:
+                self._loading.pop(key).fail(error)
+            raise
+        found = {}
+        for key in keys:
+            value = self._install(key, values[key], position)
+            found[key] = value if value is not None else await self.load(key)
+        return found
+
+    def _load_at(self, conn: Connection, keys: Sequence[K]) -> tuple[int, dict[K, V]]:
+        return load_head_position(conn), self._load(conn, keys)
+
+    def _install(self, key: K, value: V, position: int) -> V | None:
+        """Bring a loaded value up to date and keep it; None if it must be loaded once more."""
+        loading = self._loading.pop(key)
+        newest: V | None = value
+        for row in loading.rows:
+            if row.position > position and newest is not None:
+                newest = self._apply(key, newest, row)
+        if newest is not None:
+            self._entries[key] = newest
+            if len(self._entries) > self._max_entries:
+                self._entries.popitem(last=False)
+        loading.succeed(newest if newest is not None else value)
+        return newest
+
+
+class _Loading(Generic[V]):
+    def __init__(self) -> None:
+        self.rows: list[LogRow] = []
+        self._waiting: list[Deferred[V]] = []
+
+    def wait(self) -> Deferred[V]:
+        waiting: Deferred[V] = Deferred()
+        self._waiting.append(waiting)
+        return waiting
+
+    def succeed(self, value: V) -> None:
+        for waiting in self._waiting:
+            if not waiting.called:
+                waiting.callback(value)
+
+    def fail(self, error: BaseException) -> None:
+        for waiting in self._waiting:
+            if not waiting.called:
+                waiting.errback(error)

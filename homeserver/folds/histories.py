@@ -1,0 +1,142 @@
+"""A user's view of a room's history, in memory: visibility and membership over time.
+
+Positions are those of the timeline. On a forked room the timeline's order stands for the order of states; an event that
+arrived late from a fork is judged by the state that the room had when it arrived.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import Connection
+
+from homeserver.folds.fold import Fold
+from homeserver.matrix.ids import RoomId, UserId
+from homeserver.matrix.visibility import Sight, can_see, parse_visibility
+from homeserver.runtime.db import Database
+from homeserver.store.events import StoredEvent
+from homeserver.store.history import load_moments
+from homeserver.store.log import LogRow
+
+_VISIBILITY = "m.room.history_visibility"
+_MEMBER = "m.room.member"
+
+HistoryKey = tuple[RoomId, UserId]
+# (position, value from then on), ascending.
+Changes = tuple[tuple[int, str], ...]
+
+
+@frozen
+class UserHistory:
+    """Who the user was to the room, and how visible the room was, at each position."""
+
+    user_id: UserId
+    visibilities: Changes
+    memberships: Changes
+
+    @property
+    def sees_all(self) -> bool:
+        """The user is joined, and no part of the history was ever hidden from those who joined later."""
+        return (
+            bool(self.memberships)
+            and self.memberships[-1][1] == "join"
+            and all(value in ("shared", "world_readable") for _, value in self.visibilities)
+        )
+
+    def membership_at(self, position: int) -> str | None:
+        """The membership after the event at that position."""
+        return _value_at(self.memberships, position)
+
+    def can_see(self, event: StoredEvent) -> bool:
+        """Spec: client-server-api#room-history-visibility"""
+        position = event.order
+        before, after = self._sight(position - 1), self._sight(position)
+        joined_later = any(value == "join" for at, value in self.memberships if at >= position)
+        own = event.pdu.type == _MEMBER and event.pdu.state_key == self.user_id
+        changed = after if after != before else None
+        return can_see(before, changed, joined_later=joined_later, own_membership=own)
+
+    def _sight(self, position: int) -> Sight:
+        visibility = _value_at(self.visibilities, position) or "shared"
+        return Sight(visibility, _value_at(self.memberships, position))
+
+
+def _value_at(changes: Changes, position: int) -> str | None:
+    index = bisect_right(changes, position, key=_position)
+    return changes[index - 1][1] if index else None
+
+
+def _position(change: tuple[int, str]) -> int:
+    return change[0]
+
+
+class Histories:
+    """Fold: (room, user) -> UserHistory."""
+
+    def __init__(self, database: Database, max_entries: int) -> None:
+        self._fold: Fold[HistoryKey, UserHistory] = Fold(
+            database, load=_load, keys_of=self._keys_of, apply=_apply, max_entries=max_entries
+        )
+        self._by_room: dict[RoomId, set[UserId]] = {}
+        self.get = self._fold.get
+        self.on_rows = self._fold.on_rows
+
+    async def load(self, room_id: RoomId, user_id: UserId) -> UserHistory:
+        return (await self.load_many([(room_id, user_id)]))[(room_id, user_id)]
+
+    async def load_many(self, keys: Sequence[HistoryKey]) -> dict[HistoryKey, UserHistory]:
+        for room_id, user_id in keys:
+            self._by_room.setdefault(room_id, set()).add(user_id)
+        return await self._fold.load_many(keys)
+
+    def _keys_of(self, row: LogRow) -> Iterable[HistoryKey]:
+        room_id = RoomId(row.key)
+        for delta in row.deltas:
+            if delta.key[0] == _MEMBER:
+                yield (room_id, UserId(delta.key[1]))
+            elif delta.key == (_VISIBILITY, ""):
+                yield from [(room_id, user_id) for user_id in self._by_room.get(room_id, ())]
+
+
+def _load(conn: Connection, keys: Sequence[HistoryKey]) -> dict[HistoryKey, UserHistory]:
+    wanted = [(room_id, _MEMBER, user_id) for room_id, user_id in keys]
+    wanted += [(room_id, _VISIBILITY, "") for room_id in {room_id for room_id, _ in keys}]
+    changes: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
+    for moment in load_moments(conn, wanted):
+        key = (moment.room_id, moment.type, moment.state_key)
+        changes.setdefault(key, []).append((moment.position, _value(moment.type, moment.content)))
+    return {
+        (room_id, user_id): UserHistory(
+            user_id,
+            tuple(changes.get((room_id, _VISIBILITY, ""), ())),
+            tuple(changes.get((room_id, _MEMBER, user_id), ())),
+        )
+        for room_id, user_id in keys
+    }
+
+
+def _value(type_: str, content: dict[str, Any] | None) -> str:
+    if type_ == _VISIBILITY:
+        return parse_visibility(content)
+    membership = content.get("membership") if content is not None else None
+    return membership if isinstance(membership, str) else "leave"
+
+
+def _apply(key: HistoryKey, history: UserHistory, row: LogRow) -> UserHistory | None:
+    _, user_id = key
+    visibilities, memberships = history.visibilities, history.memberships
+    for delta in row.deltas:
+        if delta.key not in ((_VISIBILITY, ""), (_MEMBER, user_id)):
+            continue
+        if row.event is None or delta.event_id not in (None, row.event.event_id):
+            return None  # an older event came back (state resolution): its content is not in the row
+        content = row.event.pdu.content if delta.event_id is not None else None
+        change = (row.position, _value(delta.key[0], content))
+        if delta.key[0] == _MEMBER:
+            memberships = (*memberships, change)
+        else:
+            visibilities = (*visibilities, change)
+    return UserHistory(user_id, visibilities, memberships)

@@ -1,0 +1,63 @@
+"""The rooms of each user, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import immutables
+from attrs import evolve
+from sqlalchemy import Connection
+
+from homeserver.folds.fold import Fold
+from homeserver.matrix.ids import RoomId, UserId
+from homeserver.runtime.db import Database
+from homeserver.store.log import LogRow
+from homeserver.store.memberships import MembershipRow, load_memberships
+
+FORGOTTEN = "forgotten"
+
+# An immutable map: whoever took it keeps a consistent view while the log goes on.
+UserRooms = immutables.Map[RoomId, MembershipRow]
+
+
+class Memberships:
+    """Fold: user -> room -> newest membership.
+
+    Log rows: "event" rows with a membership, and "forgotten" (key: the user, data {"room_id"}).
+    """
+
+    def __init__(self, database: Database, max_users: int) -> None:
+        self._fold: Fold[UserId, UserRooms] = Fold(
+            database, load=_load, keys_of=_users_of, apply=_apply, max_entries=max_users
+        )
+        self.on_rows = self._fold.on_rows
+        self.get = self._fold.get
+        self.load = self._fold.load
+        self.load_many = self._fold.load_many
+
+
+def _load(conn: Connection, users: Sequence[UserId]) -> dict[UserId, UserRooms]:
+    return {user_id: immutables.Map(found) for user_id, found in load_memberships(conn, users).items()}
+
+
+def _users_of(row: LogRow) -> Iterable[UserId]:
+    if row.membership is not None:
+        return (row.membership.user_id,)
+    return (UserId(row.key),) if row.kind == FORGOTTEN else ()
+
+
+def _apply(user_id: UserId, known: UserRooms, row: LogRow) -> UserRooms:
+    if row.membership is None:
+        room_id = row.data["room_id"]
+        was = known.get(room_id)
+        return known.set(room_id, evolve(was, forgotten=True)) if was is not None else known
+    change = row.membership
+    room_id = RoomId(row.key)
+    before = known.get(room_id)
+    forgotten = before is not None and before.forgotten and change.membership in ("leave", "ban")
+    return known.set(
+        room_id,
+        MembershipRow(
+            user_id, room_id, change.membership, change.event_id, change.sender, row.position, forgotten
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Rooms: heads, building and sending events, membership, history, receipts, directory."""

@@ -1,0 +1,130 @@
+"""Events as clients get them, spliced from bytes.
+
+An event's client JSON is encoded once and kept with the event; what differs by time and reader (`unsigned`) is put behind
+it as bytes. So an event that goes to a thousand clients costs one encoding and a thousand concatenations.
+
+Spec: client-server-api#room-event-format
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import orjson
+from attrs import frozen
+
+from homeserver.folds.events import EventCache
+from homeserver.matrix.format import client_event_json, federation_event
+from homeserver.matrix.ids import DeviceId, EventId, RoomId, UserId
+from homeserver.matrix.versions import RoomVersion
+from homeserver.store.events import StoredEvent
+
+
+@frozen
+class Reader:
+    """For whom an event is written: the transaction id is only for the device that sent it."""
+
+    user_id: UserId
+    device_id: DeviceId | None
+
+
+# Events that `unsigned` quotes: replaced state and redactions.
+Related = Mapping[EventId, StoredEvent]
+NO_RELATED: Related = {}
+
+
+def base_json(event: StoredEvent) -> bytes:
+    """The event's client JSON without room_id and unsigned."""
+    encoded = event.client_json
+    if encoded is None:
+        encoded = event.client_json = client_event_json(event.pdu, with_room_id=False)
+    return encoded
+
+
+def encode(
+    event: StoredEvent,
+    reader: Reader | None,
+    now_ms: int,
+    *,
+    membership: str | None = "join",
+    related: Related = NO_RELATED,
+    with_room_id: bool = False,
+) -> bytes:
+    """One event for a reader. membership: what the reader was to the room when the event was sent.
+
+    Spec: client-server-api#definition-clientevent
+    """
+    pdu = event.pdu
+    room = b',"room_id":%b' % orjson.dumps(pdu.room_id) if with_room_id else b""
+    age_ms = max(0, now_ms - pdu.origin_server_ts)
+    return b'%b%b,"unsigned":{"age":%d%b}}' % (
+        base_json(event)[:-1],
+        room,
+        age_ms,
+        _unsigned(event, reader, membership, related, with_room_id),
+    )
+
+
+def _unsigned(
+    event: StoredEvent, reader: Reader | None, membership: str | None, related: Related, with_room_id: bool
+) -> bytes:
+    """What stands in `unsigned` behind the age, each key with its comma before it."""
+    parts = b"" if membership is None else _MEMBERSHIPS.get(membership, b"")
+    if event.txn_id is not None and is_sender(event, reader):
+        parts += b',"transaction_id":%b' % orjson.dumps(event.txn_id)
+    if event.replaces is not None:
+        parts += b',"replaces_state":%b' % orjson.dumps(event.replaces)
+        replaced = related.get(event.replaces)
+        if replaced is not None:
+            parts += b',"prev_content":%b,"prev_sender":%b' % (
+                orjson.dumps(replaced.pdu.content),
+                orjson.dumps(replaced.pdu.sender),
+            )
+    if event.redacted_by is not None:
+        redaction = related.get(event.redacted_by)
+        if redaction is not None:
+            parts += b',"redacted_because":%b' % client_event_json(redaction.pdu, with_room_id=with_room_id)
+    return parts
+
+
+_MEMBERSHIPS = {
+    membership: b',"membership":"%b"' % membership.encode()
+    for membership in ("join", "leave", "invite", "ban", "knock")
+}
+
+
+def is_sender(event: StoredEvent, reader: Reader | None) -> bool:
+    """The reader is the device that sent the event."""
+    return (
+        reader is not None
+        and event.txn_device_id == (reader.device_id or "")
+        and event.pdu.sender == reader.user_id
+    )
+
+
+def encode_for_federation_format(event: StoredEvent, reader: Reader | None, now_ms: int) -> bytes:
+    """One event for a reader whose filter asks for event_format "federation"."""
+    unsigned: dict[str, Any] = {"age": max(0, now_ms - event.pdu.origin_server_ts)}
+    if event.txn_id is not None and is_sender(event, reader):
+        unsigned["transaction_id"] = event.txn_id
+    return orjson.dumps(federation_event(event.pdu, unsigned=unsigned))
+
+
+def related_ids(events: Collection[StoredEvent]) -> dict[EventId, RoomId]:
+    """The events that those events' `unsigned` quotes, each with its room."""
+    wanted = {}
+    for event in events:
+        if event.replaces is not None:
+            wanted[event.replaces] = event.pdu.room_id
+        if event.redacted_by is not None:
+            wanted[event.redacted_by] = event.pdu.room_id
+    return wanted
+
+
+async def load_related(
+    cache: EventCache, events: Collection[StoredEvent], versions: dict[RoomId, RoomVersion]
+) -> Related:
+    """What `encode` needs to quote, in one read at most."""
+    wanted = related_ids(events)
+    return await cache.load_many(wanted, versions) if wanted else NO_RELATED

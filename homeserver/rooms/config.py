@@ -1,0 +1,23 @@
+"""What admins may set about rooms."""
+
+from __future__ import annotations
+
+from homeserver.matrix.versions import ROOM_VERSIONS
+from homeserver.runtime.config import section, setting
+
+
+@section("rooms")
+class RoomsConfig:
+    """Rooms, their aliases and the directory of published rooms."""
+
+    default_version: str = setting(
+        "12", help="Version of rooms whose creator names none.", choices=tuple(ROOM_VERSIONS)
+    )
+    publish_requires_membership: bool = setting(
+        True,
+        help="Whether only members with the power to set a room's main alias may publish it in the directory.",
+    )
+    directory_requires_auth: bool = setting(
+        False, help="Whether the directory of published rooms is shown only to people who are logged in."
+    )
+    alias_requires_membership: bool = setting(True, help="Whether one must be in a room to give it an alias.")

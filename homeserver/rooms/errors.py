@@ -1,0 +1,90 @@
+"""Errors of the room services, one class for each reason.
+
+MatrixError
+  InvalidRoomState, RoomInUse, BadAlias            400, creating rooms and naming them
+  UnableToAuthoriseJoin, UnableToGrantJoin         400, restricted joins that another server might settle
+  AliasTaken                                       409
+  Forbidden
+    BadState, InviteBlocked, GuestsForbidden, IdentityServerNotTrusted
+"""
+
+from __future__ import annotations
+
+from homeserver.matrix.errors import Conflict, Forbidden, MatrixError
+
+
+class InvalidRoomState(MatrixError):
+    """A new room's state, as it was asked for, does not pass the authorisation rules."""
+
+    errcode = "M_INVALID_ROOM_STATE"
+
+
+class RoomInUse(MatrixError):
+    """The alias for a new room names another room."""
+
+    errcode = "M_ROOM_IN_USE"
+
+
+class BadAlias(MatrixError):
+    """An alias in m.room.canonical_alias does not lead to the room."""
+
+    errcode = "M_BAD_ALIAS"
+
+
+class AliasTaken(Conflict):
+    """The alias exists already.
+
+    Spec: client-server-api#put_matrixclientv3directoryroomroomalias
+    """
+
+
+class UnableToAuthoriseJoin(MatrixError):
+    """This server can't tell whether the conditions of a restricted join are met.
+
+    Spec: server-server-api#restricted-rooms
+    """
+
+    errcode = "M_UNABLE_TO_AUTHORISE_JOIN"
+
+
+class UnableToGrantJoin(MatrixError):
+    """The conditions are met, but no user of this server has the power to let somebody in.
+
+    Spec: server-server-api#restricted-rooms
+    """
+
+    errcode = "M_UNABLE_TO_GRANT_JOIN"
+
+
+class BadState(Forbidden):
+    """The membership can't go from what it is to what was asked for."""
+
+    errcode = "M_BAD_STATE"
+
+
+class InviteBlocked(Forbidden):
+    """The invited user takes no invites.
+
+    Spec: client-server-api#invite-permission
+    """
+
+    errcode = "M_INVITE_BLOCKED"
+
+    def __init__(self) -> None:
+        super().__init__("This user takes no invites")
+
+
+class GuestsForbidden(Forbidden):
+    errcode = "M_GUEST_ACCESS_FORBIDDEN"
+
+    def __init__(self) -> None:
+        super().__init__("Guests may not join this room")
+
+
+class IdentityServerNotTrusted(Forbidden):
+    """Invites by e-mail address and the like go through an identity server; this server uses none."""
+
+    errcode = "M_SERVER_NOT_TRUSTED"
+
+    def __init__(self) -> None:
+        super().__init__("This server asks no identity servers: invite by user ID")

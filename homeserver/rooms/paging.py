@@ -1,0 +1,119 @@
+"""Scrolling through a room's timeline.
+
+A place in the timeline is an order: it lies behind the event of that order and before the next. Paging backwards from
+it begins with that event; paging forwards begins after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import define, frozen
+
+from homeserver.folds.events import EventCache
+from homeserver.matrix.filters import RoomEventFilter
+from homeserver.matrix.ids import EventId
+from homeserver.rooms.view import RoomView, is_visible
+from homeserver.runtime.db import Database
+from homeserver.store.events import StoredEvent, load_event_near, load_timeline
+
+# How many pages are read to fill one answer when most events are filtered out; then the client asks on.
+PAGES_PER_ANSWER = 8
+BEGINNING = -(2**62)
+# Events on the way from a timestamp to one that the user may see.
+TIMESTAMP_CANDIDATES = 100
+
+
+@frozen
+class Page:
+    """Events in the order of reading. end: where the next page begins; None at the end of the timeline."""
+
+    events: Sequence[StoredEvent]
+    start: int
+    end: int | None
+
+
+@define(eq=False)
+class Paging:
+    """Pages of what a user may see."""
+
+    database: Database
+    events: EventCache
+
+    async def load_page(
+        self,
+        view: RoomView,
+        start: int,
+        limit: int,
+        *,
+        backwards: bool,
+        stop: int | None = None,
+        filter: RoomEventFilter | None = None,
+    ) -> Page:
+        """At most `limit` events from `start` on, not beyond `stop`.
+
+        A page may have fewer events than there are, even none, and still have an end: then ask on.
+        """
+        if limit == 0 or (filter is not None and filter.matches_none):
+            return Page((), start, None)
+        after, upto = self._bounds(view, start, stop, backwards)
+        found: list[StoredEvent] = []
+        for _ in range(PAGES_PER_ANSWER):
+            read = await self._read(view, after, upto, limit, backwards)
+            for event in read:
+                if is_visible(view, event) and _matches(filter, event):
+                    found.append(event)
+                    if len(found) == limit:
+                        return Page(found, start, _behind(event, backwards))
+            if len(read) < limit:
+                return Page(found, start, None)
+            after, upto = _narrow(after, upto, read[-1], backwards)
+        return Page(found, start, upto if backwards else after)
+
+    async def load_around(
+        self, view: RoomView, event: StoredEvent, limit: int, filter: RoomEventFilter | None
+    ) -> tuple[Page, Page]:
+        """The events before (newest first) and after one, together at most `limit`."""
+        before = await self.load_page(view, event.order - 1, limit // 2, backwards=True, filter=filter)
+        after = await self.load_page(view, event.order, limit - limit // 2, backwards=False, filter=filter)
+        return before, after
+
+    async def load_nearest(self, view: RoomView, ts_ms: int, *, forwards: bool) -> tuple[EventId, int] | None:
+        """The visible event nearest to a time on one side: (event id, origin_server_ts)."""
+        for _ in range(TIMESTAMP_CANDIDATES):
+            near = await self.database.read(load_event_near, view.room_id, ts_ms, forwards)
+            if near is None:
+                return None
+            event = await self.events.load(near[0], view.room_id, view.head.version)
+            if event is not None and is_visible(view, event):
+                return near
+            ts_ms = near[1] + (1 if forwards else -1)
+        return None
+
+    def _bounds(self, view: RoomView, start: int, stop: int | None, backwards: bool) -> tuple[int, int]:
+        """(after, upto]: what may be read at all."""
+        newest = view.until if view.until is not None else 2**62
+        if backwards:
+            return (BEGINNING if stop is None else stop), min(start, newest)
+        return start, (newest if stop is None else min(stop, newest))
+
+    async def _read(
+        self, view: RoomView, after: int, upto: int, limit: int, backwards: bool
+    ) -> list[StoredEvent]:
+        events = await self.database.read(
+            load_timeline, view.room_id, view.head.version, after, upto, limit, backwards
+        )
+        return self.events.put_all(events)
+
+
+def _matches(filter: RoomEventFilter | None, event: StoredEvent) -> bool:
+    pdu = event.pdu
+    return filter is None or filter.matches_in_room(pdu.type, pdu.sender, pdu.content)
+
+
+def _behind(event: StoredEvent, backwards: bool) -> int:
+    return event.order - 1 if backwards else event.order
+
+
+def _narrow(after: int, upto: int, last: StoredEvent, backwards: bool) -> tuple[int, int]:
+    return (after, last.order - 1) if backwards else (last.order, upto)

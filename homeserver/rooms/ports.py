@@ -1,0 +1,110 @@
+"""What rooms need from packages above or beside them, and what stands there while a server does not federate."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Protocol
+
+from attrs import frozen
+
+from homeserver.matrix.errors import Forbidden, NotFound
+from homeserver.matrix.ids import EventId, RoomAlias, RoomId, ServerName, UserId
+
+
+@frozen
+class ResolvedAlias:
+    """The room of an alias, and servers through which it can be joined."""
+
+    room_id: RoomId
+    servers: Sequence[ServerName]
+
+
+class ProfileReader(Protocol):
+    """Implemented by accounts."""
+
+    def load_profile(self, user_id: UserId, /) -> Awaitable[Mapping[str, Any]]:
+        """The profile; displayname and avatar_url are strings where they are there. Raises: NotFound."""
+        ...
+
+
+class RemoteServers(Protocol):
+    """Implemented by federation: what takes another server's help.
+
+    The membership methods return when the resulting event is stored here and known to all followers of the log.
+    """
+
+    def check_allowed(self, server: ServerName, /) -> None:
+        """Raises: Forbidden, when this server does not talk to that one."""
+        ...
+
+    def fetch_alias(self, alias: RoomAlias, /) -> Awaitable[ResolvedAlias]:
+        """Raises: NotFound."""
+        ...
+
+    def fetch_public_rooms(
+        self, server: ServerName, query: Mapping[str, Any], /
+    ) -> Awaitable[dict[str, Any]]:
+        """One page of another server's published rooms; `query` is the body of POST /publicRooms."""
+        ...
+
+    def fetch_summary(
+        self, room_id: RoomId, user_id: UserId | None, via: Sequence[ServerName], /
+    ) -> Awaitable[dict[str, Any]]:
+        """The summary of a room in which no local user is. Raises: NotFound."""
+        ...
+
+    def join(
+        self, room_id: RoomId, user_id: UserId, content: dict[str, Any], via: Sequence[ServerName], /
+    ) -> Awaitable[EventId]:
+        """Join through a resident server; `content` is the member event's. Raises: NotFound, Forbidden."""
+        ...
+
+    def knock(
+        self, room_id: RoomId, user_id: UserId, content: dict[str, Any], via: Sequence[ServerName], /
+    ) -> Awaitable[EventId]: ...
+
+    def leave(self, room_id: RoomId, user_id: UserId, content: dict[str, Any], /) -> Awaitable[EventId]:
+        """Refuse an invite, or take back a knock, where this server is not in the room. Raises: NotFound."""
+        ...
+
+    def invite(
+        self, room_id: RoomId, sender: UserId, target: UserId, content: dict[str, Any], /
+    ) -> Awaitable[EventId]:
+        """Invite a user of another server, which signs the event before it enters the room."""
+        ...
+
+
+class NoFederation:
+    """RemoteServers of a server that talks to no other."""
+
+    def check_allowed(self, server: ServerName, /) -> None:
+        raise Forbidden(f"This server does not federate, so {server} is out of reach")
+
+    async def fetch_alias(self, alias: RoomAlias, /) -> ResolvedAlias:
+        raise NotFound(f"Room alias {alias} not found: this server does not federate")
+
+    async def fetch_public_rooms(self, server: ServerName, query: Mapping[str, Any], /) -> dict[str, Any]:
+        raise NotFound(f"This server does not federate, so {server} is out of reach")
+
+    async def fetch_summary(
+        self, room_id: RoomId, user_id: UserId | None, via: Sequence[ServerName], /
+    ) -> dict[str, Any]:
+        raise NotFound("Room not found")
+
+    async def join(
+        self, room_id: RoomId, user_id: UserId, content: dict[str, Any], via: Sequence[ServerName], /
+    ) -> EventId:
+        raise NotFound("This server does not know that room, and does not federate")
+
+    async def knock(
+        self, room_id: RoomId, user_id: UserId, content: dict[str, Any], via: Sequence[ServerName], /
+    ) -> EventId:
+        raise NotFound("This server does not know that room, and does not federate")
+
+    async def leave(self, room_id: RoomId, user_id: UserId, content: dict[str, Any], /) -> EventId:
+        raise NotFound("This server does not know that room")
+
+    async def invite(
+        self, room_id: RoomId, sender: UserId, target: UserId, content: dict[str, Any], /
+    ) -> EventId:
+        raise Forbidden(f"This server does not federate, so {target} is out of reach")

@@ -1,0 +1,157 @@
+"""Sending messages, state and redactions on a local user's behalf.
+
+Spec: client-server-api#sending-events-to-a-room
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define
+
+from homeserver.accounts.requester import Requester
+from homeserver.folds.events import EventCache
+from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, NotFound
+from homeserver.matrix.ids import EventId, RoomId, parse_event_id, parse_user_id
+from homeserver.rooms.head import MEMBER, RoomHead
+from homeserver.rooms.membership import RoomMembership
+from homeserver.rooms.state_policy import StatePolicy
+from homeserver.rooms.transactions import Transactions
+from homeserver.rooms.writer import Draft, Plan, RoomWriter
+from homeserver.store.room_writes import Transaction
+
+_REDACTION = "m.room.redaction"
+MAX_TXN_ID_LENGTH = 255
+
+
+@define(eq=False)
+class Sending:
+    """What PUT /send, /state and /redact do. The room's auth rules decide; here is only what they leave open."""
+
+    writer: RoomWriter
+    events: EventCache
+    transactions: Transactions
+    membership: RoomMembership
+    policy: StatePolicy
+
+    async def send(
+        self, requester: Requester, room_id: RoomId, type: str, content: dict[str, Any], txn_id: str
+    ) -> EventId:
+        """Send a message event; the same transaction id again gives the same event.
+
+        Raises: Forbidden, InvalidParam, BadJson, TooLarge.
+        """
+        requester.check_not_suspended()
+        _check_text("eventType", type)
+        if type == _REDACTION:
+            return await self._send_redaction(requester, room_id, content, txn_id)
+        draft = _draft(requester, type, content, txn_id)
+        return await self._once(requester, room_id, f"send\n{type}", txn_id, lambda head: (draft,))
+
+    async def set_state(
+        self, requester: Requester, room_id: RoomId, type: str, state_key: str, content: dict[str, Any]
+    ) -> EventId:
+        """Send a state event; setting what is set already is no new event.
+
+        Raises: Forbidden, InvalidParam, BadJson, TooLarge.
+        """
+        requester.check_not_suspended()
+        _check_text("eventType", type)
+        _check_text("stateKey", state_key)
+        if type == MEMBER:
+            return await self.membership.change(
+                requester, room_id, parse_user_id(state_key, "stateKey"), content
+            )
+        await self.policy.check_state_event(requester, room_id, type, state_key, content)
+        draft = Draft(type, requester.user_id, content, state_key)
+        same = await self._load_same(room_id, draft)
+        if same is not None:
+            return same
+        return await self._write(room_id, lambda head: (draft,))
+
+    async def redact(
+        self, requester: Requester, room_id: RoomId, target: EventId, content: dict[str, Any], txn_id: str
+    ) -> EventId:
+        """Redact an event: one's own, or any with the power to.
+
+        Raises: Forbidden, NotFound, BadJson.
+        """
+        requester.check_not_suspended()
+        reason = content.get("reason")
+        if reason is not None and not isinstance(reason, str):
+            raise BadJson("reason: must be a string")
+        await self._check_may_redact(requester, room_id, target)
+        draft = _draft(requester, _REDACTION, content, txn_id, target)
+        return await self._once(requester, room_id, f"redact\n{target}", txn_id, lambda head: (draft,))
+
+    async def _send_redaction(
+        self, requester: Requester, room_id: RoomId, content: dict[str, Any], txn_id: str
+    ) -> EventId:
+        """A redaction through /send names its target in `redacts`. Spec: v1.18 (MSC4169)."""
+        redacts = content.get("redacts")
+        if not isinstance(redacts, str):
+            raise BadJson("redacts: must be an event id")
+        target = parse_event_id(redacts, "redacts")
+        await self._check_may_redact(requester, room_id, target)
+        rest = {key: value for key, value in content.items() if key != "redacts"}
+        draft = _draft(requester, _REDACTION, rest, txn_id, target)
+        return await self._once(requester, room_id, f"send\n{_REDACTION}", txn_id, lambda head: (draft,))
+
+    async def _check_may_redact(self, requester: Requester, room_id: RoomId, target: EventId) -> None:
+        head = await self._load_head(room_id)
+        if not head.is_joined(requester.user_id):
+            raise Forbidden("You are not in this room")
+        event = await self.events.load(target, room_id, head.version)
+        if event is None:
+            raise NotFound("The event to redact is not known in this room")
+        levels = head.power_levels
+        if event.pdu.sender != requester.user_id and levels.user(requester.user_id) < levels.redact:
+            raise Forbidden("You may not redact events of others in this room")
+
+    async def _load_same(self, room_id: RoomId, draft: Draft) -> EventId | None:
+        """The current event of the draft's key if it says the same by the same sender."""
+        head = await self._load_head(room_id)
+        assert draft.state_key is not None
+        event_id = head.state.get((draft.type, draft.state_key))
+        if event_id is None:
+            return None
+        event = await self.events.load(event_id, room_id, head.version)
+        same = event is not None and event.pdu.content == draft.content and event.pdu.sender == draft.sender
+        return event_id if same and head.is_joined(draft.sender) else None
+
+    async def _load_head(self, room_id: RoomId) -> RoomHead:
+        """Raises: Forbidden, also for rooms that are not there."""
+        try:
+            return await self.writer.heads.load(room_id)
+        except NotFound:
+            raise Forbidden("You are not in this room, or it does not exist") from None
+
+    async def _once(
+        self, requester: Requester, room_id: RoomId, path: str, txn_id: str, plan: Plan
+    ) -> EventId:
+        _check_text("txnId", txn_id)
+        transaction = Transaction(requester.user_id, requester.device_id or "", f"{room_id}\n{path}\n{txn_id}")
+        return await self.transactions.once(transaction, lambda: self._write(room_id, plan, transaction))
+
+    async def _write(self, room_id: RoomId, plan: Plan, transaction: Transaction | None = None) -> EventId:
+        try:
+            events = await self.writer.write(room_id, plan, transaction=transaction)
+        except NotFound:
+            raise Forbidden("You are not in this room, or it does not exist") from None
+        return events[-1].event_id
+
+
+def _draft(
+    requester: Requester, type: str, content: dict[str, Any], txn_id: str, redacts: EventId | None = None
+) -> Draft:
+    return Draft(
+        type, requester.user_id, content, redacts=redacts, device_id=requester.device_id or "", txn_id=txn_id
+    )
+
+
+def _check_text(field: str, value: str) -> None:
+    """What becomes a key in the database: bounded, and without NUL, which PostgreSQL's text can't hold."""
+    if "\0" in value:
+        raise InvalidParam(field, "must not contain NUL")
+    if len(value.encode("utf-8", "surrogatepass")) > MAX_TXN_ID_LENGTH:
+        raise InvalidParam(field, f"longer than {MAX_TXN_ID_LENGTH} bytes")

@@ -1,0 +1,59 @@
+"""The same transaction again has the same answer, for ever.
+
+What was done lately is answered from memory, what is being done right now is waited for; everything older is found by
+the unique key in the database, when the log writer refuses to write it a second time. So a new transaction, the rule,
+costs no query.
+
+Spec: client-server-api#transaction-identifiers
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+from twisted.internet.defer import Deferred
+
+from homeserver.matrix.ids import EventId
+from homeserver.store.log_writer import DuplicateTransaction
+from homeserver.store.room_writes import Transaction
+
+RECENT_TRANSACTIONS = 20_000
+
+
+class Transactions:
+    """Event transactions, by user, device and the rest of the request path."""
+
+    def __init__(self) -> None:
+        self._done: OrderedDict[Transaction, EventId] = OrderedDict()
+        self._doing: dict[Transaction, list[Deferred[EventId]]] = {}
+
+    async def once(self, transaction: Transaction, send: Callable[[], Awaitable[EventId]]) -> EventId:
+        """The event that `send` makes, or that it made when the transaction came first."""
+        done = self._done.get(transaction)
+        if done is not None:
+            return done
+        if transaction in self._doing:
+            waiting: Deferred[EventId] = Deferred()
+            self._doing[transaction].append(waiting)
+            return await waiting
+        return await self._do(transaction, send)
+
+    async def _do(self, transaction: Transaction, send: Callable[[], Awaitable[EventId]]) -> EventId:
+        self._doing[transaction] = []
+        try:
+            event_id = await send()
+        except DuplicateTransaction as duplicate:
+            event_id = duplicate.event_id
+        except BaseException as error:
+            for waiting in self._doing.pop(transaction):
+                if not waiting.called:
+                    waiting.errback(error)
+            raise
+        self._done[transaction] = event_id
+        if len(self._done) > RECENT_TRANSACTIONS:
+            self._done.popitem(last=False)
+        for waiting in self._doing.pop(transaction):
+            if not waiting.called:
+                waiting.callback(event_id)
+        return event_id

@@ -1,0 +1,125 @@
+"""The sections of the configuration that belong to no domain: listeners, database, log, metrics, rate limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from homeserver.runtime.config import group, section, setting
+
+RESOURCES: Final = ("client", "federation", "media", "admin", "web", "metrics", "health")
+DEFAULT_RESOURCES: Final = ["client", "federation", "media", "admin", "web", "health"]
+
+
+@group
+class ListenerConfig:
+    """One port, with what is served on it."""
+
+    bind: list[str] = setting(["127.0.0.1"], help="Addresses to listen at. '::' and '0.0.0.0' are all of them.")
+    port: int = setting(8008, help="TCP port; 0 takes a free one.", minimum=0, maximum=65535)
+    tls_certificate_file: Path | None = setting(
+        None, help="Certificate chain in PEM; with it the port speaks HTTPS. Read again on SIGHUP."
+    )
+    tls_private_key_file: Path | None = setting(None, help="The certificate's private key in PEM.")
+    trusted_proxies: list[str] = setting(
+        [], help="Addresses and networks (10.0.0.0/8) of reverse proxies whose X-Forwarded-For is believed."
+    )
+    resources: list[str] = setting(DEFAULT_RESOURCES, help="What is served here.", choices=RESOURCES)
+
+
+@section("")
+class ListenersConfig:
+    """Where the server listens. Repeat [[listeners]] for each port."""
+
+    listeners: list[ListenerConfig] = setting([ListenerConfig()], help="The ports.")
+
+
+@section("database")
+class DatabaseConfig:
+    """Where the data is kept."""
+
+    url: str = setting(
+        "sqlite:///hearth.db",
+        help="sqlite:///file (relative to data_dir) or postgresql://user:password@host:port/name.",
+    )
+    read_threads: int = setting(3, help="Threads, and connections, for reading.", minimum=1, maximum=64)
+
+
+@section("log")
+class LogConfig:
+    """What is logged, to the standard error stream."""
+
+    level: str = setting(
+        "info",
+        help="Least severity of what is logged. 'info' has a line for each request.",
+        choices=("debug", "info", "warning", "error"),
+    )
+    format: str = setting(
+        "auto", help="'auto' is human on a terminal and json elsewhere.", choices=("auto", "human", "json")
+    )
+
+
+@section("metrics")
+class MetricsConfig:
+    """Figures for Prometheus, at /metrics on listeners with the resource 'metrics'."""
+
+    enabled: bool = setting(True, help="Whether figures are served.")
+
+
+@section("presence")
+class PresenceConfig:
+    """Who is online."""
+
+    enabled: bool = setting(True, help="Whether presence is kept and sent.")
+
+
+@section("federation")
+class FederationConfig:
+    """Other servers."""
+
+    enabled: bool = setting(True, help="Whether this server talks to others.")
+    verify_certificates: bool = setting(True, help="Whether other servers must have valid certificates.")
+    custom_ca_file: Path | None = setting(None, help="Certificate authorities (PEM) to trust beside the system's.")
+    allow_private_addresses: bool = setting(False, help="Whether servers at private addresses may be called.")
+    domain_allowlist: list[str] = setting([], help="The only servers to talk to. Empty: all.")
+    trusted_key_servers: list[str] = setting(
+        ["matrix.org"], help="Servers asked for keys of servers that can't be reached themselves."
+    )
+    public_rooms: bool = setting(True, help="Whether other servers may list the public rooms of this one.")
+
+
+@group
+class Rate:
+    """A token bucket."""
+
+    per_second: float = setting(help="Requests for each second, in the long run.", minimum=0.0001)
+    burst: int = setting(help="Requests that may come at once.", minimum=1)
+
+
+@section("rate_limits")
+class RateLimitsConfig:
+    """How often each user, or each address without a user, may do what. A table for each kind."""
+
+    enabled: bool = setting(True, help="Whether requests are limited at all.")
+    message: Rate = setting(Rate(per_second=5.0, burst=50), help="Events sent.")
+    login: Rate = setting(Rate(per_second=0.2, burst=10), help="Logins and passwords tried.")
+    registration: Rate = setting(Rate(per_second=0.2, burst=5), help="Accounts made.")
+    join: Rate = setting(Rate(per_second=0.5, burst=20), help="Rooms joined or knocked at.")
+    invite: Rate = setting(Rate(per_second=0.5, burst=20), help="Invitations sent.")
+    room_creation: Rate = setting(Rate(per_second=0.1, burst=10), help="Rooms made.")
+    profile: Rate = setting(Rate(per_second=0.5, burst=10), help="Changes of the profile, which go to every room.")
+    search: Rate = setting(Rate(per_second=1.0, burst=20), help="Searches, and listings of the public rooms.")
+    report: Rate = setting(Rate(per_second=0.1, burst=10), help="Reports of content.")
+    availability: Rate = setting(Rate(per_second=1.0, burst=20), help="Questions whether a user name is free.")
+    typing: Rate = setting(Rate(per_second=5.0, burst=50), help="Typing notifications and receipts.")
+
+
+ALL_SECTIONS: Final[tuple[type, ...]] = (
+    ListenersConfig,
+    DatabaseConfig,
+    LogConfig,
+    MetricsConfig,
+    PresenceConfig,
+    FederationConfig,
+    RateLimitsConfig,
+)

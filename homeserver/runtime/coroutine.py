@@ -1,0 +1,78 @@
+"""Drives a coroutine over Deferreds, paying for it only when the coroutine really waits.
+
+`Deferred.fromCoroutine` builds a Deferred, a status object and a copied context for every call, though most handlers
+answer from memory and never wait. `drive` runs the coroutine at once; a `Drive` comes into being only at the first wait.
+
+Invariants:
+- `done` is called exactly once, after the coroutine has ended, never from within it;
+- after the first wait the coroutine goes on in a copy of the context it was started in (the request id of the logs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+# (value, None) or (None, error).
+Done = Callable[[Any, "BaseException | None"], None]
+
+
+def drive(coroutine: Coroutine[Any, Any, Any], done: Done) -> Drive | None:
+    """Runs the coroutine until it ends or waits; None when it ended (and `done` was called)."""
+    try:
+        waiting_on = coroutine.send(None)
+    except StopIteration as stop:
+        value, error = stop.value, None
+    except Exception as raised:
+        value, error = None, raised
+    else:
+        return Drive(coroutine, done, waiting_on)
+    done(value, error)
+    return None
+
+
+class Drive:
+    """A coroutine that waits for a Deferred."""
+
+    __slots__ = ("_context", "_coroutine", "_done", "_waiting_on")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], done: Done, waiting_on: object) -> None:
+        self._coroutine = coroutine
+        self._done = done
+        self._context: Context = copy_context()
+        self._waiting_on: Deferred[Any] | None = None
+        self._wait(waiting_on)
+
+    def cancel(self) -> None:
+        """Cancels what the coroutine waits for; it sees a CancelledError there, and may clean up or go on."""
+        if self._waiting_on is not None:
+            self._waiting_on.cancel()
+
+    def _wait(self, waiting_on: object) -> None:
+        if isinstance(waiting_on, Deferred):
+            self._waiting_on = waiting_on
+            waiting_on.addBoth(self._resume)
+        else:
+            self._resume(Failure(TypeError(f"awaited {type(waiting_on).__name__}, which is no Deferred")))
+
+    def _resume(self, result: object) -> None:
+        self._waiting_on = None
+        try:
+            waiting_on = self._context.run(self._send, result)
+        except StopIteration as stop:
+            value, error = stop.value, None
+        except Exception as raised:
+            value, error = None, raised
+        else:
+            self._wait(waiting_on)
+            return
+        self._context.run(self._done, value, error)
+
+    def _send(self, result: object) -> object:
+        if isinstance(result, Failure):
+            return result.throwExceptionIntoGenerator(self._coroutine)  # type: ignore[arg-type]  # any coroutine
+        return self._coroutine.send(result)

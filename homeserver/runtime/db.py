@@ -1,0 +1,223 @@
+"""Databases: SQLite and PostgreSQL behind one small class.
+
+The idea: store functions are plain synchronous functions over a connection and run in database threads; a thread keeps
+its connection for its life, so a transaction costs no pool check-out. SQLite has one writer thread (it can only write
+once at a time anyway) and a few readers; PostgreSQL has a few threads for each.
+
+Rejected: asyncio drivers (every statement would cross the event loop), SQLAlchemy's pool (one more lock on each
+transaction), `deferToThreadPool` (copies a context and builds a Failure per call).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SQLITE_READERS = 2
+POSTGRES_WRITERS = 3
+POSTGRES_READERS = 3
+TRANSACTION_ATTEMPTS = 6
+# PostgreSQL: serialization failure, deadlock. Both are settled by running the transaction again.
+RETRYABLE_SQLSTATES = frozenset({"40001", "40P01"})
+
+
+class DatabaseClosed(Exception):
+    """The database was asked for work after close()."""
+
+
+def engine_url(url: str, data_dir: Path) -> sqlalchemy.URL:
+    """The SQLAlchemy URL for a configured one; a relative SQLite path is below data_dir."""
+    if url.startswith("sqlite:///"):
+        path = data_dir / url.removeprefix("sqlite:///")
+        return sqlalchemy.URL.create("sqlite", database=str(path))
+    return sqlalchemy.make_url(url).set(drivername="postgresql+psycopg")
+
+
+def make_engine(url: sqlalchemy.URL) -> Engine:
+    if url.drivername == "sqlite":
+        return _sqlite_engine(url)
+    return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+
+
+def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
+    engine = sqlalchemy.create_engine(
+        url, poolclass=sqlalchemy.NullPool, connect_args={"check_same_thread": False, "cached_statements": 512}
+    )
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        # synchronous=FULL: what was acknowledged survives a power cut (WAL with NORMAL would not promise it).
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "busy_timeout=10000",
+            "cache_size=-8192",
+            "temp_store=MEMORY",
+            "wal_autocheckpoint=2000",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        mode = "DEFERRED" if connection.get_execution_options().get("read_only") else "IMMEDIATE"
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+class Database:
+    """Runs store functions in transactions, off the reactor thread.
+
+    Order: on SQLite, writes run one after another in the order of `run` calls; nothing else is promised.
+    """
+
+    def __init__(self, engine: Engine, reactor: IReactorFromThreads) -> None:
+        self.engine = engine
+        self._reactor = reactor
+        self._writes: SimpleQueue[_Job | None] = SimpleQueue()
+        self._reads: SimpleQueue[_Job | None] = SimpleQueue()
+        writers, readers = (1, SQLITE_READERS) if self.is_sqlite else (POSTGRES_WRITERS, POSTGRES_READERS)
+        self._workers = [
+            *(self._start_worker(self._writes, f"db-write-{n}", read_only=False) for n in range(writers)),
+            *(self._start_worker(self._reads, f"db-read-{n}", read_only=True) for n in range(readers)),
+        ]
+        self._closed = False
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    def run(self, fn: Callable[..., T], *args: Any) -> Deferred[T]:
+        """Call fn(connection, *args) in a writing transaction; it is committed when fn returns.
+
+        fn may be run again after a deadlock, so it must have no effect outside the database.
+        """
+        return self._submit(self._writes, fn, args)
+
+    def read(self, fn: Callable[..., T], *args: Any) -> Deferred[T]:
+        """Call fn(connection, *args) in a transaction that only reads, on one consistent view."""
+        return self._submit(self._reads, fn, args)
+
+    async def close(self) -> None:
+        """Finish what is queued, then end the threads and connections."""
+        self._closed = True
+        for worker in self._workers:
+            worker.queue.put(None)
+        await DeferredList([worker.stopped for worker in self._workers])
+
+    def _submit(self, queue: SimpleQueue[_Job | None], fn: Callable[..., T], args: tuple[Any, ...]) -> Deferred[T]:
+        if self._closed:
+            raise DatabaseClosed
+        deferred: Deferred[T] = Deferred(_ignore_cancel)
+        queue.put(_Job(fn, args, deferred))
+        return deferred
+
+    def _start_worker(self, queue: SimpleQueue[_Job | None], name: str, *, read_only: bool) -> _Worker:
+        worker = _Worker(self.engine, queue, self._reactor, read_only=read_only)
+        threading.Thread(target=worker.run, name=name, daemon=True).start()
+        return worker
+
+
+def _ignore_cancel(_deferred: Deferred[Any]) -> None:
+    """A transaction that has begun is not called back: its caller may go, its outcome stays."""
+
+
+class _Job:
+    __slots__ = ("args", "deferred", "fn")
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], deferred: Deferred[Any]) -> None:
+        self.fn = fn
+        self.args = args
+        self.deferred = deferred
+
+
+class _Worker:
+    """One thread with one connection."""
+
+    def __init__(
+        self, engine: Engine, queue: SimpleQueue[_Job | None], reactor: IReactorFromThreads, *, read_only: bool
+    ) -> None:
+        self.queue = queue
+        self.stopped: Deferred[None] = Deferred()
+        self._engine = engine
+        self._reactor = reactor
+        self._read_only = read_only
+        self._connection: Connection | None = None
+
+    def run(self) -> None:
+        while (job := self.queue.get()) is not None:
+            self._run_job(job)
+        self._disconnect()
+        self._reactor.callFromThread(self.stopped.callback, None)
+
+    def _run_job(self, job: _Job) -> None:
+        try:
+            result = self._transact(job)
+        except Exception:  # whatever a store function raises belongs to its caller
+            self._reactor.callFromThread(_fail, job.deferred, Failure())
+        else:
+            self._reactor.callFromThread(_succeed, job.deferred, result)
+
+    def _transact(self, job: _Job) -> Any:
+        for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
+            try:
+                connection = self._connected()
+                with connection.begin():
+                    return job.fn(connection, *job.args)
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    self._disconnect()
+                if attempt == TRANSACTION_ATTEMPTS or not _is_retryable(error):
+                    raise
+                time.sleep(random.uniform(0, 0.01 * 2**attempt))
+        raise AssertionError("the loop returns or raises")
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect().execution_options(**self._options())
+        return self._connection
+
+    def _options(self) -> dict[str, Any]:
+        if self._engine.dialect.name == "sqlite" or not self._read_only:
+            return {"read_only": self._read_only}
+        # One view for all statements of the transaction, as SQLite's readers have: a fold's value and the log
+        # position that it stands for must belong together.
+        return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _is_retryable(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) in RETRYABLE_SQLSTATES
+
+
+def _succeed(deferred: Deferred[Any], result: Any) -> None:
+    if not deferred.called:
+        deferred.callback(result)
+
+
+def _fail(deferred: Deferred[Any], failure: Failure) -> None:
+    if not deferred.called:
+        deferred.errback(failure)

@@ -1,0 +1,72 @@
+"""Account data, global (room_id "") and per room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from attrs import frozen
+from sqlalchemy import Connection, bindparam, select
+
+from homeserver.store.tables.accounts import account_data
+from homeserver.store.upsert import upsert
+
+GLOBAL = ""
+
+
+@frozen
+class AccountDataRow:
+    room_id: str  # "" for global account data
+    type: str
+    content: bytes  # JSON, ready to be spliced into a response
+
+
+_ONE = select(account_data.c.content).where(
+    account_data.c.user_id == bindparam("user"),
+    account_data.c.room_id == bindparam("room"),
+    account_data.c.type == bindparam("type"),
+)
+_COLUMNS = (account_data.c.room_id, account_data.c.type, account_data.c.content)
+_BETWEEN = (
+    select(*_COLUMNS)
+    .where(
+        account_data.c.user_id == bindparam("user"),
+        account_data.c.position > bindparam("after"),
+        account_data.c.position <= bindparam("upto"),
+    )
+    .order_by(account_data.c.position)
+)
+_UPSERT = upsert(account_data)
+
+
+def load_account_data(conn: Connection, user_id: str, room_id: str, type_: str) -> bytes | None:
+    """The content as JSON; None when it was never set."""
+    return conn.scalar(_ONE, {"user": user_id, "room": room_id, "type": type_})
+
+
+def load_account_data_between(conn: Connection, user_id: str, after: int, upto: int) -> list[AccountDataRow]:
+    """What was last set at a position in (after, upto], in that order; after=0 gives all."""
+    rows = conn.execute(_BETWEEN, {"user": user_id, "after": after, "upto": upto})
+    return [AccountDataRow(*row) for row in rows]
+
+
+def save_account_data(
+    conn: Connection, user_id: str, room_id: str, type_: str, content: bytes, position: int
+) -> None:
+    values = {"user_id": user_id, "room_id": room_id, "type": type_, "position": position, "content": content}
+    conn.execute(_UPSERT, values)
+
+
+def save_tag(
+    conn: Connection, user_id: str, room_id: str, tag: str, value: dict[str, Any] | None, position: int
+) -> None:
+    """Set one tag of a room, or remove it (None), within the m.tag account data."""
+    content = orjson.loads(load_account_data(conn, user_id, room_id, "m.tag") or b"{}")
+    tags = content.get("tags")
+    if not isinstance(tags, dict):  # m.tag may have been set to anything through account data
+        tags = {}
+    if value is None:
+        tags.pop(tag, None)
+    else:
+        tags[tag] = value
+    save_account_data(conn, user_id, room_id, "m.tag", orjson.dumps({"tags": tags}), position)

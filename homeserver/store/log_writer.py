@@ -1,0 +1,321 @@
+"""The log writer: one per process, through which every durable change goes.
+
+While a commit is in flight new work queues; then all of it goes in one transaction. So there is no timer: alone, an
+item waits for one commit; under load, the commits grow larger and not more. Inside the transaction:
+
+    1. lock the heads of the rooms, ascending, and compare their versions with what each write was built on
+    2. take the positions from the log head, which is held to the commit: positions are commit-ordered
+    3. the rows, in a fixed number of statements; then commit
+
+Invariants:
+- An item's Deferred fires after the commit that made it durable, and after all followers have seen its rows.
+- Followers see all rows, in order, each once.
+- A room's writes are built on each other before they are committed. So when one fails, all those of its room that wait
+  behind it fail with it (LostCompare), before its caller learns of it: none can be taken for a later head's child.
+- A batch that fails is tried again item by item, so a bad item harms itself alone.
+- When the outcome of a commit is unknown (the connection broke), the log itself says whether it is there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from attrs import define, field, frozen
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from homeserver.matrix.ids import EventId
+from homeserver.runtime.db import Database
+from homeserver.store.log import LogRow, load_rows, save_rows, take_positions
+from homeserver.store.room_writes import NewEvent, RoomWrite, load_transactions, lock_heads, write_rooms
+
+logger = logging.getLogger(__name__)
+
+BATCH_ITEMS = 256
+
+
+class LostCompare(Exception):
+    """The room's head moved on (or a write it was built on failed): reload it, build again."""
+
+
+class DuplicateTransaction(Exception):
+    """The client did this transaction before; `event_id` is its answer."""
+
+    def __init__(self, event_id: EventId) -> None:
+        super().__init__(event_id)
+        self.event_id = event_id
+
+
+@define
+class LogItem:
+    """A durable change that is not an event: one row of the log, and what `save` writes with it."""
+
+    kind: str
+    key: str
+    data: dict[str, Any]
+    save: Callable[[Connection, int], None] | None = None
+
+    @property
+    def size(self) -> int:
+        return 1
+
+
+Item = LogItem | RoomWrite
+
+
+class Follower(Protocol):
+    """Called on the reactor thread after each commit. It must not wait and must not raise."""
+
+    def __call__(self, rows: Sequence[LogRow], /) -> None: ...
+
+
+class WriteObserver(Protocol):
+    """Told of room writes before their rows are followed: on_committed, or on_failed once per room."""
+
+    def on_committed(self, write: RoomWrite, /) -> None: ...
+
+    def on_failed(self, write: RoomWrite, /) -> None: ...
+
+
+@define(eq=False)
+class _Queued:
+    item: Item
+    deferred: Deferred[int]
+    failed: bool = False
+
+    def fail(self, error: Exception) -> None:
+        self.failed = True
+        self.deferred.errback(Failure(error))
+
+
+@frozen
+class _Batch:
+    """What one transaction did: the first position of each item, or why it was left out."""
+
+    firsts: list[int | None]
+    errors: dict[int, Exception]
+    rows: list[LogRow]
+
+
+@define(eq=False)
+class LogWriter:
+    """Appends to the log in batches; see the module's text."""
+
+    database: Database
+    position: int = 0
+    _queue: list[_Queued] = field(factory=list, init=False)
+    _in_flight: Deferred[None] | None = field(default=None, init=False)
+    _followers: list[Follower] = field(factory=list, init=False)
+    _rooms: WriteObserver | None = field(default=None, init=False)
+
+    def follow(self, follower: Follower) -> None:
+        """Give the follower all rows from now on. Followers are called in the order in which they came."""
+        self._followers.append(follower)
+
+    def observe_rooms(self, observer: WriteObserver) -> None:
+        self._rooms = observer
+
+    def submit(self, item: Item) -> Deferred[int]:
+        """Queue an item. Fires with its (first) position once it is durable and followed.
+
+        Raises (through the Deferred): LostCompare, DuplicateTransaction, or what `save` raised.
+        """
+        deferred: Deferred[int] = Deferred(_ignore_cancel)
+        self._queue.append(_Queued(item, deferred))
+        if self._in_flight is None:
+            self._in_flight = Deferred.fromCoroutine(self._drain())
+            if self._in_flight.called:
+                self._in_flight = None
+        return deferred
+
+    async def flush(self) -> None:
+        """Wait until all that was submitted is written."""
+        while self._in_flight is not None:
+            waiting: Deferred[None] = Deferred()
+            self._in_flight.chainDeferred(waiting)
+            await waiting
+
+    async def _drain(self) -> None:
+        while self._queue:
+            batch, self._queue = self._queue[:BATCH_ITEMS], self._queue[BATCH_ITEMS:]
+            await self._write(batch)
+        self._in_flight = None
+
+    async def _write(self, batch: list[_Queued]) -> None:
+        try:
+            done = await self._transact([queued.item for queued in batch])
+        except Exception as error:  # the database refused the batch, or is gone
+            if len(batch) == 1:
+                self._fail(batch[0], await self._explain(batch[0].item, error))
+            else:
+                await self._write_one_by_one(batch)
+            return
+        self._settle(batch, done)
+
+    async def _write_one_by_one(self, batch: list[_Queued]) -> None:
+        """Each item in a transaction of its own; what a failed write's room has behind it fails with it."""
+        for index, queued in enumerate(batch):
+            if not queued.deferred.called:
+                await self._write([queued])
+                if queued.failed and isinstance(queued.item, RoomWrite):
+                    self._fail_chained(queued, batch[index + 1 :])
+
+    async def _explain(self, item: Item, error: Exception) -> Exception:
+        """A refused transaction id is no fault: it was done before, and has its answer."""
+        if isinstance(error, IntegrityError) and isinstance(item, RoomWrite) and item.transaction is not None:
+            known = await self.database.read(load_transactions, [item.transaction])
+            if item.transaction in known:
+                return DuplicateTransaction(known[item.transaction])
+        return error
+
+    async def _transact(self, items: list[Item]) -> _Batch:
+        attempted: list[LogRow] = []
+        try:
+            return await self.database.run(write_batch, items, attempted)
+        except IntegrityError:
+            raise
+        except DBAPIError as error:
+            if not error.connection_invalidated or not attempted:
+                raise
+            return await self._settle_unknown(items, attempted, error)
+
+    async def _settle_unknown(self, items: list[Item], attempted: list[LogRow], error: Exception) -> _Batch:
+        """The connection broke, perhaps after the commit: what stands at our positions tells."""
+        logger.warning("The outcome of a commit is unknown, reading it back: %s", error)
+        first = attempted[0].position
+        found = await self.database.read(load_rows, first - 1, len(attempted))
+        if [(row.position, row.kind, row.key, row.data) for row in found] != [
+            (row.position, row.kind, row.key, row.data) for row in attempted
+        ]:
+            raise error
+        return _place(items, {}, first)
+
+    def _settle(self, batch: list[_Queued], done: _Batch) -> None:
+        for index, error in done.errors.items():
+            queued = batch[index]
+            if not queued.deferred.called:
+                self._fail(queued, error)
+        if done.rows:
+            self.position = done.rows[-1].position
+        for queued, first in zip(batch, done.firsts, strict=True):
+            if first is not None and isinstance(queued.item, RoomWrite):
+                _settle_snapshots(queued.item)
+                if self._rooms is not None:
+                    self._rooms.on_committed(queued.item)
+        self._tell(done.rows)
+        for queued, first in zip(batch, done.firsts, strict=True):
+            if first is not None:
+                queued.deferred.callback(first)
+
+    def _tell(self, rows: Sequence[LogRow]) -> None:
+        if not rows:
+            return
+        for follower in self._followers:
+            try:
+                follower(rows)
+            except Exception:  # a follower's fault must not stop the others or the write
+                logger.exception("A follower of the log failed at %s", rows[0].position)
+
+    def _fail(self, queued: _Queued, error: Exception) -> None:
+        if isinstance(queued.item, RoomWrite):
+            self._fail_chained(queued, self._queue)
+            if self._rooms is not None:
+                self._rooms.on_failed(queued.item)
+        queued.fail(error)
+
+    def _fail_chained(self, failed: _Queued, waiting: list[_Queued]) -> None:
+        """Fail what waits behind a failed write of the same room."""
+        assert isinstance(failed.item, RoomWrite)
+        room_id = failed.item.room_id
+        chained = [
+            queued
+            for queued in waiting
+            if queued is not failed
+            and not queued.deferred.called
+            and isinstance(queued.item, RoomWrite)
+            and queued.item.room_id == room_id
+        ]
+        self._queue = [queued for queued in self._queue if queued not in chained]
+        for queued in chained:
+            queued.fail(LostCompare(room_id))
+
+
+def _ignore_cancel(_deferred: Deferred[Any]) -> None:
+    """What is queued is written: a client that goes away does not take it back."""
+
+
+def _settle_snapshots(write: RoomWrite) -> None:
+    for new in write.events:
+        for snapshot in (new.before, new.after):
+            if snapshot is not None:
+                snapshot.settle()
+
+
+def write_batch(conn: Connection, items: Sequence[Item], attempted: list[LogRow]) -> _Batch:
+    """One transaction. `attempted` is filled with the rows before the commit, to settle an unknown outcome."""
+    errors = _compare(conn, items)
+    going = [item for index, item in enumerate(items) if index not in errors]
+    attempted.clear()
+    if not going:
+        return _Batch([None] * len(items), errors, [])
+    first = take_positions(conn, sum(item.size for item in going))
+    done = _place(items, errors, first)
+    writes = []
+    for item, position in zip(items, done.firsts, strict=True):
+        if position is None:
+            continue
+        if isinstance(item, RoomWrite):
+            writes.append((item, position))
+        elif item.save is not None:
+            item.save(conn, position)
+    if writes:
+        write_rooms(conn, writes)
+    save_rows(conn, done.rows)
+    attempted.extend(done.rows)
+    return done
+
+
+def _compare(conn: Connection, items: Sequence[Item]) -> dict[int, Exception]:
+    """Lock the rooms' heads; the items that can't be written, by index, and why."""
+    writes = [(index, item) for index, item in enumerate(items) if isinstance(item, RoomWrite)]
+    versions = lock_heads(conn, list({write.room_id for _, write in writes}))
+    errors: dict[int, Exception] = {}
+    failed = set()
+    for index, write in writes:
+        if write.room_id in failed or versions.get(write.room_id, 0) != write.base_version:
+            failed.add(write.room_id)
+            errors[index] = LostCompare(write.room_id)
+        else:
+            versions[write.room_id] = write.new_version
+    return errors
+
+
+def _event_row(room_id: str, position: int, new: NewEvent) -> LogRow:
+    data: dict[str, Any] = {"event_id": new.event.event_id}
+    if new.redacts is not None:
+        data["redacts"] = new.redacts
+    return LogRow(position, "event", room_id, data, new.event, new.deltas, new.membership)
+
+
+def _place(items: Sequence[Item], errors: dict[int, Exception], first: int) -> _Batch:
+    """Give the items their positions, in order, and make their rows."""
+    firsts: list[int | None] = []
+    rows: list[LogRow] = []
+    for index, item in enumerate(items):
+        if index in errors:
+            firsts.append(None)
+            continue
+        firsts.append(first)
+        if isinstance(item, RoomWrite):
+            rows += [
+                _event_row(item.room_id, first + n, new)
+                for n, new in enumerate(item.events)
+            ]
+        else:
+            rows.append(LogRow(first, item.kind, item.key, item.data))
+        first += item.size
+    return _Batch(firsts, errors, rows)

@@ -1,0 +1,374 @@
+"""Writing rooms: the statements behind the log writer's batches.
+
+A `RoomWrite` is one or more events that go in together, with the head that they leave behind. Many of them, of many
+rooms, are written by `write_rooms` in a fixed number of statements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import orjson
+from attrs import define, frozen
+from sqlalchemy import Connection, bindparam, case, delete, insert, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.store.events import StoredEvent
+from homeserver.store.log import MembershipChange, StateDelta
+from homeserver.store.snapshots import Snapshot, save_snapshots
+from homeserver.store.tables.rooms import (
+    current_state,
+    event_transactions,
+    events,
+    memberships,
+    rooms,
+    state_deltas,
+)
+
+
+@define
+class NewEvent:
+    """One event of a RoomWrite. `after` is `before` itself unless the event changed the state.
+
+    redacts: the event that this one, a redaction with the power to, redacts.
+    """
+
+    event: StoredEvent
+    before: Snapshot | None
+    after: Snapshot | None
+    deltas: Sequence[StateDelta] = ()
+    membership: MembershipChange | None = None
+    redacts: EventId | None = None
+
+
+@frozen
+class Transaction:
+    """A client's transaction: the same one again has the same answer."""
+
+    user_id: UserId
+    device_id: str
+    scope: str
+
+
+class Head(Protocol):
+    """What a room's row keeps of its head (rooms/head.py)."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def extremities(self) -> tuple[EventId, ...]: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def joined(self) -> int: ...
+    @property
+    def snapshot(self) -> Snapshot: ...
+
+
+@frozen(eq=False)
+class RoomWrite:
+    """Events that enter a room together, or not at all, and the head that they leave.
+
+    base_version is the head version they were built on: 0 for a new room. `save` runs in the same transaction, for
+    whatever else must be durable with them; it gets the first position.
+    """
+
+    room_id: RoomId
+    base_version: int
+    events: Sequence[NewEvent]
+    head: Head
+    new_room: NewRoom | None = None
+    transaction: Transaction | None = None
+    save: Callable[[Connection, int], None] | None = None
+
+    @property
+    def new_version(self) -> int:
+        return self.head.number
+
+    @property
+    def size(self) -> int:
+        return len(self.events)
+
+
+@frozen
+class NewRoom:
+    version: str
+    creator: UserId
+    created_ts_ms: int
+    is_public: bool
+
+
+_VERSIONS = (
+    select(rooms.c.room_id, rooms.c.head_version)
+    .where(rooms.c.room_id.in_(bindparam("ids", expanding=True)))
+    .order_by(rooms.c.room_id)
+    .with_for_update()
+)
+
+
+def lock_heads(conn: Connection, room_ids: Sequence[RoomId]) -> dict[RoomId, int]:
+    """Lock the rooms' heads, in ascending order; room id -> head version. A room that is not there is left out."""
+    if not room_ids:
+        return {}
+    return {row[0]: row[1] for row in conn.execute(_VERSIONS, {"ids": sorted(room_ids)})}
+
+
+def load_transactions(conn: Connection, transactions: Sequence[Transaction]) -> dict[Transaction, EventId]:
+    """Those of the transactions that were done before, with the event that they made."""
+    t = event_transactions.c
+    keys = [(x.user_id, x.device_id, x.scope) for x in transactions]
+    rows = conn.execute(
+        select(t.user_id, t.device_id, t.scope, t.event_id).where(
+            tuple_(t.user_id, t.device_id, t.scope).in_(keys)
+        )
+    )
+    return {Transaction(row[0], row[1], row[2]): row[3] for row in rows}
+
+
+def write_rooms(conn: Connection, writes: Sequence[tuple[RoomWrite, int]]) -> None:
+    """Write all of the RoomWrites; each comes with its first position. Their heads are locked and compared already.
+
+    Raises: sqlalchemy.exc.IntegrityError when a transaction id or an event was there before.
+    """
+    placed = [(new, first + n) for write, first in writes for n, new in enumerate(write.events)]
+    for new, nid in placed:
+        new.event.nid = nid
+        if new.event.timeline_order is not None:
+            new.event.timeline_order = nid
+    _save_snapshots(conn, placed)
+    conn.execute(_INSERT_EVENTS, [_event_row(new) for new, _ in placed])
+    _save_state(conn, placed)
+    _save_memberships(conn, placed)
+    _save_heads(conn, [write for write, _ in writes])
+    _save_transactions(conn, [write for write, _ in writes])
+    _save_redactions(conn, [new for new, _ in placed if new.redacts is not None])
+    for write, first in writes:
+        if write.save is not None:
+            write.save(conn, first)
+
+
+def _save_snapshots(conn: Connection, placed: Sequence[tuple[NewEvent, int]]) -> None:
+    """A snapshot before an event (a resolved fork) has an even id, the one after it an odd one."""
+    unsaved: list[tuple[Snapshot, int]] = []
+    for new, nid in placed:
+        if new.before is not None and new.before.parent is not None and _is_unsaved(new.before, unsaved):
+            unsaved.append((new.before, 2 * nid))
+        if new.after is not None and new.after.parent is not None and _is_unsaved(new.after, unsaved):
+            unsaved.append((new.after, 2 * nid + 1))
+    save_snapshots(conn, unsaved)
+
+
+def _is_unsaved(snapshot: Snapshot, listed: Sequence[tuple[Snapshot, int]]) -> bool:
+    return not any(snapshot is other for other, _ in listed[-2:])
+
+
+_INSERT_EVENTS = insert(events)
+
+
+def _event_row(new: NewEvent) -> dict[str, Any]:
+    event = new.event
+    pdu = event.pdu
+    event.snapshot_before = new.before.snapshot_id if new.before is not None else None
+    return {
+        "room_id": pdu.room_id,
+        "nid": event.nid,
+        "timeline_order": event.timeline_order,
+        "event_id": pdu.event_id,
+        "type": pdu.type,
+        "state_key": pdu.state_key,
+        "sender": pdu.sender,
+        "depth": pdu.depth,
+        "origin_server_ts": pdu.origin_server_ts,
+        "json": pdu.json_bytes,
+        "snapshot_before": event.snapshot_before,
+        "rejected": event.rejected,
+        "soft_failed": event.soft_failed,
+        "redacted_by": event.redacted_by,
+        "replaces": event.replaces,
+        "txn_device_id": event.txn_device_id,
+        "txn_id": event.txn_id,
+        "push_outcome": event.push_outcome,
+        "thread_root": event.thread_root,
+    }
+
+
+_INSERT_DELTAS = insert(state_deltas)
+_DELETE_STATE = delete(current_state).where(
+    current_state.c.room_id == bindparam("b_room_id"),
+    current_state.c.type == bindparam("b_type"),
+    current_state.c.state_key == bindparam("b_state_key"),
+)
+
+
+def _upserts(dialect: Any) -> tuple[Any, Any]:
+    state = dialect.insert(current_state)
+    state = state.on_conflict_do_update(
+        index_elements=["room_id", "type", "state_key"], set_={"event_id": state.excluded.event_id}
+    )
+    member = dialect.insert(memberships)
+    # A forgotten room stays forgotten through a ban, and comes back with an invite.
+    forgotten = case(
+        (member.excluded.membership.in_(["leave", "ban"]), memberships.c.forgotten), else_=member.excluded.forgotten
+    )
+    member = member.on_conflict_do_update(
+        index_elements=["user_id", "room_id"],
+        set_={
+            "membership": member.excluded.membership,
+            "event_id": member.excluded.event_id,
+            "sender": member.excluded.sender,
+            "position": member.excluded.position,
+            "forgotten": forgotten,
+        },
+    )
+    return state, member
+
+
+_UPSERTS = {"sqlite": _upserts(sqlite), "postgresql": _upserts(postgresql)}
+
+
+def _save_state(conn: Connection, placed: Sequence[tuple[NewEvent, int]]) -> None:
+    changed = [(new.event.pdu.room_id, nid, delta) for new, nid in placed for delta in new.deltas]
+    if not changed:
+        return
+    conn.execute(
+        _INSERT_DELTAS,
+        [
+            {
+                "room_id": room_id,
+                "position": nid,
+                "type": delta.key[0],
+                "state_key": delta.key[1],
+                "event_id": delta.event_id,
+                "prev_event_id": delta.prev_event_id,
+            }
+            for room_id, nid, delta in changed
+        ],
+    )
+    newest = {(room_id, *delta.key): delta.event_id for room_id, _, delta in changed}
+    taken = [
+        {"room_id": key[0], "type": key[1], "state_key": key[2], "event_id": event_id}
+        for key, event_id in newest.items()
+        if event_id is not None
+    ]
+    gone = [
+        {"b_room_id": key[0], "b_type": key[1], "b_state_key": key[2]}
+        for key, event_id in newest.items()
+        if event_id is None
+    ]
+    if taken:
+        conn.execute(_UPSERTS[conn.dialect.name][0], taken)
+    if gone:
+        conn.execute(_DELETE_STATE, gone)
+
+
+def _save_memberships(conn: Connection, placed: Sequence[tuple[NewEvent, int]]) -> None:
+    newest = {
+        (new.membership.user_id, new.event.pdu.room_id): (new.membership, nid)
+        for new, nid in placed
+        if new.membership is not None
+    }
+    if newest:
+        conn.execute(
+            _UPSERTS[conn.dialect.name][1],
+            [
+                {
+                    "user_id": change.user_id,
+                    "room_id": room_id,
+                    "membership": change.membership,
+                    "event_id": change.event_id,
+                    "sender": change.sender,
+                    "position": nid,
+                    "forgotten": False,
+                }
+                for (_, room_id), (change, nid) in newest.items()
+            ],
+        )
+
+
+_UPDATE_HEAD = (
+    update(rooms)
+    .where(rooms.c.room_id == bindparam("b_room_id"))
+    .values(
+        head_version=bindparam("b_head_version"),
+        extremities=bindparam("b_extremities"),
+        depth=bindparam("b_depth"),
+        snapshot_id=bindparam("b_snapshot_id"),
+        joined_members=bindparam("b_joined_members"),
+    )
+)
+_INSERT_ROOMS = insert(rooms)
+
+
+def _save_heads(conn: Connection, writes: Sequence[RoomWrite]) -> None:
+    last = {write.room_id: write for write in writes}
+    new = {write.room_id: write.new_room for write in writes if write.new_room is not None}
+    inserted = []
+    updated = []
+    for room_id, write in last.items():
+        head = {
+            "head_version": write.new_version,
+            "extremities": orjson.dumps(write.head.extremities).decode(),
+            "depth": write.head.depth,
+            "snapshot_id": write.head.snapshot.snapshot_id,
+            "joined_members": write.head.joined,
+        }
+        if room_id in new:
+            made = new[room_id]
+            inserted.append(
+                {
+                    "room_id": room_id,
+                    "version": made.version,
+                    "creator": made.creator,
+                    "created_ts_ms": made.created_ts_ms,
+                    "is_public": made.is_public,
+                    **head,
+                }
+            )
+        else:
+            updated.append({"b_room_id": room_id, **{f"b_{key}": value for key, value in head.items()}})
+    if inserted:
+        conn.execute(_INSERT_ROOMS, inserted)
+    if updated:
+        conn.execute(_UPDATE_HEAD, updated)
+
+
+_INSERT_TRANSACTIONS = insert(event_transactions)
+
+
+def _save_transactions(conn: Connection, writes: Sequence[RoomWrite]) -> None:
+    rows = [
+        {
+            "user_id": write.transaction.user_id,
+            "device_id": write.transaction.device_id,
+            "scope": write.transaction.scope,
+            "event_id": write.events[-1].event.event_id,
+        }
+        for write in writes
+        if write.transaction is not None
+    ]
+    if rows:
+        conn.execute(_INSERT_TRANSACTIONS, rows)
+
+
+_REDACT = (
+    update(events)
+    .where(
+        events.c.room_id == bindparam("b_room_id"),
+        events.c.event_id == bindparam("b_target"),
+        events.c.redacted_by.is_(None),
+    )
+    .values(redacted_by=bindparam("b_redaction"))
+)
+
+
+def _save_redactions(conn: Connection, redactions: Sequence[NewEvent]) -> None:
+    if redactions:
+        conn.execute(
+            _REDACT,
+            [
+                {"b_room_id": new.event.pdu.room_id, "b_target": new.redacts, "b_redaction": new.event.event_id}
+                for new in redactions
+            ],
+        )

@@ -1,0 +1,202 @@
+"""Wakes the long polls that a change concerns, and no others.
+
+Each user who waits has a stream, which is registered in the rooms that the user is joined to. So a new event costs as
+much as the room has waiting users, and a new waiter costs nothing but itself: streams stay registered between polls, the
+longest unused go first. Membership rows keep the registration true.
+
+What is woken is woken together, in the reactor's next turn: the sender's answer goes out first, and rows that come in
+one commit wake once. Timeouts share one timer for each STEP_MS.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Sequence
+
+from twisted.internet.defer import Deferred
+
+from homeserver.folds.memberships import UserRooms
+from homeserver.matrix.ids import RoomId, UserId
+from homeserver.runtime.clock import Clock
+from homeserver.store.log import LogRow
+from homeserver.store.sync import PRIVATE_RECEIPT
+
+STEP_MS = 100
+MAX_STREAMS = 50_000
+_USER_KINDS = frozenset({"account_data", "push_rules", "device", "to_device", "presence"})
+
+
+class Waiter:
+    """One long poll. Its Deferred fires with True when there may be news, with False when time is up."""
+
+    __slots__ = ("deferred", "slot", "stream")
+
+    def __init__(self, stream: Stream, slot: int) -> None:
+        self.stream = stream
+        self.slot = slot
+        self.deferred: Deferred[bool] = Deferred(self._cancel)
+
+    def _cancel(self, _deferred: Deferred[bool]) -> None:
+        """The client has gone away. (The timer's slot lets go of the waiter when its time comes.)"""
+        self.stream.waiters.discard(self)
+
+
+class Stream:
+    """A user who waits or did lately."""
+
+    __slots__ = ("rooms", "user_id", "waiters")
+
+    def __init__(self, user_id: UserId, rooms: set[RoomId]) -> None:
+        self.user_id = user_id
+        self.rooms = rooms
+        self.waiters: set[Waiter] = set()
+
+
+class Notifier:
+    """Follows the log (on_rows) and ephemeral changes (on_ephemeral); see the module's text."""
+
+    def __init__(self, clock: Clock, max_streams: int = MAX_STREAMS) -> None:
+        self._clock = clock
+        self._max_streams = max_streams
+        self._streams: OrderedDict[UserId, Stream] = OrderedDict()
+        self._by_room: dict[RoomId, set[Stream]] = {}
+        self._woken: set[Stream] = set()
+        self._slots: dict[int, set[Waiter]] = {}
+        self._draining = False
+
+    def wait(self, user_id: UserId, rooms: UserRooms, timeout_ms: int) -> Deferred[bool]:
+        """Fires with True at the next change that concerns the user, with False after the timeout.
+
+        `rooms` are the user's as of now. Between looking for news and calling this there must be no await.
+        """
+        if self._draining:
+            done: Deferred[bool] = Deferred()
+            done.callback(False)
+            return done
+        stream = self._stream(user_id, rooms)
+        waiter = Waiter(stream, (self._clock.monotonic_ms() + timeout_ms) // STEP_MS + 1)
+        stream.waiters.add(waiter)
+        self._set_timer(waiter)
+        return waiter.deferred
+
+    def count_waiting(self) -> int:
+        return sum(len(stream.waiters) for stream in self._streams.values())
+
+    def drain(self) -> None:
+        """Answer everybody who waits, and from now on everybody at once: the server stops."""
+        self._draining = True
+        for stream in self._streams.values():
+            self._fire(stream, False)
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        """Follow the log."""
+        for row in rows:
+            if row.membership is not None:
+                self._move(row.membership.user_id, RoomId(row.key), row.membership.membership == "join")
+            self._wake(self._concerned(row))
+
+    def on_ephemeral(self, room_ids: Collection[RoomId]) -> None:
+        """Typing changed in these rooms."""
+        for room_id in room_ids:
+            self._wake(self._by_room.get(room_id, ()))
+
+    def on_user(self, user_id: UserId) -> None:
+        """Something that is not in the log changed for this user."""
+        self._wake(self._of_user(user_id))
+
+    def _concerned(self, row: LogRow) -> Iterable[Stream]:
+        if row.kind == "event":
+            in_room = self._by_room.get(RoomId(row.key), ())
+            return in_room if row.membership is None else {*in_room, *self._of_user(row.membership.user_id)}
+        if row.kind == "receipt":
+            if row.data["receipt_type"] == PRIVATE_RECEIPT:
+                return self._of_user(row.data["user_id"])
+            return self._by_room.get(RoomId(row.key), ())
+        return self._of_user(UserId(row.key)) if row.kind in _USER_KINDS else ()
+
+    def _of_user(self, user_id: UserId) -> tuple[Stream, ...]:
+        stream = self._streams.get(user_id)
+        return () if stream is None else (stream,)
+
+    def _wake(self, streams: Iterable[Stream]) -> None:
+        idle = not self._woken
+        self._woken.update(stream for stream in streams if stream.waiters)
+        if idle and self._woken:
+            self._clock.call_later(0, self._fire_woken)
+
+    def _fire_woken(self) -> None:
+        woken, self._woken = self._woken, set()
+        for stream in woken:
+            self._fire(stream, True)
+
+    def _fire(self, stream: Stream, news: bool) -> None:
+        waiters, stream.waiters = stream.waiters, set()
+        for waiter in waiters:
+            self._forget_timer(waiter)
+            waiter.deferred.callback(news)
+
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    def _stream(self, user_id: UserId, rooms: UserRooms) -> Stream:
+        stream = self._streams.get(user_id)
+        if stream is not None:
+            self._streams.move_to_end(user_id)
+            return stream
+        joined = {room_id for room_id, row in rooms.items() if row.membership == "join"}
+        stream = self._streams[user_id] = Stream(user_id, joined)
+        for room_id in joined:
+            self._by_room.setdefault(room_id, set()).add(stream)
+        if len(self._streams) > self._max_streams:
+            self._drop_unused()
+        return stream
+
+    def _move(self, user_id: UserId, room_id: RoomId, joined: bool) -> None:
+        stream = self._streams.get(user_id)
+        if stream is None:
+            return
+        if joined:
+            stream.rooms.add(room_id)
+            self._by_room.setdefault(room_id, set()).add(stream)
+        elif room_id in stream.rooms:
+            stream.rooms.remove(room_id)
+            self._unregister(stream, room_id)
+
+    def _unregister(self, stream: Stream, room_id: RoomId) -> None:
+        registered = self._by_room[room_id]
+        registered.discard(stream)
+        if not registered:
+            del self._by_room[room_id]
+
+    def _drop_unused(self) -> None:
+        """Forget the longest unused stream that nobody waits at; with all of them in use, none."""
+        for stream in self._streams.values():
+            if not stream.waiters:
+                break
+        else:
+            return
+        del self._streams[stream.user_id]
+        for room_id in stream.rooms:
+            self._unregister(stream, room_id)
+
+    # -- timeouts ----------------------------------------------------------------------------------------------------
+
+    def _set_timer(self, waiter: Waiter) -> None:
+        waiting = self._slots.get(waiter.slot)
+        if waiting is None:
+            waiting = self._slots[waiter.slot] = set()
+            delay_ms = waiter.slot * STEP_MS - self._clock.monotonic_ms()
+            self._clock.call_later(max(0, delay_ms), self._time_out, waiter.slot)
+        waiting.add(waiter)
+
+    def _forget_timer(self, waiter: Waiter) -> None:
+        waiting = self._slots.get(waiter.slot)
+        if waiting is not None:
+            waiting.discard(waiter)
+
+    def _time_out(self, slot: int) -> None:
+        for waiter in self._slots.pop(slot, ()):
+            if waiter in waiter.stream.waiters:
+                waiter.stream.waiters.discard(waiter)
+                waiter.deferred.callback(False)

@@ -1,0 +1,81 @@
+"""What sync needs from others; homeserver.main plugs it together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Collection, Mapping
+from typing import Protocol
+
+from attrs import field, frozen
+
+from homeserver.matrix.filters import Filter
+from homeserver.matrix.ids import EventId, RoomId, UserId
+
+
+@frozen
+class Counts:
+    """Unread notifications and highlights: outside of threads, and by thread root."""
+
+    notifications: int = 0
+    highlights: int = 0
+    threads: Mapping[EventId, tuple[int, int]] = field(factory=dict)
+
+    @property
+    def total(self) -> tuple[int, int]:
+        """With the threads', for clients that don't ask for those on their own."""
+        by_thread = self.threads.values()
+        return self.notifications + sum(n for n, _ in by_thread), self.highlights + sum(h for _, h in by_thread)
+
+
+class UnreadCounts(Protocol):
+    """Implemented by rooms/unread.py. Kept true by the log: after the rows of a position, the counts are of that."""
+
+    def get_counts(self, user_id: UserId, room_id: RoomId, /) -> Counts | None:
+        """The counts if memory has them."""
+        ...
+
+    def load_counts(
+        self, user_id: UserId, room_ids: Collection[RoomId], /
+    ) -> Awaitable[Mapping[RoomId, Counts]]: ...
+
+
+class TypingSource(Protocol):
+    """Implemented by rooms/typing.py."""
+
+    @property
+    def serial(self) -> int:
+        """Of the newest change in any room. Grows over restarts, too: it begins at the wall clock's milliseconds."""
+        ...
+
+    def typing(self, room_id: RoomId, /) -> tuple[int, Collection[UserId]]:
+        """The serial of the room's newest change, and who types now."""
+        ...
+
+    def rooms_changed_since(self, serial: int, /) -> Collection[RoomId]: ...
+
+
+class PushRulesSource(Protocol):
+    """Implemented by push."""
+
+    def load_content(self, user_id: UserId, /) -> Awaitable[bytes]:
+        """The content of m.push_rules as JSON, with the predefined rules, after the newest log row of the user."""
+        ...
+
+
+class FilterSource(Protocol):
+    """Implemented by accounts/filters.py."""
+
+    def get(self, user_id: UserId, filter_id: str, /) -> Filter | None:
+        """The stored filter if memory has it."""
+        ...
+
+    def load(self, user_id: UserId, filter_id: str, /) -> Awaitable[Filter]:
+        """Raises: NotFound."""
+        ...
+
+
+class SyncExtension(Protocol):
+    """Adds top-level keys to responses: presence, to-device messages, device lists."""
+
+    def get_since(self, user_id: UserId, device_id: str | None, after: int | None, upto: int, /) -> list[bytes]:
+        """Parts of the response, each `"key":value`; none if there is nothing new in (after, upto]."""
+        ...

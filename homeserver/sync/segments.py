@@ -1,0 +1,213 @@
+"""What a response says of one room's timeline and state, encoded; shared among the clients to whom it says the same.
+
+A message wakes everybody in the room, and nearly all of them get the same bytes: they were joined all the time, ignore
+none of the senders, and have filters that differ in nothing that matters to one room. What differs by reader (the
+transaction id of one's own events, members that are sent lazily, counts) is added afterwards.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from attrs import frozen
+
+from homeserver.matrix.filters import Filter, RoomEventFilter
+from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.matrix.state_map import StateKey
+from homeserver.rooms.client_events import Reader, Related, is_sender
+from homeserver.rooms.head import MEMBER, RoomHead
+from homeserver.store.events import StoredEvent
+from homeserver.store.log import LogRow
+from homeserver.store.sync import PRIVATE_RECEIPT, Receipt
+from homeserver.sync.encoding import MembershipAt, encode_event, encode_receipts, joined_at
+from homeserver.sync.request import MAX_TIMELINE_LIMIT, StateKind, SyncRequest
+from homeserver.sync.view import RoomLog, View
+from homeserver.sync.window import Changes, Window, pick_window
+
+MAX_SEGMENTS = 2000
+# How many events are looked through when a filter leaves out some.
+SCANNED_EVENTS = 300
+
+NOBODY = UserId("")
+
+SegmentKey = tuple[RoomId, int, int, str, bool]
+
+
+@frozen(eq=False)
+class Segment:
+    """`encoded` are the window's events for a reader who sent none of them. deltas: the keys of the state to tell, in
+    an incremental response, without regard to the state filter. membership_changed: the summary is to be told anew.
+    """
+
+    window: Window
+    encoded: Sequence[bytes]
+    timeline: bytes
+    senders: frozenset[str]
+    has_transactions: bool
+    related: Related
+    deltas: Changes
+    membership_changed: bool
+    receipts: Sequence[Receipt] = ()
+    public_receipts: bytes | None = None
+    has_private_receipts: bool = False
+
+
+class Segments:
+    """The latest shared segments."""
+
+    def __init__(self, max_segments: int = MAX_SEGMENTS) -> None:
+        self._max = max_segments
+        self._segments: OrderedDict[SegmentKey, Segment] = OrderedDict()
+
+    def get(self, key: SegmentKey) -> Segment | None:
+        return self._segments.get(key)
+
+    def put(self, key: SegmentKey, segment: Segment) -> None:
+        self._segments[key] = segment
+        if len(self._segments) > self._max:
+            self._segments.popitem(last=False)
+
+
+def segment_key(room_id: RoomId, rows: Sequence[LogRow], request: SyncRequest) -> SegmentKey:
+    """The same rows, seen through filters that mean the same for one room, make the same segment."""
+    is_after = request.state_kind is not StateKind.BEFORE
+    return room_id, rows[0].position, rows[-1].position, request.filter.sync_key, is_after
+
+
+def wanted_events(request: SyncRequest) -> int:
+    """How many events have to be at hand to fill a timeline and to know whether there are more."""
+    if request.filter.room.timeline.matches_all_in_room:
+        return request.timeline_limit + 1
+    return max(SCANNED_EVENTS, MAX_TIMELINE_LIMIT + 1)
+
+
+def build_segment(
+    view: View,
+    head: RoomHead,
+    log: RoomLog,
+    request: SyncRequest,
+    *,
+    after: int,
+    upto: int,
+    limited: bool | None = None,
+    receipts: Sequence[Receipt] = (),
+    sees: Callable[[StoredEvent], bool] | None = None,
+    membership_at: MembershipAt = joined_at,
+) -> Segment | None:
+    """None while something has to be loaded. limited: say so whatever the window says.
+
+    sees: whether the reader may have an event; None for one who may have all.
+    """
+    matches = _matcher(request.filter.room.timeline, head.room_id, sees)
+    window = pick_window(
+        log, head.state, after=after, upto=upto, limit=request.timeline_limit, matches=matches
+    )
+    related = view.get_related(window.events, head)
+    if not view.is_complete:
+        return None
+    encoded = [
+        encode_event(
+            event, None, view.now_ms, request.filter, membership=membership_at(event), related=related
+        )
+        for event in window.events
+    ]
+    deltas = window.final if request.state_kind is not StateKind.BEFORE else {**window.changes, **window.untold}
+    is_limited = window.limited if limited is None else limited
+    return Segment(
+        window,
+        encoded,
+        timeline_json(encoded, is_limited, window.prev_batch),
+        frozenset(event.pdu.sender for event in window.events),
+        any(event.txn_id is not None for event in window.events),
+        related,
+        deltas,
+        any(_concerns_summary(key) for key in window.final),
+        receipts,
+        visible_receipts(receipts, NOBODY),
+        any(receipt.receipt_type == PRIVATE_RECEIPT for receipt in receipts),
+    )
+
+
+def timeline_json(encoded: Sequence[bytes], limited: bool, prev_batch: int) -> bytes:
+    return b'{"events":[%b],"limited":%b,"prev_batch":"t%d"}' % (
+        b",".join(encoded),
+        b"true" if limited else b"false",
+        prev_batch,
+    )
+
+
+_NAMES = frozenset({("m.room.name", ""), ("m.room.canonical_alias", "")})
+
+
+def _concerns_summary(key: StateKey) -> bool:
+    return key[0] == MEMBER or key in _NAMES
+
+
+def _matcher(
+    filter: RoomEventFilter, room_id: RoomId, sees: Callable[[StoredEvent], bool] | None
+) -> Callable[[StoredEvent], bool] | None:
+    if not filter.rooms.matches(room_id):
+        return lambda _event: False
+    if filter.matches_all_in_room:
+        return sees
+    if sees is None:
+        return partial(_matches, filter)
+    return lambda event: _matches(filter, event) and sees(event)
+
+
+def _matches(filter: RoomEventFilter, event: StoredEvent) -> bool:
+    pdu = event.pdu
+    return filter.matches_in_room(pdu.type, pdu.sender, pdu.content)
+
+
+def personal_timeline(
+    segment: Segment, reader: Reader, now_ms: int, filter: Filter, limited: bool, membership_at: MembershipAt
+) -> bytes:
+    """The timeline for a reader who may have sent some of the events: those get their transaction id."""
+    if not segment.has_transactions or reader.user_id not in segment.senders:
+        return segment.timeline
+    encoded = list(segment.encoded)
+    for index, event in enumerate(segment.window.events):
+        if event.txn_id is not None and is_sender(event, reader):
+            encoded[index] = encode_event(
+                event, reader, now_ms, filter, membership=membership_at(event), related=segment.related
+            )
+    return timeline_json(encoded, limited, segment.window.prev_batch)
+
+
+def receipts_of(rows: Sequence[LogRow]) -> list[Receipt]:
+    """The receipts among a room's rows, oldest first."""
+    return [
+        Receipt(
+            RoomId(row.key),
+            UserId(row.data["user_id"]),
+            row.data["receipt_type"],
+            row.data.get("thread_id") or "",
+            EventId(row.data["event_id"]),
+            row.data["ts_ms"],
+        )
+        for row in rows
+        if row.kind == "receipt"
+    ]
+
+
+def visible_receipts(receipts: Sequence[Receipt], user_id: UserId) -> bytes | None:
+    """As an m.receipt event: of each user's receipts of one kind the newest; private ones only for their owner."""
+    newest: dict[tuple[str, str, str], Receipt] = {}
+    for receipt in receipts:
+        if receipt.receipt_type != PRIVATE_RECEIPT or receipt.user_id == user_id:
+            newest[receipt.user_id, receipt.receipt_type, receipt.thread_id] = receipt
+    return encode_receipts(newest.values())
+
+
+def told_members(window: Window) -> dict[UserId, EventId]:
+    """The member events in the timeline: whoever gets it has them."""
+    return {
+        UserId(event.pdu.state_key): event.event_id
+        for event in window.events
+        if event.pdu.type == MEMBER and event.pdu.state_key is not None
+    }
+
+

@@ -1,0 +1,236 @@
+"""GET /sync: looks for news, waits for some, answers.
+
+Invariants:
+- a response is built in one go from memory at one position of the log, which is its next_batch (view.py);
+- between finding nothing and waiting there is no await, so no wake-up is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import orjson
+from attrs import define, evolve, field, frozen
+
+from homeserver.folds.memberships import UserRooms
+from homeserver.matrix.errors import MatrixError
+from homeserver.matrix.ids import RoomId
+from homeserver.store.account_data import AccountDataRow
+from homeserver.store.memberships import MembershipRow
+from homeserver.sync.encoding import encode_account_data, events_json, rooms_json
+from homeserver.sync.joined import Build, build_joined
+from homeserver.sync.left import build_left, build_stripped
+from homeserver.sync.members_sent import MembersSent
+from homeserver.sync.notifier import Notifier
+from homeserver.sync.ports import SyncExtension
+from homeserver.sync.request import SyncRequest
+from homeserver.sync.segments import Segments
+from homeserver.sync.tokens import SyncToken
+from homeserver.sync.view import Sources, View
+
+ATTEMPTS = 40
+_ACCOUNT_DATA_KINDS = frozenset({"account_data", "push_rules"})
+_LEFT = frozenset({"leave", "ban"})
+PUSH_RULES_TYPE = "m.push_rules"
+
+
+class SyncBusy(MatrixError):
+    """What a response needs kept changing faster than it could be read."""
+
+    status = 503
+
+
+@frozen
+class Answer:
+    """A response, and the token that it brings its client to."""
+
+    body: bytes
+    token: SyncToken
+    is_empty: bool
+
+
+@define(eq=False)
+class SyncService:
+    sources: Sources
+    notifier: Notifier
+    extensions: Sequence[SyncExtension] = ()
+    members: MembersSent = field(factory=MembersSent)
+    _segments: Segments = field(factory=Segments, init=False)
+
+    async def sync(self, request: SyncRequest) -> bytes:
+        """The response's JSON, as soon as it says something or the timeout is over.
+
+        Spec: client-server-api#get_matrixclientv3sync
+        """
+        clock = self.sources.clock
+        deadline_ms = clock.monotonic_ms() + request.timeout_ms
+        device = (request.user_id, request.device_id)
+        self.members.rewind(device, request.after)
+        is_news = True
+        while True:
+            answer, rooms = await self.build(request)
+            left_ms = deadline_ms - clock.monotonic_ms()
+            if not answer.is_empty or request.since is None or request.full_state or left_ms <= 0 or not is_news:
+                return answer.body
+            # Up to here there was nothing: go on from here.
+            request = evolve(request, since=answer.token)
+            is_news = await self.notifier.wait(request.user_id, rooms, left_ms)
+
+    async def build(self, request: SyncRequest) -> tuple[Answer, UserRooms]:
+        """What there is now, and the user's rooms at that moment. No await behind the moment.
+
+        Raises: SyncBusy.
+        """
+        view = View(self.sources, request.user_id)
+        for _ in range(ATTEMPTS):
+            view.begin()
+            rooms = view.get_rooms()
+            ignored = view.get_ignored()
+            if rooms is not None and ignored is not None:
+                build = Build(view, request, rooms, ignored, self._segments, self.members)
+                answer = self._build_now(build)
+                if view.is_complete:
+                    self._remember(build, answer.token)
+                    return answer, rooms
+            await view.load()
+        raise SyncBusy("The server is too busy, try again")
+
+    def _remember(self, build: Build, token: SyncToken) -> None:
+        device = (build.request.user_id, build.request.device_id)
+        for room_id, members in build.sent:
+            self.members.add(device, room_id, members, token.position)
+
+    # -- no await from here on ---------------------------------------------------------------------------------------
+
+    def _build_now(self, build: Build) -> Answer:
+        view, request = build.view, build.request
+        token = SyncToken(view.now, self.sources.typing.serial)
+        since = request.since
+        if since is not None and since >= token and not request.full_state and not self.extensions:
+            return Answer(_empty(token), token, True)
+        account_data = self._account_data(build)
+        self._set_typing(build)
+        sections: dict[bytes, dict[str, bytes]] = {b"join": {}, b"invite": {}, b"knock": {}, b"leave": {}}
+        for room_id, membership in self._candidates(build):
+            _add_room(build, sections, room_id, membership)
+        parts = [b'"next_batch":"%b"' % str(token).encode()]
+        if account_data:
+            parts.append(b'"account_data":%b' % events_json(account_data))
+        rooms = rooms_json(sections)
+        if rooms is not None:
+            parts.append(b'"rooms":%b' % rooms)
+        for extension in self.extensions:
+            after = since.position if since is not None else None
+            parts += extension.get_since(request.user_id, request.device_id, after, view.now)
+        return Answer(b"{%b}" % b",".join(parts), token, len(parts) == 1)
+
+    def _candidates(self, build: Build) -> Iterable[tuple[RoomId, MembershipRow]]:
+        """The user's rooms that may have something to tell."""
+        request, rooms, recent = build.request, build.rooms, self.sources.recent
+        after = request.after
+        wanted = request.filter.room.rooms
+        found: Iterable[tuple[RoomId, MembershipRow]]
+        if request.since is None or request.full_state or after < recent.floor:
+            found = rooms.items()
+        else:
+            touched = self._touched(rooms, after)
+            touched.update(room_id for room_id in build.typing_changed)
+            touched.update(RoomId(room_id) for room_id in build.account_data)
+            found = [(room_id, rooms[room_id]) for room_id in sorted(touched) if room_id in rooms]
+        if wanted.matches_all:
+            return found
+        return [(room_id, membership) for room_id, membership in found if wanted.matches(room_id)]
+
+    def _touched(self, rooms: UserRooms, after: int) -> set[RoomId]:
+        """Those of the rooms that have log rows behind `after`: asked of the rows or of the rooms, whichever are fewer."""
+        recent = self.sources.recent
+        if recent.position - after <= len(rooms):
+            return {RoomId(row.key) for row in recent.all_after(after) if row.key in rooms}
+        return {room_id for room_id in rooms if recent.last_position(room_id) > after}
+
+    def _set_typing(self, build: Build) -> None:
+        since = build.request.since
+        typing = self.sources.typing
+        if since is None:
+            return  # the rooms are all new, and say who types
+        if typing.serial != since.ephemeral:
+            changed = typing.rooms_changed_since(since.ephemeral)
+            build.typing_changed = {room_id for room_id in changed if _is_joined(build.rooms, room_id)}
+
+    def _account_data(self, build: Build) -> list[bytes]:
+        """The global account data to tell; that of rooms is put into the build."""
+        view, request, recent = build.view, build.request, self.sources.recent
+        if request.filter.account_data.matches_none and request.filter.room.account_data.matches_none:
+            return []
+        is_known = request.since is not None and request.after >= recent.floor
+        if is_known:
+            kinds = {row.kind for row in recent.rows_after(request.user_id, request.after)} & _ACCOUNT_DATA_KINDS
+            if not kinds:
+                return []
+        rows = view.get_account_data(request.after)
+        if rows is None:
+            return []
+        build.account_data = _by_room(request, rows)
+        wanted = request.filter.account_data
+        found = [
+            encode_account_data(row.type, row.content)
+            for row in rows
+            if not row.room_id and row.type != PUSH_RULES_TYPE and wanted.matches(row.type, None)
+        ]
+        if wanted.matches(PUSH_RULES_TYPE, None) and (not is_known or "push_rules" in kinds):
+            content = view.get_push_rules()
+            if content is not None:
+                found.append(encode_account_data(PUSH_RULES_TYPE, content))
+        return found
+
+
+def _is_joined(rooms: UserRooms, room_id: RoomId) -> bool:
+    row = rooms.get(room_id)
+    return row is not None and row.membership == "join"
+
+
+def _by_room(request: SyncRequest, rows: Collection[AccountDataRow]) -> Mapping[str, list[bytes]]:
+    """The account data of rooms that the filter wants, encoded."""
+    found: dict[str, list[bytes]] = {}
+    wanted = request.filter.room.account_data
+    for row in rows:
+        if row.room_id and wanted.rooms.matches(row.room_id):
+            content = {} if wanted.contains_url is None else orjson.loads(row.content)
+            if wanted.matches_in_room(row.type, None, content):
+                found.setdefault(row.room_id, []).append(encode_account_data(row.type, row.content))
+    return found
+
+
+def _add_room(
+    build: Build, sections: Mapping[bytes, dict[str, bytes]], room_id: RoomId, membership: MembershipRow
+) -> None:
+    request = build.request
+    is_new = request.since is None or membership.position > request.after
+    match membership.membership:
+        case "join":
+            name, room = b"join", build_joined(build, room_id, membership)
+        case "invite" if (is_new or request.full_state) and membership.sender not in build.ignored:
+            name, room = b"invite", build_stripped(build, room_id, membership, b"invite_state")
+        case "knock" if is_new or request.full_state:
+            name, room = b"knock", build_stripped(build, room_id, membership, b"knock_state")
+        case kind if kind in _LEFT and _tells_left(request, membership, is_new):
+            name, room = b"leave", build_left(build, room_id, membership)
+        case _:
+            return
+    if room is not None:
+        sections[name][room_id] = room
+
+
+def _tells_left(request: SyncRequest, membership: MembershipRow, is_new: bool) -> bool:
+    """Rooms left since `since` always, those left before only to clients that ask for them.
+
+    Spec: client-server-api#post_matrixclientv3useruseridfilter_request_roomfilter
+    """
+    if request.since is not None and not request.full_state:
+        return is_new
+    archived = request.filter.room.include_leave and not membership.forgotten
+    return archived or (request.since is not None and is_new)
+
+
+def _empty(token: SyncToken) -> bytes:
+    return b'{"next_batch":"%b"}' % str(token).encode()

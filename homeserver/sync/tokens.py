@@ -1,0 +1,61 @@
+"""Places that clients hold: in the log (next_batch) and in a room's timeline (prev_batch).
+
+    s<position>_<ephemeral>   everything up to a position of the log, and ephemeral data up to a serial
+    t<order>                  behind the event of that order in a room's timeline
+
+A live event's order is its position, so a sync token is a place in every timeline, too.
+"""
+
+from __future__ import annotations
+
+import re
+
+from attrs import frozen
+
+from homeserver.matrix.errors import InvalidParam
+
+_SYNC = re.compile(r"s([0-9]{1,18})_([0-9]{1,18})", re.ASCII)
+_TIMELINE = re.compile(r"t(-?[0-9]{1,19})", re.ASCII)
+
+
+@frozen(order=True)
+class SyncToken:
+    """What a client has been told: all of the log up to `position`, of ephemeral data up to `ephemeral`."""
+
+    position: int
+    ephemeral: int
+
+    def __str__(self) -> str:
+        return f"s{self.position}_{self.ephemeral}"
+
+
+@frozen
+class TimelineToken:
+    """A place behind the event of that order (one which need not exist)."""
+
+    order: int
+
+    def __str__(self) -> str:
+        return f"t{self.order}"
+
+
+def parse_sync_token(text: str, field: str = "since") -> SyncToken:
+    """Raises: InvalidParam."""
+    match = _SYNC.fullmatch(text)
+    if match is None:
+        raise InvalidParam(field, "not a token of this server")
+    return SyncToken(int(match[1]), int(match[2]))
+
+
+def parse_timeline_token(text: str, field: str = "from") -> TimelineToken:
+    """A place in a timeline, from a token of either kind.
+
+    Raises: InvalidParam.
+    """
+    match = _TIMELINE.fullmatch(text)
+    if match is None:
+        return TimelineToken(parse_sync_token(text, field).position)
+    order = int(match[1])
+    if abs(order) >= 2**63:
+        raise InvalidParam(field, "not a token of this server")
+    return TimelineToken(order)

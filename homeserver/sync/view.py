@@ -1,0 +1,369 @@
+"""What a response is built from: memory as it is now, and what was loaded because memory lacked it.
+
+A response is built in one go, without waiting, from the state of memory at one position of the log. Where something is
+missing, the view notes it as a need and the building goes on with the next room; then all needs are loaded in a few
+reads, and the response is built anew at the position that memory has reached by then. So there is no interleaving to
+think about: every response is the truth at one position.
+
+What was loaded and does not stay in memory (it may not fit) is kept in the view with the position it stands for, and is
+good for as long as nothing happened to its room or user behind that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+import orjson
+from attrs import define, field, frozen
+from sqlalchemy import Connection
+
+from homeserver.accounts.folded_cache import FoldedCache
+from homeserver.folds.events import EventCache
+from homeserver.folds.histories import Histories, UserHistory
+from homeserver.folds.memberships import Memberships, UserRooms
+from homeserver.folds.recent_log import RecentLog
+from homeserver.folds.room_tails import RoomTails
+from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.rooms.client_events import related_ids
+from homeserver.rooms.head import RoomHead
+from homeserver.rooms.heads import RoomHeads
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.db import Database
+from homeserver.store import account_data as account_data_store
+from homeserver.store.account_data import AccountDataRow
+from homeserver.store.events import StoredEvent
+from homeserver.store.log import LogRow
+from homeserver.store.log_writer import LogWriter
+from homeserver.store.sync import Gap, LoadedGap, Receipt, load_gaps, load_receipts
+from homeserver.sync.ports import Counts, PushRulesSource, TypingSource, UnreadCounts
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+IGNORED_TYPE = "m.ignored_user_list"
+MAX_IGNORED_LISTS = 50_000
+_NOBODY: frozenset[str] = frozenset()
+
+
+@define(eq=False)
+class IgnoredUsers:
+    """Whom each user ignores, in memory; followed on the log."""
+
+    database: Database
+    _cache: FoldedCache[UserId, frozenset[str]] = field(factory=lambda: FoldedCache(MAX_IGNORED_LISTS), init=False)
+
+    def get(self, user_id: UserId) -> frozenset[str] | None:
+        return self._cache.get(user_id)
+
+    async def load(self, user_id: UserId) -> frozenset[str]:
+        version = self._cache.version
+        content = await self.database.read(
+            account_data_store.load_account_data, user_id, account_data_store.GLOBAL, IGNORED_TYPE
+        )
+        ignored = _ignored(content)
+        self._cache.put(user_id, ignored, version)
+        return ignored
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        for row in rows:
+            if row.kind == "account_data" and row.data["type"] == IGNORED_TYPE:
+                self._cache.drop(UserId(row.key))
+
+
+def _ignored(content: bytes | None) -> frozenset[str]:
+    """Spec: client-server-api#mignored_user_list"""
+    parsed = orjson.loads(content) if content is not None else None
+    users = parsed.get("ignored_users") if isinstance(parsed, dict) else None
+    return frozenset(users) if isinstance(users, dict) else _NOBODY
+
+
+@frozen(eq=False)
+class Sources:
+    """Where sync finds everything. `recent`, `tails` and `ignored` follow the log."""
+
+    database: Database
+    log_writer: LogWriter
+    clock: Clock
+    heads: RoomHeads
+    events: EventCache
+    memberships: Memberships
+    histories: Histories
+    recent: RecentLog
+    tails: RoomTails
+    ignored: IgnoredUsers
+    counts: UnreadCounts
+    typing: TypingSource
+    push_rules: PushRulesSource
+
+
+class _Loaded(Generic[K, V]):
+    """Loaded values, each good while nothing happened to its subject behind the position it stands for."""
+
+    def __init__(self, recent: RecentLog, subject: Callable[[K], str]) -> None:
+        self._recent = recent
+        self._subject = subject
+        self._values: dict[K, tuple[V, int]] = {}
+
+    def get(self, key: K) -> V | None:
+        entry = self._values.get(key)
+        if entry is None or self._recent.last_position(self._subject(key)) > entry[1]:
+            return None
+        return entry[0]
+
+    def put_all(self, values: Mapping[K, V], position: int) -> None:
+        for key, value in values.items():
+            self._values[key] = (value, position)
+
+
+@frozen
+class RoomLog:
+    """The room's rows: all live events in (events_floor, …] and all changes of the state behind `deltas_floor`."""
+
+    events_floor: int
+    rows: Sequence[LogRow]
+
+
+HistoryKey = tuple[RoomId, UserId]
+
+
+class View:
+    """For one response. The get_ methods answer from memory or note a need and answer None."""
+
+    def __init__(self, sources: Sources, user_id: UserId) -> None:
+        recent = sources.recent
+        self.sources = sources
+        self.user_id = user_id
+        self.now = 0
+        self.now_ms = 0
+        self._rooms: _Loaded[UserId, UserRooms] = _Loaded(recent, str)
+        self._heads: _Loaded[RoomId, RoomHead] = _Loaded(recent, str)
+        self._tails: _Loaded[RoomId, RoomLog] = _Loaded(recent, str)
+        self._histories: _Loaded[HistoryKey, UserHistory] = _Loaded(recent, lambda key: key[0])
+        self._ignored: _Loaded[UserId, frozenset[str]] = _Loaded(recent, str)
+        self._account_data: _Loaded[UserId, list[AccountDataRow]] = _Loaded(recent, str)
+        self._push_rules: _Loaded[UserId, bytes] = _Loaded(recent, str)
+        self._counts: _Loaded[RoomId, Counts] = _Loaded(recent, str)
+        self._receipts: _Loaded[RoomId, list[Receipt]] = _Loaded(recent, str)
+        self._gaps: dict[Gap, LoadedGap] = {}
+        self._absent: set[RoomId] = set()  # rooms of which we have no head
+        self._events: dict[EventId, StoredEvent | None] = {}
+        self._needs = _Needs()
+
+    def begin(self) -> None:
+        """Look at memory as it is now."""
+        self.now = self.sources.log_writer.position
+        self.now_ms = self.sources.clock.time_ms()
+        self._needs = _Needs()
+
+    @property
+    def is_complete(self) -> bool:
+        """Everything that was asked for since `begin` was there."""
+        return not self._needs.any
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+
+    def get_rooms(self) -> UserRooms | None:
+        rooms = self.sources.memberships.get(self.user_id)
+        if rooms is None:
+            rooms = self._rooms.get(self.user_id)
+        if rooms is None:
+            self._needs.rooms = True
+        return rooms
+
+    def get_head(self, room_id: RoomId) -> RoomHead | None:
+        head = self.sources.heads.get(room_id) or self._heads.get(room_id)
+        if head is None and room_id not in self._absent:
+            self._needs.heads.add(room_id)
+        return head
+
+    def get_history(self, room_id: RoomId) -> UserHistory | None:
+        key = (room_id, self.user_id)
+        history = self.sources.histories.get(key) or self._histories.get(key)
+        if history is None:
+            self._needs.histories.add(key)
+        return history
+
+    def get_ignored(self) -> frozenset[str] | None:
+        ignored = self.sources.ignored.get(self.user_id)
+        if ignored is None:
+            ignored = self._ignored.get(self.user_id)
+        if ignored is None:
+            self._needs.ignored = True
+        return ignored
+
+    def get_event(self, event_id: EventId, head: RoomHead) -> StoredEvent | None:
+        """An event of the room that is known to be stored."""
+        event = self.sources.events.get(event_id) or self._events.get(event_id)
+        if event is None and event_id not in self._events:
+            self._needs.events[event_id] = head
+        return event
+
+    def get_related(self, events: Collection[StoredEvent], head: RoomHead) -> dict[EventId, StoredEvent]:
+        """The events that those events' `unsigned` quotes."""
+        found = {event_id: self.get_event(event_id, head) for event_id in related_ids(events)}
+        return {event_id: event for event_id, event in found.items() if event is not None}
+
+    def get_counts(self, room_id: RoomId) -> Counts | None:
+        counts = self.sources.counts.get_counts(self.user_id, room_id) or self._counts.get(room_id)
+        if counts is None:
+            self._needs.counts.add(room_id)
+        return counts
+
+    def get_account_data(self, after: int) -> list[AccountDataRow] | None:
+        """What was last set behind a position (the same one for all of the view's life)."""
+        found = self._account_data.get(self.user_id)
+        if found is None:
+            self._needs.account_data = after
+        return found
+
+    def get_push_rules(self) -> bytes | None:
+        found = self._push_rules.get(self.user_id)
+        if found is None:
+            self._needs.push_rules = True
+        return found
+
+    def get_receipts(self, room_id: RoomId, after: int) -> list[Receipt] | None:
+        """The room's receipts behind a position (for each room always the same one)."""
+        found = self._receipts.get(room_id)
+        if found is None:
+            self._needs.receipts.setdefault(after, set()).add(room_id)
+        return found
+
+    def get_room_log(self, gap: Gap) -> RoomLog | None:
+        """The room's rows for a gap, and all those behind it."""
+        recent = self.sources.recent
+        if gap.after >= recent.floor:
+            return RoomLog(gap.after, _events(recent.rows_after(gap.room_id, gap.after)))
+        found = self._from_gap(gap) or self._from_tail(gap)
+        if found is None and gap.room_id not in self._needs.tails:
+            self._needs.gaps.add(gap)
+        return found
+
+    def _from_tail(self, gap: Gap) -> RoomLog | None:
+        tail = self.sources.tails.get(gap.room_id)
+        if tail is not None:
+            log = RoomLog(tail.floor, tail.rows)
+        else:
+            kept = self._tails.get(gap.room_id)
+            if kept is None:
+                self._needs.tails.add(gap.room_id)
+                return None
+            log = kept
+        if log.events_floor <= gap.after:
+            return log
+        enough = sum(is_live(row) for row in log.rows) >= gap.limit and not gap.with_state and gap.upto is None
+        return log if enough else None
+
+    def _from_gap(self, gap: Gap) -> RoomLog | None:
+        loaded = self._gaps.get(gap)
+        recent = self.sources.recent
+        if loaded is None or loaded.position < recent.floor:
+            return None
+        return RoomLog(
+            loaded.events_floor, [*loaded.rows, *_events(recent.rows_after(gap.room_id, loaded.position))]
+        )
+
+    # -- loading -----------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Load all that was needed; the next `begin` starts anew."""
+        needs, sources = self._needs, self.sources
+        if needs.rooms:
+            rooms = await sources.memberships.load(self.user_id)
+            self._rooms.put_all({self.user_id: rooms}, self._position())
+        await self._load_user(needs)
+        if needs.heads:
+            heads = await sources.heads.load_many(needs.heads)
+            self._heads.put_all(heads, self._position())
+            self._absent |= needs.heads - heads.keys()
+        if needs.tails:
+            tails = await sources.tails.load_many(needs.tails)
+            logs = {room_id: RoomLog(tail.floor, tail.rows) for room_id, tail in tails.items()}
+            self._tails.put_all(logs, self._position())
+        if needs.gaps:
+            self._gaps |= await sources.database.read(load_gaps, list(needs.gaps))
+        if needs.histories:
+            histories = await sources.histories.load_many(list(needs.histories))
+            self._histories.put_all(histories, self._position())
+        if needs.events:
+            await self._load_events(needs.events)
+        for after, room_ids in needs.receipts.items():
+            at, receipts = await sources.database.read(load_receipts, room_ids, after, self.user_id)
+            self._receipts.put_all(receipts, at)
+
+    async def _load_user(self, needs: _Needs) -> None:
+        sources, user_id = self.sources, self.user_id
+        if needs.ignored:
+            at = self._position()
+            self._ignored.put_all({user_id: await sources.ignored.load(user_id)}, at)
+        if needs.account_data is not None:
+            at = self._position()
+            rows = await sources.database.read(_load_account_data, user_id, needs.account_data)
+            self._account_data.put_all({user_id: rows}, at)
+        if needs.push_rules:
+            at = self._position()
+            self._push_rules.put_all({user_id: await sources.push_rules.load_content(user_id)}, at)
+        if needs.counts:
+            at = self._position()
+            self._counts.put_all(await sources.counts.load_counts(user_id, needs.counts), at)
+
+    async def _load_events(self, wanted: Mapping[EventId, RoomHead]) -> None:
+        rooms_of = {event_id: head.room_id for event_id, head in wanted.items()}
+        versions = {head.room_id: head.version for head in wanted.values()}
+        found = await self.sources.events.load_many(rooms_of, versions)
+        for event_id in wanted:
+            self._events[event_id] = found.get(event_id)
+
+    def _position(self) -> int:
+        return self.sources.log_writer.position
+
+
+@define(eq=False)
+class _Needs:
+    rooms: bool = False
+    ignored: bool = False
+    push_rules: bool = False
+    account_data: int | None = None
+    heads: set[RoomId] = field(factory=set)
+    tails: set[RoomId] = field(factory=set)
+    counts: set[RoomId] = field(factory=set)
+    gaps: set[Gap] = field(factory=set)
+    histories: set[HistoryKey] = field(factory=set)
+    events: dict[EventId, RoomHead] = field(factory=dict)
+    receipts: dict[int, set[RoomId]] = field(factory=dict)
+
+    @property
+    def any(self) -> bool:
+        return bool(
+            self.rooms
+            or self.ignored
+            or self.push_rules
+            or self.account_data is not None
+            or self.heads
+            or self.tails
+            or self.counts
+            or self.gaps
+            or self.histories
+            or self.events
+            or self.receipts
+        )
+
+
+def is_live(row: LogRow) -> bool:
+    """The row put an event into the timeline (it is no outlier, no fetched history, no rejected event)."""
+    event = row.event
+    return (
+        event is not None
+        and event.timeline_order == row.position
+        and event.rejected is None
+        and not event.soft_failed
+    )
+
+
+def _events(rows: Sequence[LogRow]) -> list[LogRow]:
+    return [row for row in rows if row.kind == "event"]
+
+
+def _load_account_data(conn: Connection, user_id: UserId, after: int) -> list[AccountDataRow]:
+    return account_data_store.load_account_data_between(conn, user_id, after, 2**62)

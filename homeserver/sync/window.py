@@ -1,0 +1,132 @@
+"""What a response tells of a room's timeline and of its state. Pure: rows of the log in, events and keys out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import frozen
+
+from homeserver.matrix.ids import EventId
+from homeserver.matrix.state_map import StateKey
+from homeserver.store.events import StoredEvent
+from homeserver.store.log import LogRow
+from homeserver.sync.view import RoomLog, is_live
+
+# The state as it became: the event of each key, None where the key was removed.
+Changes = dict[StateKey, EventId | None]
+
+
+@frozen
+class Window:
+    """The part of a timeline that a response has: `events`, all in (start, upto].
+
+    limited: there are more events between what the client has and the first one. changes: what of the state in
+    (after, start] is at `start`; untold: what changed in (start, upto] without an event in the window that says so, as
+    it is at `upto`; final: all that changed in (after, upto], as it is at `upto`. at_start: for keys that changed
+    behind `start`, what they were there; at_end: the same for `upto`.
+    """
+
+    events: Sequence[StoredEvent]
+    limited: bool
+    start: int
+    at_start: Changes
+    at_end: Changes
+    changes: Changes
+    untold: Changes
+    final: Changes
+
+    @property
+    def prev_batch(self) -> int:
+        """The order from which to page backwards to what comes before the window."""
+        return self.events[0].order - 1 if self.events else self.start
+
+
+def pick_window(
+    log: RoomLog,
+    state: Mapping[StateKey, EventId],
+    *,
+    after: int,
+    upto: int,
+    limit: int,
+    matches: Callable[[StoredEvent], bool] | None,
+) -> Window:
+    """The newest `limit` matching events in (after, upto]. `state`: the room's current state (behind all rows).
+
+    `matches` None: every event does. Spec: client-server-api#syncing
+    """
+    live = [row.event for row in log.rows if after < row.position <= upto and is_live(row)]
+    matching = [event for event in live if event is not None and (matches is None or matches(event))]
+    events = matching[-limit:] if limit else []
+    limited = len(matching) > len(events) or log.events_floor > after
+    if not limited:
+        start = after
+    else:
+        start = events[0].order - 1 if events else upto
+    return _with_changes(log.rows, state, events, limited, after, start, upto)
+
+
+def _with_changes(
+    rows: Sequence[LogRow],
+    state: Mapping[StateKey, EventId],
+    events: Sequence[StoredEvent],
+    limited: bool,
+    after: int,
+    start: int,
+    upto: int,
+) -> Window:
+    at_end: Changes = {}
+    at_start: Changes = {}
+    changed_in_window: set[StateKey] = set()
+    changed_before: set[StateKey] = set()
+    for row in reversed(rows):
+        for delta in reversed(row.deltas):
+            if row.position > upto:
+                at_end[delta.key] = at_start[delta.key] = delta.prev_event_id
+            elif row.position > start:
+                at_start[delta.key] = delta.prev_event_id
+                changed_in_window.add(delta.key)
+            elif row.position > after:
+                changed_before.add(delta.key)
+    if not changed_in_window and not changed_before:
+        return Window(events, limited, start, at_start, at_end, {}, {}, {})
+
+    def value_at(moment: Changes, key: StateKey) -> EventId | None:
+        return moment[key] if key in moment else state.get(key)
+
+    told = {event.pdu.key: event.event_id for event in events if event.pdu.state_key is not None}
+    final = {key: value_at(at_end, key) for key in changed_in_window | changed_before}
+    return Window(
+        events,
+        limited,
+        start,
+        at_start,
+        at_end,
+        {key: value_at(at_start, key) for key in changed_before},
+        {key: final[key] for key in changed_in_window if told.get(key) != final[key]},
+        final,
+    )
+
+
+def state_before(window: Window, state: Mapping[StateKey, EventId]) -> dict[StateKey, EventId]:
+    """The whole state to tell before the window: that at its start, and what the window doesn't tell."""
+    return _overlaid(state, {**window.at_start, **window.untold})
+
+
+def state_after(window: Window, state: Mapping[StateKey, EventId]) -> dict[StateKey, EventId]:
+    """The whole state at the window's end."""
+    return _overlaid(state, window.at_end)
+
+
+def _overlaid(state: Mapping[StateKey, EventId], changes: Changes) -> dict[StateKey, EventId]:
+    whole = dict(state)
+    for key, event_id in changes.items():
+        if event_id is None:
+            whole.pop(key, None)
+        else:
+            whole[key] = event_id
+    return whole
+
+
+def changed(changes: Changes) -> dict[StateKey, EventId]:
+    """The keys that have an event; a removed key can't be told."""
+    return {key: event_id for key, event_id in changes.items() if event_id is not None}

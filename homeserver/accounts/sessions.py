@@ -1,4 +1,4 @@
-"""Sessions: a device with its tokens. Begun by registrations and logins, renewed by refreshes, ended by logouts.
+"""Sessions: a device with its tokens. Logins begin them, refreshes renew them, logouts end them.
 
 Log rows made here, keyed by user id:
     "device" {device_ids: [...], deleted: bool}

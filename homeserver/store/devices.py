@@ -91,4 +91,5 @@ def delete_devices(conn: Connection, user_id: str, device_ids: Collection[str]) 
 
 
 def load_device_ids(conn: Connection, user_id: str) -> list[DeviceId]:
-    return list(conn.scalars(select(devices.c.device_id).where(devices.c.user_id == user_id)))
+    statement = select(devices.c.device_id).where(devices.c.user_id == user_id).order_by(devices.c.device_id)
+    return list(conn.scalars(statement))

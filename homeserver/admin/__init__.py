@@ -1,0 +1,1 @@
+"""What server admins ask over HTTP. Not here yet."""

@@ -1,0 +1,110 @@
+"""Accounts: their services and endpoints."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from homeserver.accounts.access import AccessTokens
+from homeserver.accounts.account import Accounts
+from homeserver.accounts.account_data import AccountData
+from homeserver.accounts.commands import AccountCommands
+from homeserver.accounts.config import LoginConfig, RegistrationConfig, WellKnownConfig
+from homeserver.accounts.creation import AccountCreator
+from homeserver.accounts.devices import Devices
+from homeserver.accounts.filters import Filters
+from homeserver.accounts.interactive_auth import InteractiveAuth
+from homeserver.accounts.last_seen import LastSeen
+from homeserver.accounts.logins import Logins
+from homeserver.accounts.passwords import PasswordCheck, PasswordHashes
+from homeserver.accounts.ports import Limiter, ProfilePropagation, RoomDeparture
+from homeserver.accounts.profiles import Profiles
+from homeserver.accounts.registration import Registrations
+from homeserver.accounts.sessions import Sessions
+from homeserver.accounts.shared_secret import SharedSecretRegistration
+from homeserver.accounts.stages import (
+    DummyStage,
+    PasswordStage,
+    RegistrationTokens,
+    RegistrationTokenStage,
+    TermsStage,
+)
+from homeserver.clientapi.account_data import AccountDataEndpoints
+from homeserver.clientapi.account_management import AccountManagement
+from homeserver.clientapi.account_moderation import AccountModeration
+from homeserver.clientapi.capabilities import Capabilities
+from homeserver.clientapi.devices import DeviceEndpoints
+from homeserver.clientapi.filter import FilterEndpoints
+from homeserver.clientapi.login import LoginEndpoints
+from homeserver.clientapi.profiles import ProfileEndpoints
+from homeserver.clientapi.registration import RegistrationEndpoints
+from homeserver.clientapi.shared_secret_registration import SharedSecretEndpoints
+from homeserver.clientapi.tags import TagEndpoints
+from homeserver.clientapi.versions import Versions
+from homeserver.clientapi.wellknown import WellKnown
+from homeserver.main.core import Core
+from homeserver.rooms.config import RoomsConfig
+
+# What is true beyond the specification's versions. Each entry has a test.
+UNSTABLE_FEATURES = {"org.matrix.msc4222": True}
+
+
+@frozen
+class AccountServices:
+    access: AccessTokens
+    last_seen: LastSeen
+    hashes: PasswordHashes
+    account_data: AccountData
+    filters: Filters
+    commands: AccountCommands
+    endpoints: list[object]
+
+
+def build_accounts(
+    core: Core,
+    propagation: ProfilePropagation | None,
+    departure: RoomDeparture | None,
+    limiter: Limiter | None,
+    public_base_url: str,
+) -> AccountServices:
+    config, database, log, clock = core.config, core.database, core.log, core.clock
+    registration, login = config.section(RegistrationConfig), config.section(LoginConfig)
+    hashes = PasswordHashes(core.reactor, registration.password_hash_cost)
+    passwords = PasswordCheck(database, hashes, core.server_name, limiter)
+    tokens = RegistrationTokens(database, clock, registration)
+    stages = (DummyStage(), TermsStage(registration), RegistrationTokenStage(tokens), PasswordStage(passwords))
+    auth = InteractiveAuth(
+        database, clock, {stage.type: stage for stage in stages}, registration.session_lifetime_ms
+    )
+    access = AccessTokens(database, log, clock)
+    sessions = Sessions(database, log, clock, login)
+    creator = AccountCreator(database, log, clock, hashes, sessions)
+    accounts = Accounts(database, log, hashes, departure)
+    account_data, filters = AccountData(database, log), Filters(database)
+    log.follow(access.on_rows)
+    return AccountServices(
+        access,
+        LastSeen(database, clock),
+        hashes,
+        account_data,
+        filters,
+        AccountCommands(core.server_name, creator, accounts),
+        [
+            Versions(UNSTABLE_FEATURES),
+            WellKnown(public_base_url, config.section(WellKnownConfig)),
+            Capabilities(config.section(RoomsConfig).default_version, login_tokens=login.login_tokens),
+            RegistrationEndpoints(
+                Registrations(core.server_name, registration, creator, auth, access, tokens), tokens
+            ),
+            SharedSecretEndpoints(
+                SharedSecretRegistration(core.server_name, registration.shared_secret, clock, creator)
+            ),
+            LoginEndpoints(Logins(database, clock, login, passwords, sessions), sessions, auth),
+            AccountManagement(accounts, auth),
+            AccountModeration(core.server_name, accounts),
+            DeviceEndpoints(Devices(database, log), sessions, auth),
+            ProfileEndpoints(Profiles(core.server_name, database, log, propagation)),
+            AccountDataEndpoints(account_data),
+            TagEndpoints(account_data),
+            FilterEndpoints(filters),
+        ],
+    )

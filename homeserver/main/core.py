@@ -1,0 +1,75 @@
+"""The core: database, log, folds and room heads, built in layer order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+
+from homeserver.folds.events import EventCache
+from homeserver.folds.histories import Histories
+from homeserver.folds.memberships import Memberships
+from homeserver.main.keys import load_signing_key
+from homeserver.main.memory import MemoryConfig
+from homeserver.matrix.ids import ServerName
+from homeserver.matrix.signing import SigningKey
+from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.unread import Unread
+from homeserver.rooms.writer import RoomWriter
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.config import Config, ServerConfig
+from homeserver.runtime.db import Database
+from homeserver.store.log import load_head_position
+from homeserver.store.log_writer import LogWriter
+
+
+@frozen
+class Core:
+    """What every service stands on."""
+
+    config: Config
+    reactor: Any
+    clock: Clock
+    server_name: ServerName
+    signing_key: SigningKey
+    database: Database
+    log: LogWriter
+    events: EventCache
+    memberships: Memberships
+    histories: Histories
+    heads: RoomHeads
+    unread: Unread
+    writer: RoomWriter
+
+
+async def build_core(config: Config, reactor: Any, clock: Clock, database: Database) -> Core:
+    """Order of the followers: caches of events first, then what is computed from them."""
+    memory = config.section(MemoryConfig)
+    server = config.section(ServerConfig)
+    server_name = ServerName(server.server_name)
+    signing_key = load_signing_key(config.resolve(server.signing_key_file))
+    log = LogWriter(database, await database.read(load_head_position))
+    events = EventCache(database, memory.events_bytes)
+    memberships = Memberships(database, memory.users)
+    histories = Histories(database, memory.histories)
+    heads = RoomHeads(database, events, memory.room_state_entries)
+    unread = Unread(database, heads, memberships)
+    writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
+    log.observe_rooms(heads)
+    for follower in (events.on_rows, memberships.on_rows, histories.on_rows, unread.on_rows):
+        log.follow(follower)
+    return Core(
+        config,
+        reactor,
+        clock,
+        server_name,
+        signing_key,
+        database,
+        log,
+        events,
+        memberships,
+        histories,
+        heads,
+        unread,
+        writer,
+    )

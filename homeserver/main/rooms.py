@@ -1,0 +1,79 @@
+"""Rooms: their services and endpoints."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from homeserver.accounts.profiles import Profiles
+from homeserver.clientapi.event_json import EventJson
+from homeserver.clientapi.reporting import ReportingEndpoints
+from homeserver.clientapi.room_aliases import RoomAliasEndpoints
+from homeserver.clientapi.room_creation import RoomCreationEndpoints
+from homeserver.clientapi.room_directory import RoomDirectoryEndpoints
+from homeserver.clientapi.room_events import RoomEvents
+from homeserver.clientapi.room_membership import RoomMembershipEndpoints
+from homeserver.clientapi.room_messages import RoomMessages
+from homeserver.clientapi.room_sending import RoomSending
+from homeserver.clientapi.room_summary import RoomSummaryEndpoints
+from homeserver.clientapi.room_upgrades import RoomUpgradeEndpoints
+from homeserver.main.core import Core
+from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.config import RoomsConfig
+from homeserver.rooms.creation import RoomCreation
+from homeserver.rooms.departures import RoomDepartures
+from homeserver.rooms.directory import RoomDirectory
+from homeserver.rooms.member_content import MemberContents
+from homeserver.rooms.membership import RoomMembership
+from homeserver.rooms.paging import Paging
+from homeserver.rooms.ports import NoFederation
+from homeserver.rooms.profile_propagation import RoomProfiles
+from homeserver.rooms.public_rooms import PublicRooms
+from homeserver.rooms.reports import Reports
+from homeserver.rooms.sending import Sending
+from homeserver.rooms.state_policy import StatePolicy
+from homeserver.rooms.summary import RoomSummaries
+from homeserver.rooms.transactions import Transactions
+from homeserver.rooms.upgrade import RoomUpgrades
+from homeserver.rooms.view import RoomViews
+
+
+@frozen
+class RoomServices:
+    views: RoomViews
+    profiles: RoomProfiles
+    departures: RoomDepartures
+    endpoints: list[object]
+
+
+def build_rooms(core: Core) -> RoomServices:
+    config, remote = core.config.section(RoomsConfig), NoFederation()
+    # A reader of its own: what propagates profiles to rooms must read them first.
+    reader = Profiles(core.server_name, core.database, core.log)
+    contents = MemberContents(core.server_name, core.database, reader, remote)
+    membership = RoomMembership(core.writer, core.memberships, contents, remote)
+    aliases = Aliases(config, core.database, core.writer, remote)
+    creation = RoomCreation(config, core.writer, contents)
+    views = RoomViews(core.database, core.heads, core.events, core.histories, core.memberships)
+    public_rooms = PublicRooms(core.database)
+    core.log.follow(public_rooms.on_rows)
+    json = EventJson(core.events, core.clock)
+    sending = Sending(core.writer, core.events, Transactions(), membership, StatePolicy(aliases))
+    summaries = RoomSummaries(core.server_name, core.heads, core.events, core.memberships, remote)
+    directory = RoomDirectory(config, core.database, core.heads, core.log)
+    return RoomServices(
+        views,
+        RoomProfiles(core.writer, core.memberships, contents),
+        RoomDepartures(membership),
+        [
+            RoomSending(sending),
+            RoomEvents(views, json),
+            RoomMessages(views, Paging(core.database, core.events), json, core.log),
+            RoomCreationEndpoints(creation),
+            RoomMembershipEndpoints(membership, aliases, core.memberships),
+            RoomAliasEndpoints(aliases),
+            RoomDirectoryEndpoints(config, core.server_name, directory, public_rooms, remote),
+            RoomSummaryEndpoints(summaries, aliases),
+            RoomUpgradeEndpoints(RoomUpgrades(creation)),
+            ReportingEndpoints(Reports(core.clock, core.heads, core.events, core.log)),
+        ],
+    )

@@ -1,0 +1,21 @@
+"""All sections of the configuration, in the order of the example file and the docs page."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from homeserver.accounts.config import LoginConfig, RegistrationConfig, WellKnownConfig
+from homeserver.main.memory import MemoryConfig
+from homeserver.rooms.config import RoomsConfig
+from homeserver.runtime.config import ServerConfig
+from homeserver.runtime.config_sections import ALL_SECTIONS
+
+SECTIONS: Final[tuple[type, ...]] = (
+    ServerConfig,
+    *ALL_SECTIONS,
+    RegistrationConfig,
+    LoginConfig,
+    WellKnownConfig,
+    RoomsConfig,
+    MemoryConfig,
+)

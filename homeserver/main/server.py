@@ -1,0 +1,105 @@
+"""A running server: built in layer order from its configuration, and taken down in the reverse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define, frozen
+
+from homeserver.accounts.commands import AccountCommands
+from homeserver.accounts.profiles import Profiles
+from homeserver.main.accounts import AccountServices, build_accounts
+from homeserver.main.core import Core, build_core
+from homeserver.main.database import open_database, prepare_data_dir
+from homeserver.main.rooms import RoomServices, build_rooms
+from homeserver.main.sync import SyncServices, build_sync
+from homeserver.main.version import VERSION
+from homeserver.runtime.clock import Clock, SystemClock
+from homeserver.runtime.config import Config, ServerConfig
+from homeserver.runtime.config_sections import ListenersConfig, MetricsConfig, RateLimitsConfig
+from homeserver.runtime.http.docs_page import DocsPages
+from homeserver.runtime.http.router import Router
+from homeserver.runtime.http.site import App
+from homeserver.runtime.listeners import Listeners
+from homeserver.runtime.metrics import Metrics
+from homeserver.runtime.rate_limit import RateLimiter
+
+__all__ = ["RunningServer", "Services", "build_services", "start_server", "Profiles"]
+
+
+@frozen
+class Services:
+    """Everything but the network."""
+
+    core: Core
+    accounts: AccountServices
+    rooms: RoomServices
+    sync: SyncServices
+    limiter: RateLimiter
+
+    @property
+    def commands(self) -> AccountCommands:
+        return self.accounts.commands
+
+    async def stop(self) -> None:
+        """Finish what was accepted; then close the database."""
+        await self.rooms.profiles.stop()
+        await self.accounts.last_seen.stop()
+        await self.core.log.flush()
+        await self.accounts.hashes.stop()
+        await self.core.database.close()
+
+
+async def build_services(config: Config, reactor: Any, clock: Clock | None = None) -> Services:
+    """Raises: ConfigError."""
+    clock = clock or SystemClock(reactor)
+    prepare_data_dir(config)
+    core = await build_core(config, reactor, clock, open_database(config, reactor))
+    limiter = RateLimiter(config.section(RateLimitsConfig), clock)
+    rooms = build_rooms(core)
+    accounts = build_accounts(core, rooms.profiles, rooms.departures, limiter, public_base_url(config))
+    return Services(core, accounts, rooms, build_sync(core, accounts, rooms), limiter)
+
+
+def public_base_url(config: Config) -> str:
+    """Where clients reach the server: as configured, else the first listener on localhost."""
+    configured = config.section(ServerConfig).public_base_url
+    listener = config.section(ListenersConfig).listeners[0]
+    return configured or f"http://localhost:{listener.port}"
+
+
+@define(eq=False)
+class RunningServer:
+    services: Services
+    listeners: Listeners
+
+    @property
+    def ports(self) -> list[int]:
+        """The port of each listener, in the order of the configuration."""
+        return self.listeners.ports
+
+    async def stop(self) -> None:
+        """Answer who waits, finish what runs, then close."""
+        self.services.sync.notifier.drain()
+        await self.listeners.stop()
+        await self.services.stop()
+
+
+async def start_server(config: Config, reactor: Any, clock: Clock | None = None) -> RunningServer:
+    """Raises: ConfigError, also for a port that is taken."""
+    services = await build_services(config, reactor, clock)
+    router = Router()
+    for endpoints in (*services.accounts.endpoints, *services.rooms.endpoints, *services.sync.endpoints):
+        router.add(endpoints)
+    metrics = Metrics(router, enabled=config.section(MetricsConfig).enabled)
+    router.add(metrics)
+    router.add(DocsPages(router, VERSION))
+    accounts = services.accounts
+    app = App(reactor, router, accounts.access, services.limiter, accounts.last_seen.note)
+    listeners = Listeners(app, config)
+    try:
+        await listeners.start()
+    except BaseException:
+        await services.stop()
+        raise
+    return RunningServer(services, listeners)

@@ -1,0 +1,1 @@
+"""Moving from Synapse: configuration and database import, its admin API, its module API. Not here yet."""

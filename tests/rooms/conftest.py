@@ -1,0 +1,3 @@
+from tests.rooms.fixtures import server
+
+__all__ = ["server"]

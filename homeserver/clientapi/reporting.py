@@ -62,9 +62,7 @@ class ReportingEndpoints:
         tag=_TAG,
         optional_body=True,
     )
-    async def post_event_report(
-        self, requester: Requester, path: EventPath, body: OptionalReasonBody
-    ) -> JsonObject:
+    async def post_event_report(self, requester: Requester, path: EventPath, body: OptionalReasonBody) -> JsonObject:
         """Report an event."""
         room_id, event_id = parse_room_id(path.room_id), parse_event_id(path.event_id)
         await self._reports.report_event(requester, room_id, event_id, body.reason)

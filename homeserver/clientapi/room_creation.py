@@ -47,9 +47,7 @@ class CreateRoomBody(msgspec.Struct, frozen=True):
         """Raises: InvalidParam."""
         initial: dict[StateKey, JsonObject] = {}
         for event in self.initial_state or ():
-            initial.pop(
-                (event.type, event.state_key), None
-            )  # of two with one key the later one counts, in its place
+            initial.pop((event.type, event.state_key), None)  # of two with one key the later one counts, in its place
             initial[(event.type, event.state_key)] = event.content
         return NewRoomRequest(
             version=self.room_version,

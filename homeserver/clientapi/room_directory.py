@@ -126,9 +126,7 @@ class RoomDirectoryEndpoints:
         tag=_TAG,
         optional_body=True,
     )
-    async def post_public_rooms(
-        self, requester: Requester, query: ServerQuery, body: PublicRoomsBody
-    ) -> JsonObject:
+    async def post_public_rooms(self, requester: Requester, query: ServerQuery, body: PublicRoomsBody) -> JsonObject:
         """Search published rooms."""
         return await self._list(query.server, body)
 

@@ -97,9 +97,7 @@ class InviteBody(msgspec.Struct, frozen=True):
         third_party = (self.id_server, self.id_access_token, self.medium, self.address)
         if all(value is None for value in third_party):
             raise MissingParam("user_id")
-        for name, value in zip(
-            ("id_server", "id_access_token", "medium", "address"), third_party, strict=True
-        ):
+        for name, value in zip(("id_server", "id_access_token", "medium", "address"), third_party, strict=True):
             if value is None:
                 raise MissingParam(name)
         raise IdentityServerNotTrusted
@@ -136,7 +134,7 @@ class RoomMembershipEndpoints:
         "/_matrix/client/v3/rooms/{room_id}/invite",
         auth=Auth.USER,
         limit="invite",
-        spec="client-server-api#post_matrixclientv3roomsroomidinvite-1",
+        spec="client-server-api#post_matrixclientv3roomsroomidinvite",
         tag=_TAG,
     )
     async def post_invite(self, requester: Requester, path: RoomPath, body: InviteBody) -> JsonObject:
@@ -160,9 +158,7 @@ class RoomMembershipEndpoints:
     ) -> RoomIdResponse:
         """Join a room that is named by its id or an alias."""
         room_id, via = await self._aliases.resolve_room(path.room_id_or_alias, query.parse())
-        await self._membership.join(
-            requester, room_id, via=via, given=body.given, third_party_signed=body.signed
-        )
+        await self._membership.join(requester, room_id, via=via, given=body.given, third_party_signed=body.signed)
         return RoomIdResponse(room_id)
 
     @endpoint(

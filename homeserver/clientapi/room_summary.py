@@ -34,9 +34,7 @@ class RoomSummaryEndpoints:
             "/_matrix/client/unstable/im.nheko.summary/rooms/{room_id_or_alias}/summary",
         ),
     )
-    async def get_summary(
-        self, requester: Requester | None, path: RoomOrAliasPath, query: ViaQuery
-    ) -> JsonObject:
+    async def get_summary(self, requester: Requester | None, path: RoomOrAliasPath, query: ViaQuery) -> JsonObject:
         """What a room is, for people who are not in it."""
         room_id, via = await self._aliases.resolve_room(path.room_id_or_alias, query.parse())
         return await self._summaries.load(room_id, requester.user_id if requester is not None else None, via)

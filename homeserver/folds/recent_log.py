@@ -1,7 +1,7 @@
 """The newest rows of the log, by what they are about.
 
-A client that syncs regularly is answered from here alone. Rows are found by their key (a room or a user) and, where they
-change a membership, by the user whom they concern.
+A client that syncs regularly is answered from here alone. Rows are found by their key (a room or a user) and,
+where they change a membership, by the user whom they concern.
 
 Invariant: for every key, all rows behind `floor` are here.
 """
@@ -19,7 +19,9 @@ _NONE: tuple[LogRow, ...] = ()
 
 
 class RecentLog:
-    """At most `max_rows` rows, those behind `floor`; begins empty at the position where the process starts."""
+    """At most `max_rows` rows, those behind `floor`; begins empty at the position where the process
+    starts.
+    """
 
     def __init__(self, position: int, max_rows: int = MAX_ROWS) -> None:
         self.floor = position

@@ -1,7 +1,7 @@
 """The ends of timelines: what a first sync shows of each room, kept in memory for rooms that are asked for.
 
-A tail holds the newest events with the changes of the current state that came with them, so that the state before any
-of them is the room's current state with those changes undone.
+A tail holds the newest events with the changes of the current state that came with them, so that the state
+before any of them is the room's current state with those changes undone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class RoomTails:
 
 
 def _load(conn: Connection, room_ids: Sequence[RoomId]) -> dict[RoomId, RoomTail]:
-    return {room_id: RoomTail(floor, tuple(rows)) for room_id, (floor, rows) in load_tails(conn, room_ids).items()}
+    return {
+        room_id: RoomTail(floor, tuple(rows)) for room_id, (floor, rows) in load_tails(conn, room_ids).items()
+    }
 
 
 def _rooms_of(row: LogRow) -> Iterable[RoomId]:

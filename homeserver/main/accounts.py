@@ -53,6 +53,7 @@ class AccountServices:
     access: AccessTokens
     last_seen: LastSeen
     hashes: PasswordHashes
+    accounts: Accounts
     account_data: AccountData
     filters: Filters
     commands: AccountCommands
@@ -80,11 +81,14 @@ def build_accounts(
     creator = AccountCreator(database, log, clock, hashes, sessions)
     accounts = Accounts(database, log, hashes, departure)
     account_data, filters = AccountData(database, log), Filters(database)
+    profiles = Profiles(core.server_name, database, log, propagation)
     log.follow(access.on_rows)
+    log.follow(profiles.on_rows)
     return AccountServices(
         access,
         LastSeen(database, clock),
         hashes,
+        accounts,
         account_data,
         filters,
         AccountCommands(core.server_name, creator, accounts),
@@ -102,7 +106,7 @@ def build_accounts(
             AccountManagement(accounts, auth),
             AccountModeration(core.server_name, accounts),
             DeviceEndpoints(Devices(database, log), sessions, auth),
-            ProfileEndpoints(Profiles(core.server_name, database, log, propagation)),
+            ProfileEndpoints(profiles),
             AccountDataEndpoints(account_data),
             TagEndpoints(account_data),
             FilterEndpoints(filters),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from homeserver.runtime.config import Config, ConfigError
@@ -28,6 +29,14 @@ def open_database(config: Config, reactor: Any) -> Database:
 
     Raises: ConfigError.
     """
+    return Database(upgrade_schema(config), reactor)
+
+
+def upgrade_schema(config: Config) -> Engine:
+    """Bring the schema up to date.
+
+    Raises: ConfigError.
+    """
     url = config.section(DatabaseConfig).url
     try:
         engine = make_engine(engine_url(url, config.data_dir))
@@ -38,7 +47,7 @@ def open_database(config: Config, reactor: Any) -> Database:
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise ConfigError(f"[database] url: can't open {_shown(url)}: {reason}") from None
-    return Database(engine, reactor)
+    return engine
 
 
 def _shown(url: str) -> str:

@@ -40,6 +40,9 @@ from homeserver.rooms.view import RoomViews
 @frozen
 class RoomServices:
     views: RoomViews
+    paging: Paging
+    directory: RoomDirectory
+    typing: Typing
     profiles: RoomProfiles
     departures: RoomDepartures
     endpoints: list[object]
@@ -60,14 +63,20 @@ def build_rooms(core: Core) -> RoomServices:
     sending = Sending(core.writer, core.events, Transactions(), membership, StatePolicy(aliases))
     summaries = RoomSummaries(core.server_name, core.heads, core.events, core.memberships, remote)
     directory = RoomDirectory(config, core.database, core.heads, core.log)
+    typing = Typing(core.clock)
+    paging = Paging(core.database, core.events)
+    core.log.follow(reader.on_rows)
     return RoomServices(
         views,
+        paging,
+        directory,
+        typing,
         RoomProfiles(core.writer, core.memberships, contents),
         RoomDepartures(membership),
         [
             RoomSending(sending),
             RoomEvents(views, json),
-            RoomMessages(views, Paging(core.database, core.events), json, core.log),
+            RoomMessages(views, paging, json, core.log),
             RoomCreationEndpoints(creation),
             RoomMembershipEndpoints(membership, aliases, core.memberships),
             RoomAliasEndpoints(aliases),

@@ -7,7 +7,6 @@ from typing import Any
 from attrs import define, frozen
 
 from homeserver.accounts.commands import AccountCommands
-from homeserver.accounts.profiles import Profiles
 from homeserver.main.accounts import AccountServices, build_accounts
 from homeserver.main.core import Core, build_core
 from homeserver.main.database import open_database, prepare_data_dir
@@ -17,14 +16,13 @@ from homeserver.main.version import VERSION
 from homeserver.runtime.clock import Clock, SystemClock
 from homeserver.runtime.config import Config, ServerConfig
 from homeserver.runtime.config_sections import ListenersConfig, MetricsConfig, RateLimitsConfig
-from homeserver.runtime.http.docs_page import DocsPages
+from homeserver.runtime.http.docs_page import DocsPage
 from homeserver.runtime.http.router import Router
 from homeserver.runtime.http.site import App
+from homeserver.runtime.lifecycle import HealthEndpoint, Lifecycle
 from homeserver.runtime.listeners import Listeners
 from homeserver.runtime.metrics import Metrics
 from homeserver.runtime.rate_limit import RateLimiter
-
-__all__ = ["RunningServer", "Services", "build_services", "start_server", "Profiles"]
 
 
 @frozen
@@ -50,12 +48,18 @@ class Services:
         await self.core.database.close()
 
 
+def operations(config: Config, router: Router, lifecycle: Lifecycle) -> list[object]:
+    """Endpoints for whoever runs the server, or builds on it."""
+    metrics = [Metrics(router)] if config.section(MetricsConfig).enabled else []
+    return [*metrics, HealthEndpoint(lifecycle.draining), DocsPage(router, VERSION)]
+
+
 async def build_services(config: Config, reactor: Any, clock: Clock | None = None) -> Services:
     """Raises: ConfigError."""
     clock = clock or SystemClock(reactor)
     prepare_data_dir(config)
     core = await build_core(config, reactor, clock, open_database(config, reactor))
-    limiter = RateLimiter(config.section(RateLimitsConfig), clock)
+    limiter = RateLimiter(clock, config.section(RateLimitsConfig))
     rooms = build_rooms(core)
     accounts = build_accounts(core, rooms.profiles, rooms.departures, limiter, public_base_url(config))
     return Services(core, accounts, rooms, build_sync(core, accounts, rooms), limiter)
@@ -72,6 +76,7 @@ def public_base_url(config: Config) -> str:
 class RunningServer:
     services: Services
     listeners: Listeners
+    lifecycle: Lifecycle
 
     @property
     def ports(self) -> list[int]:
@@ -80,9 +85,7 @@ class RunningServer:
 
     async def stop(self) -> None:
         """Answer who waits, finish what runs, then close."""
-        self.services.sync.notifier.drain()
-        await self.listeners.stop()
-        await self.services.stop()
+        await self.lifecycle.stop()
 
 
 async def start_server(config: Config, reactor: Any, clock: Clock | None = None) -> RunningServer:
@@ -91,15 +94,17 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     router = Router()
     for endpoints in (*services.accounts.endpoints, *services.rooms.endpoints, *services.sync.endpoints):
         router.add(endpoints)
-    metrics = Metrics(router, enabled=config.section(MetricsConfig).enabled)
-    router.add(metrics)
-    router.add(DocsPages(router, VERSION))
     accounts = services.accounts
     app = App(reactor, router, accounts.access, services.limiter, accounts.last_seen.note)
     listeners = Listeners(app, config)
+    lifecycle = Lifecycle(reactor, services.core.clock, listeners)
+    for endpoints in operations(config, router, lifecycle):
+        router.add(endpoints)
+    lifecycle.draining.subscribe(services.sync.notifier.drain)
+    lifecycle.on_stop("Services", services.stop)
     try:
-        await listeners.start()
+        listeners.start()
     except BaseException:
         await services.stop()
         raise
-    return RunningServer(services, listeners)
+    return RunningServer(services, listeners, lifecycle)

@@ -121,9 +121,7 @@ class Aliases:
         Spec: client-server-api#get_matrixclientv3roomsroomidaliases
         """
         head = (await self.writer.heads.load_many([room_id])).get(room_id)
-        if head is None or not (
-            head.is_joined(requester.user_id) or head.history_visibility == "world_readable"
-        ):
+        if head is None or not (head.is_joined(requester.user_id) or head.history_visibility == "world_readable"):
             raise Forbidden("You are not in this room, or it does not exist")
         return await self.database.read(load_aliases_of_room, room_id)
 

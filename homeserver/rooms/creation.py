@@ -9,12 +9,12 @@ Spec: client-server-api#creation
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from secrets import choice
+from collections.abc import Callable, Mapping, Sequence
+from secrets import choice, token_urlsafe
 from string import ascii_letters
 from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from sqlalchemy import Connection
 
 from homeserver.accounts.requester import Requester
@@ -27,14 +27,17 @@ from homeserver.rooms.defaults import check_power_levels, default_power_levels, 
 from homeserver.rooms.errors import BadAlias, IdentityServerNotTrusted, InvalidRoomState, RoomInUse
 from homeserver.rooms.head import MEMBER
 from homeserver.rooms.member_content import MemberContents
-from homeserver.rooms.writer import Draft, RoomWriter
+from homeserver.rooms.writer import Draft, RoomBusy, RoomWriter
 from homeserver.store.aliases import AliasRow, load_alias, save_alias
+from homeserver.store.log_writer import LostCompare
 
 logger = logging.getLogger(__name__)
 
 # Each invitation is a signed event of the one write that makes the room.
 MAX_INVITES: Final = 200
 MAX_INITIAL_STATE: Final = 500
+CREATE_ATTEMPTS: Final = 3
+NONCE: Final = "hearth.nonce"
 
 _POWER_LEVELS: Final[StateKey] = ("m.room.power_levels", "")
 _ALIAS: Final[StateKey] = ("m.room.canonical_alias", "")
@@ -101,7 +104,7 @@ class RoomCreation:
             await self._check_free(plan.alias)
         await self.contents.check_invitable(list(plan.invitees))
         drafts = await self._draft(plan)
-        room_id = await self.write(plan.version, drafts, request.is_public, plan.alias)
+        room_id = await self.write(plan.version, drafts, is_public=request.is_public, save=self._alias_saver(plan))
         for target in plan.invitees:  # the others are in the room's first write
             if not self.contents.is_local(target):
                 await self._invite_remote(room_id, plan, target)
@@ -113,30 +116,52 @@ class RoomCreation:
             raise RoomInUse(f"Room alias {alias} is taken")
 
     async def write(
-        self, version: RoomVersion, drafts: Sequence[Draft], is_public: bool, alias: RoomAlias | None
+        self,
+        version: RoomVersion,
+        drafts: Sequence[Draft],
+        *,
+        is_public: bool,
+        save: Callable[[RoomId, Connection, int], None] | None = None,
     ) -> RoomId:
-        """Write the drafts as a room. Raises: InvalidRoomState where the authorisation rules refuse one, RoomInUse."""
-        creator = drafts[0].sender
+        """Write the drafts as a room.
 
-        def save(room_id: RoomId, conn: Connection, _position: int) -> None:
-            now_ms = self.writer.clock.time_ms()
-            if alias is not None and not save_alias(conn, AliasRow(alias, room_id, creator, now_ms)):
-                raise RoomInUse(f"Room alias {alias} is taken")
+        Raises: InvalidRoomState where the authorisation rules refuse one of them, TooLarge, what `save` raises.
+        """
+        for _ in range(CREATE_ATTEMPTS):
+            try:
+                events = await self.writer.create(
+                    version, self._new_room_id(version), drafts, is_public=is_public, save=save
+                )
+            except AuthRejected as error:
+                raise InvalidRoomState(error.error) from None
+            except LostCompare:
+                # From version 12 on the create event's hash is the room id: a user who makes two like rooms within
+                # a millisecond gets the same one twice. Something random makes the second another one.
+                distinct = {**drafts[0].content, NONCE: token_urlsafe(12)}
+                drafts = [evolve(drafts[0], content=distinct), *drafts[1:]]
+            else:
+                return events[0].pdu.room_id
+        raise RoomBusy("The room could not be made, try again")
 
-        try:
-            events = await self.writer.create(
-                version, self.new_room_id(version), drafts, is_public=is_public, save=save if alias else None
-            )
-        except AuthRejected as error:
-            raise InvalidRoomState(error.error) from None
-        return events[0].pdu.room_id
-
-    def new_room_id(self, version: RoomVersion) -> RoomId | None:
+    def _new_room_id(self, version: RoomVersion) -> RoomId | None:
         """A random id; None in versions whose room ids are made from the create event."""
         if version.room_id_is_create_hash:
             return None
         opaque = "".join(choice(ascii_letters) for _ in range(_ROOM_ID_LENGTH))
         return RoomId(f"!{opaque}:{self.writer.server_name}")
+
+    def _alias_saver(self, plan: _Plan) -> Callable[[RoomId, Connection, int], None] | None:
+        """What makes the alias together with the room."""
+        alias = plan.alias
+        if alias is None:
+            return None
+
+        def save(room_id: RoomId, conn: Connection, _position: int) -> None:
+            now_ms = self.writer.clock.time_ms()
+            if not save_alias(conn, AliasRow(alias, room_id, plan.creator, now_ms)):
+                raise RoomInUse(f"Room alias {alias} is taken")
+
+        return save
 
     def _read(self, creator: UserId, request: NewRoomRequest) -> _Plan:
         """Check what can be checked without waiting."""
@@ -168,11 +193,7 @@ class RoomCreation:
         state = {
             _POWER_LEVELS: _power_levels(plan),
             **({_ALIAS: {"alias": plan.alias}} if plan.alias is not None else {}),
-            **{
-                key: content
-                for key, content in preset_state(plan.preset).items()
-                if key not in request.initial_state
-            },
+            **{key: content for key, content in preset_state(plan.preset).items() if key not in request.initial_state},
         }
         initial = {key: content for key, content in request.initial_state.items() if key != _POWER_LEVELS}
         for key, content in ((_NAME, _name(request)), (_TOPIC, _topic(request))):
@@ -185,11 +206,7 @@ class RoomCreation:
             Draft(MEMBER, creator, await self.contents.load("join", creator, {}), creator),
             *(Draft(key[0], creator, content, key[1]) for key, content in state.items()),
             *(Draft(key[0], creator, content, key[1]) for key, content in initial.items()),
-            *[
-                await self._invitation(plan, target)
-                for target in plan.invitees
-                if self.contents.is_local(target)
-            ],
+            *[await self._invitation(plan, target) for target in plan.invitees if self.contents.is_local(target)],
         ]
 
     async def _invitation(self, plan: _Plan, target: UserId) -> Draft:
@@ -226,9 +243,7 @@ def _check_creation_content(content: Mapping[str, Any], version: RoomVersion) ->
     if not isinstance(content.get("type", ""), str):
         raise BadJson("creation_content.type: must be a string")
     if version.additional_creators:
-        check_additional_creators(
-            content.get("additional_creators", []), "creation_content.additional_creators"
-        )
+        check_additional_creators(content.get("additional_creators", []), "creation_content.additional_creators")
 
 
 def check_additional_creators(value: object, field: str) -> None:

@@ -1,7 +1,7 @@
 """Joining, leaving, inviting, kicking, banning, knocking and forgetting.
 
 Every way to change a membership ends in `_write`: a plan over the room's head, which says what the change is now, and
-does nothing when the membership is already what was asked for. What the authorisation rules forbid they forbid here too;
+nothing when the membership is already what was asked for. What the authorisation rules forbid they forbid here;
 the methods only check what the rules leave open.
 
 Spec: client-server-api#room-membership
@@ -66,9 +66,7 @@ class RoomMembership:
         """
         await self._join(requester, room_id, via, given, third_party_signed, anew=False)
 
-    async def leave(
-        self, requester: Requester, room_id: RoomId, given: Mapping[str, Any] = _NOTHING
-    ) -> EventId:
+    async def leave(self, requester: Requester, room_id: RoomId, given: Mapping[str, Any] = _NOTHING) -> EventId:
         """Leave, refuse an invite, or take back a knock; nothing happens if the user left before.
 
         Raises: NotFound, Forbidden.
@@ -122,7 +120,7 @@ class RoomMembership:
     ) -> EventId:
         """Invite a user; nothing happens if there is an invite already. Raises: Forbidden, InviteBlocked.
 
-        Spec: client-server-api#post_matrixclientv3roomsroomidinvite-1
+        Spec: client-server-api#post_matrixclientv3roomsroomidinvite
         """
         requester.check_not_suspended()
         sender = requester.user_id
@@ -397,6 +395,4 @@ def is_resident(head: RoomHead, server: ServerName) -> bool:
     """Somebody of the server is in the room, or nobody at all any more."""
     if not head.joined:
         return True
-    return any(
-        membership == "join" and domain_of(user_id) == server for user_id, membership in head.members.items()
-    )
+    return any(membership == "join" and domain_of(user_id) == server for user_id, membership in head.members.items())

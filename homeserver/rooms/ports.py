@@ -41,9 +41,7 @@ class RemoteServers(Protocol):
         """Raises: NotFound."""
         ...
 
-    def fetch_public_rooms(
-        self, server: ServerName, query: Mapping[str, Any], /
-    ) -> Awaitable[dict[str, Any]]:
+    def fetch_public_rooms(self, server: ServerName, query: Mapping[str, Any], /) -> Awaitable[dict[str, Any]]:
         """One page of another server's published rooms; `query` is the body of POST /publicRooms."""
         ...
 
@@ -67,9 +65,7 @@ class RemoteServers(Protocol):
         """Refuse an invite, or take back a knock, where this server is not in the room. Raises: NotFound."""
         ...
 
-    def invite(
-        self, room_id: RoomId, sender: UserId, target: UserId, content: dict[str, Any], /
-    ) -> Awaitable[EventId]:
+    def invite(self, room_id: RoomId, sender: UserId, target: UserId, content: dict[str, Any], /) -> Awaitable[EventId]:
         """Invite a user of another server, which signs the event before it enters the room."""
         ...
 
@@ -104,7 +100,5 @@ class NoFederation:
     async def leave(self, room_id: RoomId, user_id: UserId, content: dict[str, Any], /) -> EventId:
         raise NotFound("This server does not know that room")
 
-    async def invite(
-        self, room_id: RoomId, sender: UserId, target: UserId, content: dict[str, Any], /
-    ) -> EventId:
+    async def invite(self, room_id: RoomId, sender: UserId, target: UserId, content: dict[str, Any], /) -> EventId:
         raise Forbidden(f"This server does not federate, so {target} is out of reach")

@@ -39,18 +39,14 @@ class Reports:
         await self.heads.load(room_id)
         await self._save(Report(requester.user_id, reason, self.clock.time_ms(), room_id=room_id))
 
-    async def report_event(
-        self, requester: Requester, room_id: RoomId, event_id: EventId, reason: str | None
-    ) -> None:
+    async def report_event(self, requester: Requester, room_id: RoomId, event_id: EventId, reason: str | None) -> None:
         """Members report events of their rooms. Raises: NotFound, InvalidParam.
 
         Spec: client-server-api#post_matrixclientv3roomsroomidreporteventid
         """
         head = (await self.heads.load_many([room_id])).get(room_id)
         known = head is not None and head.is_joined(requester.user_id)
-        event = (
-            await self.events.load(event_id, room_id, head.version) if head is not None and known else None
-        )
+        event = await self.events.load(event_id, room_id, head.version) if head is not None and known else None
         if event is None:
             raise NotFound("There is no such event, or you are not in its room")
         now_ms = self.clock.time_ms()

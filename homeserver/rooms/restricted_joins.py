@@ -38,9 +38,7 @@ def needs_authoriser(head: RoomHead, user_id: UserId) -> bool:
     return is_restricted(head) and head.membership(user_id) not in ("invite", "join")
 
 
-def choose_authoriser(
-    head: RoomHead, user_id: UserId, joined_rooms: Collection[RoomId], server: ServerName
-) -> UserId:
+def choose_authoriser(head: RoomHead, user_id: UserId, joined_rooms: Collection[RoomId], server: ServerName) -> UserId:
     """The user of this server who vouches for the join.
 
     joined_rooms: the rooms that the user is in.
@@ -60,9 +58,7 @@ def find_authoriser(head: RoomHead, server: ServerName) -> UserId | None:
     """A member of this server with the power to invite: the same one for the same state."""
     levels = head.power_levels
     named = levels.users_with_power(levels.invite)
-    able = (
-        user for user in sorted(named, key=lambda user: (-named[user], user)) if domain_of(user) == server
-    )
+    able = (user for user in sorted(named, key=lambda user: (-named[user], user)) if domain_of(user) == server)
     chosen = next((UserId(user) for user in able if head.is_joined(UserId(user))), None)
     if chosen is not None or levels.users_default < levels.invite:
         return chosen

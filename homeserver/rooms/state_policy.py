@@ -41,9 +41,7 @@ class StatePolicy:
             if alias in known:
                 continue
             try:
-                found = await self.aliases.resolve(
-                    alias
-                )  # at most MAX_ALIASES, and rarely more than one new one
+                found = await self.aliases.resolve(alias)  # at most MAX_ALIASES, and rarely more than one new one
             except NotFound:
                 raise BadAlias(f"Room alias {alias} does not exist") from None
             if found.room_id != room_id:

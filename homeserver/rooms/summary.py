@@ -49,9 +49,7 @@ class RoomSummaries:
     memberships: Memberships
     remote: RemoteServers
 
-    async def load(
-        self, room_id: RoomId, user_id: UserId | None, via: Sequence[ServerName] = ()
-    ) -> dict[str, Any]:
+    async def load(self, room_id: RoomId, user_id: UserId | None, via: Sequence[ServerName] = ()) -> dict[str, Any]:
         """The summary; user_id is None for people who are not logged in.
 
         Raises: NotFound, also for rooms that the user may not know of.
@@ -92,8 +90,7 @@ class RoomSummaries:
             return True
         rooms = await self.memberships.load(user_id)
         return any(
-            (row := rooms.get(room_id)) is not None and row.membership == "join"
-            for room_id in allowed_rooms(head)
+            (row := rooms.get(room_id)) is not None and row.membership == "join" for room_id in allowed_rooms(head)
         )
 
 
@@ -116,8 +113,7 @@ def published_room(room_id: RoomId, joined: int, contents: Contents) -> dict[str
     return {
         "room_id": room_id,
         "num_joined_members": joined,
-        "world_readable": _text(contents, "m.room.history_visibility", "history_visibility")
-        == "world_readable",
+        "world_readable": _text(contents, "m.room.history_visibility", "history_visibility") == "world_readable",
         "guest_can_join": _text(contents, "m.room.guest_access", "guest_access") == "can_join",
         **{name: value for name, value in shown.items() if value is not None},
     }

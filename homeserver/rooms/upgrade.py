@@ -1,7 +1,7 @@
 """Upgrading rooms: a new room of another version takes an old one's place.
 
-1. The new room is made whole, in one transaction, with the old one's state, its bans (the first of them), its aliases and
-   its place in the directory.
+1. The new room is made whole, in one transaction, with the old one's state, its bans (the first of them), its aliases
+   and its place in the directory.
 2. The remaining bans follow, in portions.
 3. The old room gets its tombstone, and power levels under which nobody talks in it.
 
@@ -20,15 +20,14 @@ from attrs import define, frozen
 from sqlalchemy import Connection
 
 from homeserver.accounts.requester import Requester
-from homeserver.matrix.errors import AuthRejected, Forbidden
+from homeserver.matrix.errors import Forbidden
 from homeserver.matrix.ids import RoomId, UserId
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.power_levels import DEFAULT_LEVELS, INFINITE, parse_level
 from homeserver.matrix.state_map import JOIN_RULES, POWER_LEVELS, StateKey, member_key
 from homeserver.matrix.versions import RoomVersion, room_version
-from homeserver.rooms.creation import RoomCreation, check_additional_creators, creation_content
+from homeserver.rooms.creation import NONCE, RoomCreation, check_additional_creators, creation_content
 from homeserver.rooms.defaults import CREATOR_LEVEL, TOMBSTONE_LEVEL_UNDER_CREATORS
-from homeserver.rooms.errors import InvalidRoomState
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.rooms.writer import Draft
 from homeserver.store.aliases import move_aliases
@@ -88,9 +87,7 @@ class RoomUpgrades:
             check_additional_creators(list(additional_creators), "additional_creators")
         head = await self.creation.writer.heads.load(room_id)
         _check_may_upgrade(head, requester.user_id)
-        upgrade = _Upgrade(
-            head, version, requester.user_id, additional_creators, await self._load_transferred(head)
-        )
+        upgrade = _Upgrade(head, version, requester.user_id, additional_creators, await self._load_transferred(head))
         bans = await self._load_bans(upgrade)
         new_room = await self._create(upgrade, bans[:BANS_AT_ONCE])
         await self._finish_new(upgrade, new_room, bans[BANS_AT_ONCE:])
@@ -104,9 +101,7 @@ class RoomUpgrades:
         ids = {head.state[key]: head.room_id for key in keys if key in head.state}
         found = await self.creation.writer.events.load_many(ids, {head.room_id: head.version})
         return {
-            found[head.state[key]].pdu.key: found[head.state[key]].pdu
-            for key in keys
-            if head.state.get(key) in found
+            found[head.state[key]].pdu.key: found[head.state[key]].pdu for key in keys if head.state.get(key) in found
         }
 
     async def _load_bans(self, upgrade: _Upgrade) -> list[Draft]:
@@ -144,14 +139,7 @@ class RoomUpgrades:
             move_aliases(conn, old.room_id, room_id)
             save_is_public(conn, old.room_id, False)
 
-        writer = self.creation.writer
-        try:
-            events = await writer.create(
-                version, self.creation.new_room_id(version), drafts, is_public=is_public, save=save
-            )
-        except AuthRejected as error:
-            raise InvalidRoomState(error.error) from None
-        return events[0].pdu.room_id
+        return await self.creation.write(version, drafts, is_public=is_public, save=save)
 
     async def _finish_new(self, upgrade: _Upgrade, room_id: RoomId, bans: Sequence[Draft]) -> None:
         """The bans that are left, then the power levels as they were in the old room."""
@@ -201,7 +189,7 @@ def restricted_levels(head: RoomHead, user_id: UserId) -> dict[str, Any] | None:
 
     None when they are so already, or the user has not the power to make them so.
 
-    Spec: client-server-api#server-behaviour-16
+    Spec: client-server-api#room-upgrades
     """
     event = head.pinned.get(POWER_LEVELS)
     levels = head.power_levels
@@ -222,7 +210,7 @@ def _creation(upgrade: _Upgrade) -> dict[str, Any]:
     given: dict[str, Any] = {
         key: value
         for key, value in old.create.content.items()
-        if key not in ("predecessor", "additional_creators", "creator", "room_version")
+        if key not in ("predecessor", "additional_creators", "creator", "room_version", NONCE)
     }
     given["predecessor"] = {"room_id": old.room_id, "event_id": old.extremities[0]}
     if upgrade.version.additional_creators and upgrade.additional_creators:
@@ -276,11 +264,7 @@ def _working_levels(upgrade: _Upgrade) -> dict[str, Any]:
 
 def _normalised(content: Mapping[str, Any], version: RoomVersion) -> dict[str, Any]:
     """Power levels as integers: before version 10 they may be strings. What is no level is left out."""
-    levels = {
-        name: level
-        for name in DEFAULT_LEVELS
-        if (level := parse_level(content.get(name), version)) is not None
-    }
+    levels = {name: level for name in DEFAULT_LEVELS if (level := parse_level(content.get(name), version)) is not None}
     tables: dict[str, dict[str, int]] = {}
     for name in ("events", "users", "notifications"):
         table = content.get(name)

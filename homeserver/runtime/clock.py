@@ -32,7 +32,7 @@ class SystemClock:
     __slots__ = ("_reactor",)
 
     def __init__(self, reactor: IReactorTime) -> None:
-        self._reactor = reactor
+        self._reactor: Any = reactor  # zope's interfaces have no self, which mypy takes amiss
 
     def time_ms(self) -> int:
         return time.time_ns() // 1_000_000
@@ -41,7 +41,8 @@ class SystemClock:
         return time.monotonic_ns() // 1_000_000
 
     def call_later(self, delay_ms: int, function: Callable[..., object], *args: Any) -> IDelayedCall:
-        return self._reactor.callLater(delay_ms / 1000, function, *args)
+        call: IDelayedCall = self._reactor.callLater(delay_ms / 1000, function, *args)
+        return call
 
     async def sleep(self, duration_ms: int) -> None:
         await sleep_on(self, duration_ms)
@@ -76,5 +77,5 @@ class ManualClock:
 def sleep_on(clock: Clock, duration_ms: int) -> Deferred[None]:
     """Fires after `duration_ms`; cancelling it takes the timer back."""
     done: Deferred[None] = Deferred(lambda _: call.cancel())
-    call = clock.call_later(duration_ms, done.callback, None)
+    call: Any = clock.call_later(duration_ms, done.callback, None)
     return done

@@ -8,11 +8,12 @@
     config = load_config(Path("hearth.toml"), [ServerConfig, PresenceConfig])
     config.section(PresenceConfig).enabled
 
-A value comes from the environment (HEARTH_PRESENCE_ENABLED), else from the file, else from the default. Whatever
-is wrong is one line: `hearth.toml:12: [presence] enabled: found "yes", allowed: true or false`.
+A value comes from the environment (HEARTH_PRESENCE_ENABLED), else from the file, else from the default.
+Whatever is wrong is one line: `hearth.toml:12: [presence] enabled: found "yes", allowed: true or false`.
 
-A field may be bool, int, float, str, Path, list[str], one of these or None, a class made by @group (a table within the
-section) or a list of such (an array of tables). A Path is relative to data_dir, data_dir to the file's folder.
+A field may be bool, int, float, str, Path, list[str], one of these or None, a class made by @group (a table
+within the section) or a list of such (an array of tables). A Path is relative to data_dir, data_dir to the
+file's folder.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def setting(
     return attrs.field(default=default, metadata=metadata)
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting,))
+# `setting` is left out of field_specifiers: mypy would see its positional default as none.
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def section(name: str) -> Callable[[type[_T]], type[_T]]:
     """Makes a class the table `[name]`; a dotted name is a table within a table, "" the top level."""
 
@@ -80,7 +82,7 @@ def section(name: str) -> Callable[[type[_T]], type[_T]]:
     return decorate
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting,))
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def group(cls: type[_T]) -> type[_T]:
     """Makes a class of settings that can be the type of a setting."""
     return frozen(kw_only=True, slots=True)(cls)
@@ -97,7 +99,9 @@ class ServerConfig:
 
     server_name: str = setting(help="The name in user IDs (@user:server_name). It can't be changed later.")
     public_base_url: str = setting(
-        "", help="Where clients reach this server, as https://matrix.example.org. Empty: http://localhost and the port."
+        "",
+        help="Where clients reach this server, as https://matrix.example.org. "
+        "Empty: http://localhost and the port of the first listener.",
     )
     data_dir: Path = setting(Path("hearth-data"), help="Folder for all data; relative to this file.")
     signing_key_file: Path = setting(
@@ -160,7 +164,7 @@ class _Reader:
         self._environment = environment
         self._known: dict[str, set[str]] = {}
         for cls in classes:
-            names = {field.name for field in attrs.fields(cls)}
+            names = {field.name for field in fields_of(cls)}
             self._known.setdefault(section_name(cls), set()).update(names)
         self._data_dir = Path()
         try:
@@ -170,7 +174,7 @@ class _Reader:
 
     def data_dir(self, path: Path) -> Path:
         value = self._environment.get(f"{_ENVIRONMENT}_DATA_DIR", self._tables.get("data_dir"))
-        default = attrs.fields(ServerConfig).data_dir.default
+        default = next(field.default for field in fields_of(ServerConfig) if field.name == "data_dir")
         chosen = value if isinstance(value, str) else default
         self._data_dir = path.absolute().parent / chosen
         return self._data_dir
@@ -186,10 +190,14 @@ class _Reader:
         return self._read_group(cls, table, at, self._known[name])
 
     def _read_group(
-        self, cls: type[_T], table: Mapping[str, Any], at: tuple[str | int, ...], known: set[str] | None = None
+        self,
+        cls: type[_T],
+        table: Mapping[str, Any],
+        at: tuple[str | int, ...],
+        known: set[str] | None = None,
     ) -> _T:
         hints = type_hints(cls)
-        fields = {field.name: field for field in attrs.fields(cls)}
+        fields = {field.name: field for field in fields_of(cls)}
         self._check_known(table, at, known or set(fields))
         values: dict[str, Any] = {}
         for name, field in fields.items():
@@ -215,7 +223,9 @@ class _Reader:
         if field.name in table:
             return self._checked(hint, field.metadata[Setting], table[field.name], at)
         if field.default is REQUIRED:
-            raise ConfigError(f"{self._file_name}: {_dotted(at)}: missing, allowed: {describe_allowed(hint, field)}")
+            raise ConfigError(
+                f"{self._file_name}: {_dotted(at)}: missing, allowed: {describe_allowed(hint, field)}"
+            )
         if isinstance(field.default, Path):
             return self._data_dir / field.default
         return REQUIRED
@@ -225,7 +235,7 @@ class _Reader:
         if not isinstance(table, dict):
             raise self._error(at, table, "a table")
         if isinstance(field.default, hint):
-            table = {**attrs.asdict(field.default), **table}  # type: ignore[call-overload]  # attrs.has(hint)
+            table = {**{inner.name: getattr(field.default, inner.name) for inner in fields_of(hint)}, **table}
         return self._read_group(hint, table, at)
 
     def _from_environment(self, hint: Any, field: attrs.Attribute[Any], variable: str) -> Any:
@@ -268,6 +278,12 @@ class _Reader:
 def environment_name(at: Iterable[str | int]) -> str:
     """The variable that overrides a setting, as HEARTH_LOG_LEVEL."""
     return "_".join([_ENVIRONMENT, *(str(part).upper().replace(".", "_") for part in at)])
+
+
+def fields_of(cls: type) -> tuple[attrs.Attribute[Any], ...]:
+    """The settings of a section or group."""
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)
+    return fields
 
 
 def type_hints(cls: type) -> dict[str, Any]:

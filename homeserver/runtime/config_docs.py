@@ -16,6 +16,7 @@ from homeserver.runtime.config import (
     Setting,
     describe_allowed,
     environment_name,
+    fields_of,
     section_name,
     type_hints,
 )
@@ -23,10 +24,10 @@ from homeserver.runtime.config import (
 _WIDTH: Final = 100
 
 
-def write_example(sections: Iterable[type], values: Mapping[str, str] | None = None) -> str:
+def write_example(sections: Iterable[type], values: Mapping[str, object] | None = None) -> str:
     """A commented hearth.toml in which every setting stands at its default, commented out.
 
-    `values` are set instead: {"server_name": "example.org"}; only keys of the top level.
+    `values` are set instead: {"server_name": "example.org", "registration.enabled": True}.
     """
     lines = ["# Configuration of Hearth. Settings that are commented out stand at their defaults.", ""]
     for cls in _ordered(sections):
@@ -41,8 +42,8 @@ def markdown(sections: Iterable[type]) -> str:
         "",
         "<!-- Made from the code by scripts/docs; do not edit. -->",
         "",
-        "Hearth reads one file, `hearth.toml`. Every setting may be given in the environment instead, and has a default",
-        "unless it says that it is required. Paths are relative to `data_dir` unless absolute.",
+        "Hearth reads one file, `hearth.toml`. Every setting may be given in the environment instead,",
+        "and has a default unless it says that it is required. Paths are relative to `data_dir` unless absolute.",
         "",
     ]
     for cls in _ordered(sections):
@@ -56,7 +57,7 @@ def _ordered(sections: Iterable[type]) -> list[type]:
     return sorted(classes, key=lambda cls: section_name(cls) != "")
 
 
-def _section_lines(cls: type, values: Mapping[str, str]) -> Iterator[str]:
+def _section_lines(cls: type, values: Mapping[str, object]) -> Iterator[str]:
     yield from _comment(_about(cls))
     name = section_name(cls)
     yield from [f"[{name}]"] if name else []
@@ -68,8 +69,9 @@ def _section_lines(cls: type, values: Mapping[str, str]) -> Iterator[str]:
         if name:
             yield ""
         yield from _comment(field.metadata[Setting].help)
-        if field.name in values and not name:
-            yield f"{field.name} = {_toml(values[field.name])}"
+        dotted = f"{name}.{field.name}" if name else field.name
+        if dotted in values:
+            yield f"{field.name} = {_toml(values[dotted])}"
         elif field.default is REQUIRED:
             yield f"{field.name} = {_toml('')}"
         else:
@@ -131,7 +133,7 @@ def _table_page(at: tuple[str, ...], field: attrs.Attribute[Any], hint: Any) -> 
 
 def _fields(cls: type) -> list[tuple[attrs.Attribute[Any], Any]]:
     hints = type_hints(cls)
-    return [(field, hints[field.name]) for field in attrs.fields(cls)]
+    return [(field, hints[field.name]) for field in fields_of(cls)]
 
 
 def _is_table(hint: Any) -> bool:
@@ -139,9 +141,8 @@ def _is_table(hint: Any) -> bool:
 
 
 def _default_of(field: attrs.Attribute[Any]) -> Any:
-    if isinstance(field.default, attrs.Factory):  # type: ignore[arg-type]  # a class, though the stubs say function
-        return field.default.factory()
-    return field.default
+    default: Any = field.default
+    return default.factory() if hasattr(default, "factory") else default
 
 
 def _about(cls: type) -> str:

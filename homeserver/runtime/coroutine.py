@@ -1,11 +1,12 @@
 """Drives a coroutine over Deferreds, paying for it only when the coroutine really waits.
 
-`Deferred.fromCoroutine` builds a Deferred, a status object and a copied context for every call, though most handlers
-answer from memory and never wait. `drive` runs the coroutine at once; a `Drive` comes into being only at the first wait.
+`Deferred.fromCoroutine` builds a Deferred, a status object and a copied context for every call, though most
+handlers answer from memory and never wait. `drive` runs the coroutine at once; a `Drive` comes into being
+only at the first wait.
 
 Invariants:
 - `done` is called exactly once, after the coroutine has ended, never from within it;
-- after the first wait the coroutine goes on in a copy of the context it was started in (the request id of the logs).
+- after the first wait the coroutine goes on in a copy of the context it was started in (the logs' request id).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+
+_failure: Any = Failure  # it has no annotations
 
 # (value, None) or (None, error).
 Done = Callable[[Any, "BaseException | None"], None]
@@ -57,7 +60,7 @@ class Drive:
             self._waiting_on = waiting_on
             waiting_on.addBoth(self._resume)
         else:
-            self._resume(Failure(TypeError(f"awaited {type(waiting_on).__name__}, which is no Deferred")))
+            self._resume(_failure(TypeError(f"awaited {type(waiting_on).__name__}, which is no Deferred")))
 
     def _resume(self, result: object) -> None:
         self._waiting_on = None
@@ -74,5 +77,6 @@ class Drive:
 
     def _send(self, result: object) -> object:
         if isinstance(result, Failure):
-            return result.throwExceptionIntoGenerator(self._coroutine)  # type: ignore[arg-type]  # any coroutine
+            throw: Any = result.throwExceptionIntoGenerator
+            return throw(self._coroutine)
         return self._coroutine.send(result)

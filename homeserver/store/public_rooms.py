@@ -55,9 +55,7 @@ def load_public_rooms(
         versions[room_id] = room_version(version)
         found[room_id] = PublicRoomRow(room_id, joined, {})
     for chunk in chunked(found):
-        for room_id, type_, encoded, redacted_by in conn.execute(
-            _STATE, {"ids": chunk, "types": list(types)}
-        ):
+        for room_id, type_, encoded, redacted_by in conn.execute(_STATE, {"ids": chunk, "types": list(types)}):
             event = decode_json(encoded)
             if redacted_by is not None:
                 event = redact(event, versions[room_id])

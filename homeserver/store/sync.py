@@ -55,7 +55,9 @@ _TAIL_DELTAS = (
 
 
 def load_tails(conn: Connection, room_ids: Collection[RoomId]) -> dict[RoomId, tuple[int, list[LogRow]]]:
-    """For each room a position, and all its live timeline events and state changes behind that, oldest first."""
+    """For each room a position, and all its live timeline events and state changes behind that, oldest
+    first.
+    """
     tails: dict[RoomId, tuple[int, list[LogRow]]] = {room_id: (0, []) for room_id in room_ids}
     for chunk in chunked(room_ids, 500):
         floors = {}
@@ -100,7 +102,9 @@ def _rows(
         deltas_at[room_id].setdefault(position, []).append(delta)
     return {
         room_id: [
-            LogRow(position, "event", room_id, {}, events_at[room_id].get(position), changes.get(position, ()))
+            LogRow(
+                position, "event", room_id, {}, events_at[room_id].get(position), changes.get(position, ())
+            )
             for position in sorted(events_at[room_id].keys() | changes.keys())
         ]
         for room_id, changes in deltas_at.items()
@@ -109,7 +113,8 @@ def _rows(
 
 @frozen
 class Gap:
-    """What a client missed of a room: events in (after, upto] (upto None: to the end), at most `limit`, the newest.
+    """What a client missed of a room: events in (after, upto] (upto None: to the end), at most `limit`, the
+    newest.
 
     with_state: the changes of the state behind `after` are wanted; else only those that came with the events.
     """
@@ -123,14 +128,18 @@ class Gap:
 
 @frozen
 class LoadedGap:
-    """All events in (events_floor, upto] and all changes of the state behind `deltas_floor`, as of `position`."""
+    """All events in (events_floor, upto] and all changes of the state behind `deltas_floor`, as of
+    `position`.
+    """
 
     position: int
     events_floor: int
     rows: Sequence[LogRow]
 
 
-_VERSIONS = select(rooms.c.room_id, rooms.c.version).where(rooms.c.room_id.in_(bindparam("ids", expanding=True)))
+_VERSIONS = select(rooms.c.room_id, rooms.c.version).where(
+    rooms.c.room_id.in_(bindparam("ids", expanding=True))
+)
 
 
 def load_gaps(conn: Connection, gaps: Sequence[Gap]) -> dict[Gap, LoadedGap]:
@@ -138,11 +147,15 @@ def load_gaps(conn: Connection, gaps: Sequence[Gap]) -> dict[Gap, LoadedGap]:
     position = load_head_position(conn)
     ids = [gap.room_id for gap in gaps]
     versions = {
-        row[0]: room_version(row[1]) for chunk in chunked(ids) for row in conn.execute(_VERSIONS, {"ids": chunk})
+        row[0]: room_version(row[1])
+        for chunk in chunked(ids)
+        for row in conn.execute(_VERSIONS, {"ids": chunk})
     }
     timelines: dict[RoomId, list[StoredEvent]] = {}
     for limit in {gap.limit for gap in gaps}:
-        timelines |= load_timelines(conn, [_range(gap, versions) for gap in gaps if gap.limit == limit], limit)
+        timelines |= load_timelines(
+            conn, [_range(gap, versions) for gap in gaps if gap.limit == limit], limit
+        )
     floors = {gap.room_id: _events_floor(gap, timelines[gap.room_id]) for gap in gaps}
     deltas_after = {gap.room_id: gap.after if gap.with_state else floors[gap.room_id] for gap in gaps}
     found = [event for events in timelines.values() for event in events]

@@ -3,8 +3,8 @@
 Three kinds, by what the client has of the room:
 - it has it up to `since`: the new events, and what of the state changed before them (or, after them);
 - it never had it, or asked for all of the state: the end of the timeline and the whole state;
-- it had it once (the user left and came back): the whole state, the timeline from `since`, always `limited`, so that
-  the client knows that there is a gap.
+- it had it once (the user left and came back): the whole state, the timeline from `since`, always `limited`,
+  so that the client knows that there is a gap.
 
 Spec: client-server-api#syncing
 """
@@ -100,10 +100,12 @@ def build_joined(build: Build, room_id: RoomId, membership: MembershipRow) -> by
             return _build_whole(build, room_id, membership, history, after=request.after)
         return _build_changed(build, room_id, history)
     was_in = any(value == "join" and at <= request.after for at, value in history.memberships)
-    return _build_whole(build, room_id, membership, history, after=request.after if was_in else 0, limited=was_in)
+    return _build_whole(
+        build, room_id, membership, history, after=request.after if was_in else 0, limited=was_in
+    )
 
 
-# -- rooms that the client has up to `since` -----------------------------------------------------------------------------
+# -- rooms that the client has up to `since` -----------------------------------------------------------------
 
 
 def _build_known(build: Build, room_id: RoomId) -> bytes | None:
@@ -170,7 +172,7 @@ def _segment(
     )
 
 
-# -- rooms that are new to the client -------------------------------------------------------------------------------------
+# -- rooms that are new to the client ------------------------------------------------------------------------
 
 
 def _build_whole(
@@ -192,7 +194,7 @@ def _build_whole(
         history = view.get_history(room_id)
         if history is None:
             return None
-    is_known = history is not None or bool(build.ignored)
+    sees_all = history is None or history.sees_all
     segment = build_segment(
         view,
         head,
@@ -201,7 +203,7 @@ def _build_whole(
         after=after,
         upto=view.now,
         limited=limited or None,
-        sees=(lambda event: build.sees(history, event)) if is_known else None,
+        sees=None if sees_all and not build.ignored else (lambda event: build.sees(history, event)),
         membership_at=_membership_at(history),
     )
     if segment is None:
@@ -216,7 +218,7 @@ def _membership_at(history: UserHistory | None) -> MembershipAt:
     return lambda event: history.membership_at(event.order) or "leave"
 
 
-# -- the parts of a room ---------------------------------------------------------------------------------------------------
+# -- the parts of a room -------------------------------------------------------------------------------------
 
 
 def _assemble(
@@ -244,7 +246,9 @@ def _assemble(
     if not has_news and not _own_receipt(segment.receipts, request.user_id):
         return None
     is_limited = segment.window.limited if limited is None else limited
-    timeline = personal_timeline(segment, build.reader, view.now_ms, request.filter, is_limited, membership_at)
+    timeline = personal_timeline(
+        segment, build.reader, view.now_ms, request.filter, is_limited, membership_at
+    )
     return b'{"timeline":%b,"%b":%b,"ephemeral":%b,"account_data":%b%b%b}' % (
         timeline,
         request.state_kind.value,
@@ -302,14 +306,14 @@ def state_events(
     if wanted.matches_none or not wanted.rooms.matches(head.room_id):
         return []
     events = []
+    missing = view.missing_events
     for key, event_id in keys.items():
         if wanted.types.matches_all or wanted.types.matches(key[0]):
             event = view.get_event(event_id, head)
             if event is not None and wanted.matches_in_room(key[0], event.pdu.sender, event.pdu.content):
                 events.append(event)
-    if not view.is_complete:
-        return None
-    return [_encode_state(build, event, head) for event in events]
+    encoded = [_encode_state(build, event, head) for event in events]
+    return encoded if view.missing_events == missing else None
 
 
 def _encode_state(build: Build, event: StoredEvent, head: RoomHead) -> bytes:

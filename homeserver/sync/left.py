@@ -1,4 +1,6 @@
-"""Rooms that the user left or was removed from, and those to which they are invited or at which they knock."""
+"""Rooms that the user left or was removed from, and those to which they are invited or at which they
+knock.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ _IN_CONTACT = frozenset({"join", "invite", "knock"})
 
 
 def build_left(build: Build, room_id: RoomId, membership: MembershipRow) -> bytes | None:
-    """The timeline up to where the user left, and the state there. None: nothing to tell, or something to load.
+    """The timeline up to where the user left, and the state there. None: nothing to tell, or something to
+    load.
 
     Spec: client-server-api#get_matrixclientv3sync
     """
@@ -78,7 +81,9 @@ def build_left(build: Build, room_id: RoomId, membership: MembershipRow) -> byte
 
 
 def _left_at(history: UserHistory, after: int, position: int) -> int:
-    """Where the user left, behind `after`; `position`, of their newest membership, if they were not in the room."""
+    """Where the user left, behind `after`; `position`, of their newest membership, if they were not in the
+    room.
+    """
     joins = [at for at, value in history.memberships if value == "join"]
     if not joins:
         return position
@@ -97,7 +102,8 @@ def build_stripped(build: Build, room_id: RoomId, membership: MembershipRow, nam
     if sender is not None and membership.sender != membership.user_id:
         wanted.append(sender)
     wanted.append(membership.event_id)
+    missing = view.missing_events
     events = [view.get_event(event_id, head) for event_id in wanted]
-    if not view.is_complete:
+    if view.missing_events != missing:
         return None
     return b'{"%b":%b}' % (name, encode_stripped([event for event in events if event is not None]))

@@ -1,8 +1,8 @@
 """Which member events a device with lazy-loaded members has been sent, so that they are not sent again.
 
-May forget (then they are sent again), must never claim too much. A response may get lost, and a client may go back to a
-token that it saved long ago. So each entry carries the position of the response that had it, and a request makes the
-device forget everything that was sent behind its `since`.
+May forget (then they are sent again), must never claim too much. A response may get lost, and a client may go
+back to a token that it saved long ago. So each entry carries the position of the response that had it, and a
+request makes the device forget everything that was sent behind its `since`.
 
 Spec: client-server-api#lazy-loading-room-members
 """

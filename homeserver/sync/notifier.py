@@ -1,11 +1,11 @@
 """Wakes the long polls that a change concerns, and no others.
 
-Each user who waits has a stream, which is registered in the rooms that the user is joined to. So a new event costs as
-much as the room has waiting users, and a new waiter costs nothing but itself: streams stay registered between polls, the
-longest unused go first. Membership rows keep the registration true.
+Each user who waits has a stream, which is registered in the rooms that the user is joined to. So a new event
+costs as much as the room has waiting users, and a new waiter costs nothing but itself: streams stay
+registered between polls, the longest unused go first. Membership rows keep the registration true.
 
-What is woken is woken together, in the reactor's next turn: the sender's answer goes out first, and rows that come in
-one commit wake once. Timeouts share one timer for each STEP_MS.
+What is woken is woken together, in the reactor's next turn: the sender's answer goes out first, and rows that
+come in one commit wake once. Timeouts share one timer for each STEP_MS.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Notifier:
         for stream in self._streams.values():
             self._fire(stream, False)
 
-    # -- what happens ------------------------------------------------------------------------------------------------
+    # -- what happens ----------------------------------------------------------------------------------------
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         """Follow the log."""
@@ -137,7 +137,7 @@ class Notifier:
             self._forget_timer(waiter)
             waiter.deferred.callback(news)
 
-    # -- streams -----------------------------------------------------------------------------------------------------
+    # -- streams ---------------------------------------------------------------------------------------------
 
     def _stream(self, user_id: UserId, rooms: UserRooms) -> Stream:
         stream = self._streams.get(user_id)
@@ -180,7 +180,7 @@ class Notifier:
         for room_id in stream.rooms:
             self._unregister(stream, room_id)
 
-    # -- timeouts ----------------------------------------------------------------------------------------------------
+    # -- timeouts --------------------------------------------------------------------------------------------
 
     def _set_timer(self, waiter: Waiter) -> None:
         waiting = self._slots.get(waiter.slot)

@@ -23,11 +23,15 @@ class Counts:
     def total(self) -> tuple[int, int]:
         """With the threads', for clients that don't ask for those on their own."""
         by_thread = self.threads.values()
-        return self.notifications + sum(n for n, _ in by_thread), self.highlights + sum(h for _, h in by_thread)
+        return self.notifications + sum(n for n, _ in by_thread), self.highlights + sum(
+            h for _, h in by_thread
+        )
 
 
 class UnreadCounts(Protocol):
-    """Implemented by rooms/unread.py. Kept true by the log: after the rows of a position, the counts are of that."""
+    """Implemented by rooms/unread.py. Kept true by the log: after the rows of a position, the counts are of
+    that.
+    """
 
     def get_counts(self, user_id: UserId, room_id: RoomId, /) -> Counts | None:
         """The counts if memory has them."""
@@ -43,7 +47,9 @@ class TypingSource(Protocol):
 
     @property
     def serial(self) -> int:
-        """Of the newest change in any room. Grows over restarts, too: it begins at the wall clock's milliseconds."""
+        """Of the newest change in any room. Grows over restarts, too: it begins at the wall clock's
+        milliseconds.
+        """
         ...
 
     def typing(self, room_id: RoomId, /) -> tuple[int, Collection[UserId]]:
@@ -57,7 +63,9 @@ class PushRulesSource(Protocol):
     """Implemented by push."""
 
     def load_content(self, user_id: UserId, /) -> Awaitable[bytes]:
-        """The content of m.push_rules as JSON, with the predefined rules, after the newest log row of the user."""
+        """The content of m.push_rules as JSON, with the predefined rules, after the newest log row of the
+        user.
+        """
         ...
 
 
@@ -76,6 +84,8 @@ class FilterSource(Protocol):
 class SyncExtension(Protocol):
     """Adds top-level keys to responses: presence, to-device messages, device lists."""
 
-    def get_since(self, user_id: UserId, device_id: str | None, after: int | None, upto: int, /) -> list[bytes]:
+    def get_since(
+        self, user_id: UserId, device_id: str | None, after: int | None, upto: int, /
+    ) -> list[bytes]:
         """Parts of the response, each `"key":value`; none if there is nothing new in (after, upto]."""
         ...

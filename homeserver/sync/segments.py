@@ -1,8 +1,10 @@
-"""What a response says of one room's timeline and state, encoded; shared among the clients to whom it says the same.
+"""What a response says of one room's timeline and state, encoded; shared among the clients to whom it says
+the same.
 
-A message wakes everybody in the room, and nearly all of them get the same bytes: they were joined all the time, ignore
-none of the senders, and have filters that differ in nothing that matters to one room. What differs by reader (the
-transaction id of one's own events, members that are sent lazily, counts) is added afterwards.
+A message wakes everybody in the room, and nearly all of them get the same bytes: they were joined all the
+time, ignore none of the senders, and have filters that differ in nothing that matters to one room. What
+differs by reader (the transaction id of one's own events, members that are sent lazily, counts) is added
+afterwards.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ SegmentKey = tuple[RoomId, int, int, str, bool]
 
 @frozen(eq=False)
 class Segment:
-    """`encoded` are the window's events for a reader who sent none of them. deltas: the keys of the state to tell, in
-    an incremental response, without regard to the state filter. membership_changed: the summary is to be told anew.
+    """`encoded` are the window's events for a reader who sent none of them. deltas: the keys of the state to
+    tell, in an incremental response, without regard to the state filter. membership_changed: the summary is
+    to be told anew.
     """
 
     window: Window
@@ -104,8 +107,9 @@ def build_segment(
     window = pick_window(
         log, head.state, after=after, upto=upto, limit=request.timeline_limit, matches=matches
     )
+    missing = view.missing_events
     related = view.get_related(window.events, head)
-    if not view.is_complete:
+    if view.missing_events != missing:
         return None
     encoded = [
         encode_event(
@@ -113,7 +117,9 @@ def build_segment(
         )
         for event in window.events
     ]
-    deltas = window.final if request.state_kind is not StateKind.BEFORE else {**window.changes, **window.untold}
+    deltas = (
+        window.final if request.state_kind is not StateKind.BEFORE else {**window.changes, **window.untold}
+    )
     is_limited = window.limited if limited is None else limited
     return Segment(
         window,
@@ -194,7 +200,9 @@ def receipts_of(rows: Sequence[LogRow]) -> list[Receipt]:
 
 
 def visible_receipts(receipts: Sequence[Receipt], user_id: UserId) -> bytes | None:
-    """As an m.receipt event: of each user's receipts of one kind the newest; private ones only for their owner."""
+    """As an m.receipt event: of each user's receipts of one kind the newest; private ones only for their
+    owner.
+    """
     newest: dict[tuple[str, str, str], Receipt] = {}
     for receipt in receipts:
         if receipt.receipt_type != PRIVATE_RECEIPT or receipt.user_id == user_id:
@@ -209,5 +217,3 @@ def told_members(window: Window) -> dict[UserId, EventId]:
         for event in window.events
         if event.pdu.type == MEMBER and event.pdu.state_key is not None
     }
-
-

@@ -70,7 +70,13 @@ class SyncService:
         while True:
             answer, rooms = await self.build(request)
             left_ms = deadline_ms - clock.monotonic_ms()
-            if not answer.is_empty or request.since is None or request.full_state or left_ms <= 0 or not is_news:
+            if (
+                not answer.is_empty
+                or request.since is None
+                or request.full_state
+                or left_ms <= 0
+                or not is_news
+            ):
                 return answer.body
             # Up to here there was nothing: go on from here.
             request = evolve(request, since=answer.token)
@@ -81,6 +87,10 @@ class SyncService:
 
         Raises: SyncBusy.
         """
+        known = self.sources.memberships.get(request.user_id)
+        if known is not None and self._is_up_to_date(request):
+            token = self._token()
+            return Answer(_empty(token), token, True), known
         view = View(self.sources, request.user_id)
         for _ in range(ATTEMPTS):
             view.begin()
@@ -89,7 +99,7 @@ class SyncService:
             if rooms is not None and ignored is not None:
                 build = Build(view, request, rooms, ignored, self._segments, self.members)
                 answer = self._build_now(build)
-                if view.is_complete:
+                if answer is not None and view.is_complete:
                     self._remember(build, answer.token)
                     return answer, rooms
             await view.load()
@@ -100,15 +110,39 @@ class SyncService:
         for room_id, members in build.sent:
             self.members.add(device, room_id, members, token.position)
 
-    # -- no await from here on ---------------------------------------------------------------------------------------
+    # -- no await from here on -------------------------------------------------------------------------------
 
-    def _build_now(self, build: Build) -> Answer:
-        view, request = build.view, build.request
-        token = SyncToken(view.now, self.sources.typing.serial)
+    def _token(self) -> SyncToken:
+        return SyncToken(self.sources.log_writer.position, self.sources.typing.serial)
+
+    def _is_up_to_date(self, request: SyncRequest) -> bool:
+        """Nothing at all has happened on the server since."""
         since = request.since
-        if since is not None and since >= token and not request.full_state and not self.extensions:
-            return Answer(_empty(token), token, True)
+        return since is not None and not request.full_state and not self.extensions and since >= self._token()
+
+    def _ask_ahead(self, build: Build) -> None:
+        """Note the needs that every room of a whole response has, so that they are loaded before it is built."""
+        if build.request.since is not None and not build.request.full_state:
+            return
+        view = build.view
+        wants_receipts = not build.request.filter.room.ephemeral.matches_none
+        for room_id, membership in build.rooms.items():
+            if membership.membership == "join" and build.request.filter.room.rooms.matches(room_id):
+                view.get_head(room_id)
+                view.get_tail(room_id)
+                view.get_counts(room_id)
+                if wants_receipts:
+                    view.get_receipts(room_id, 0)
+
+    def _build_now(self, build: Build) -> Answer | None:
+        """None, or something incomplete, while the view has needs."""
+        view, request = build.view, build.request
+        token = self._token()
+        since = request.since
         account_data = self._account_data(build)
+        self._ask_ahead(build)
+        if not view.is_complete:
+            return None
         self._set_typing(build)
         sections: dict[bytes, dict[str, bytes]] = {b"join": {}, b"invite": {}, b"knock": {}, b"leave": {}}
         for room_id, membership in self._candidates(build):
@@ -142,7 +176,9 @@ class SyncService:
         return [(room_id, membership) for room_id, membership in found if wanted.matches(room_id)]
 
     def _touched(self, rooms: UserRooms, after: int) -> set[RoomId]:
-        """Those of the rooms that have log rows behind `after`: asked of the rows or of the rooms, whichever are fewer."""
+        """Those of the rooms that have log rows behind `after`: asked of the rows or of the rooms, whichever
+        are fewer.
+        """
         recent = self.sources.recent
         if recent.position - after <= len(rooms):
             return {RoomId(row.key) for row in recent.all_after(after) if row.key in rooms}
@@ -164,7 +200,9 @@ class SyncService:
             return []
         is_known = request.since is not None and request.after >= recent.floor
         if is_known:
-            kinds = {row.kind for row in recent.rows_after(request.user_id, request.after)} & _ACCOUNT_DATA_KINDS
+            kinds = {
+                row.kind for row in recent.rows_after(request.user_id, request.after)
+            } & _ACCOUNT_DATA_KINDS
             if not kinds:
                 return []
         rows = view.get_account_data(request.after)

@@ -1,12 +1,12 @@
 """What a response is built from: memory as it is now, and what was loaded because memory lacked it.
 
-A response is built in one go, without waiting, from the state of memory at one position of the log. Where something is
-missing, the view notes it as a need and the building goes on with the next room; then all needs are loaded in a few
-reads, and the response is built anew at the position that memory has reached by then. So there is no interleaving to
-think about: every response is the truth at one position.
+A response is built in one go, without waiting, from the state of memory at one position of the log. Where
+something is missing, the view notes it as a need and the building goes on with the next room; then all needs
+are loaded in a few reads, and the response is built anew at the position that memory has reached by then. So
+there is no interleaving to think about: every response is the truth at one position.
 
-What was loaded and does not stay in memory (it may not fit) is kept in the view with the position it stands for, and is
-good for as long as nothing happened to its room or user behind that.
+What was loaded and does not stay in memory (it may not fit) is kept in the view with the position it stands
+for, and is good for as long as nothing happened to its room or user behind that.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class IgnoredUsers:
     """Whom each user ignores, in memory; followed on the log."""
 
     database: Database
-    _cache: FoldedCache[UserId, frozenset[str]] = field(factory=lambda: FoldedCache(MAX_IGNORED_LISTS), init=False)
+    _cache: FoldedCache[UserId, frozenset[str]] = field(
+        factory=lambda: FoldedCache(MAX_IGNORED_LISTS), init=False
+    )
 
     def get(self, user_id: UserId) -> frozenset[str] | None:
         return self._cache.get(user_id)
@@ -106,6 +108,8 @@ class _Loaded(Generic[K, V]):
         self._values: dict[K, tuple[V, int]] = {}
 
     def get(self, key: K) -> V | None:
+        if not self._values:
+            return None
         entry = self._values.get(key)
         if entry is None or self._recent.last_position(self._subject(key)) > entry[1]:
             return None
@@ -118,7 +122,9 @@ class _Loaded(Generic[K, V]):
 
 @frozen
 class RoomLog:
-    """The room's rows: all live events in (events_floor, …] and all changes of the state behind `deltas_floor`."""
+    """The room's rows: all live events in (events_floor, …] and all changes of the state behind
+    `deltas_floor`.
+    """
 
     events_floor: int
     rows: Sequence[LogRow]
@@ -136,6 +142,7 @@ class View:
         self.user_id = user_id
         self.now = 0
         self.now_ms = 0
+        self.missing_events = 0  # grows whenever get_event notes a need
         self._rooms: _Loaded[UserId, UserRooms] = _Loaded(recent, str)
         self._heads: _Loaded[RoomId, RoomHead] = _Loaded(recent, str)
         self._tails: _Loaded[RoomId, RoomLog] = _Loaded(recent, str)
@@ -148,7 +155,6 @@ class View:
         self._gaps: dict[Gap, LoadedGap] = {}
         self._absent: set[RoomId] = set()  # rooms of which we have no head
         self._events: dict[EventId, StoredEvent | None] = {}
-        self._needs = _Needs()
 
     def begin(self) -> None:
         """Look at memory as it is now."""
@@ -161,7 +167,7 @@ class View:
         """Everything that was asked for since `begin` was there."""
         return not self._needs.any
 
-    # -- memory ------------------------------------------------------------------------------------------------------
+    # -- memory ----------------------------------------------------------------------------------------------
 
     def get_rooms(self) -> UserRooms | None:
         rooms = self.sources.memberships.get(self.user_id)
@@ -197,6 +203,7 @@ class View:
         event = self.sources.events.get(event_id) or self._events.get(event_id)
         if event is None and event_id not in self._events:
             self._needs.events[event_id] = head
+            self.missing_events += 1
         return event
 
     def get_related(self, events: Collection[StoredEvent], head: RoomHead) -> dict[EventId, StoredEvent]:
@@ -240,20 +247,23 @@ class View:
             self._needs.gaps.add(gap)
         return found
 
-    def _from_tail(self, gap: Gap) -> RoomLog | None:
-        tail = self.sources.tails.get(gap.room_id)
+    def get_tail(self, room_id: RoomId) -> RoomLog | None:
+        """The end of the room's timeline."""
+        tail = self.sources.tails.get(room_id)
         if tail is not None:
-            log = RoomLog(tail.floor, tail.rows)
-        else:
-            kept = self._tails.get(gap.room_id)
-            if kept is None:
-                self._needs.tails.add(gap.room_id)
-                return None
-            log = kept
-        if log.events_floor <= gap.after:
+            return RoomLog(tail.floor, tail.rows)
+        kept = self._tails.get(room_id)
+        if kept is None:
+            self._needs.tails.add(room_id)
+        return kept
+
+    def _from_tail(self, gap: Gap) -> RoomLog | None:
+        log = self.get_tail(gap.room_id)
+        if log is None or log.events_floor <= gap.after:
             return log
-        enough = sum(is_live(row) for row in log.rows) >= gap.limit and not gap.with_state and gap.upto is None
-        return log if enough else None
+        if gap.with_state or gap.upto is not None:
+            return None
+        return log if sum(map(is_live, log.rows)) >= gap.limit else None
 
     def _from_gap(self, gap: Gap) -> RoomLog | None:
         loaded = self._gaps.get(gap)
@@ -264,7 +274,7 @@ class View:
             loaded.events_floor, [*loaded.rows, *_events(recent.rows_after(gap.room_id, loaded.position))]
         )
 
-    # -- loading -----------------------------------------------------------------------------------------------------
+    # -- loading ---------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
         """Load all that was needed; the next `begin` starts anew."""

@@ -1,4 +1,6 @@
-"""What a response tells of a room's timeline and of its state. Pure: rows of the log in, events and keys out."""
+"""What a response tells of a room's timeline and of its state. Pure: rows of the log in, events and keys
+out.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,10 @@ Changes = dict[StateKey, EventId | None]
 class Window:
     """The part of a timeline that a response has: `events`, all in (start, upto].
 
-    limited: there are more events between what the client has and the first one. changes: what of the state in
-    (after, start] is at `start`; untold: what changed in (start, upto] without an event in the window that says so, as
-    it is at `upto`; final: all that changed in (after, upto], as it is at `upto`. at_start: for keys that changed
-    behind `start`, what they were there; at_end: the same for `upto`.
+    limited: there are more events between what the client has and the first one. changes: what of the state
+    in (after, start] is at `start`; untold: what changed in (start, upto] without an event in the window that
+    says so, as it is at `upto`; final: all that changed in (after, upto], as it is at `upto`. at_start: for
+    keys that changed behind `start`, what they were there; at_end: the same for `upto`.
     """
 
     events: Sequence[StoredEvent]
@@ -50,7 +52,8 @@ def pick_window(
     limit: int,
     matches: Callable[[StoredEvent], bool] | None,
 ) -> Window:
-    """The newest `limit` matching events in (after, upto]. `state`: the room's current state (behind all rows).
+    """The newest `limit` matching events in (after, upto]. `state`: the room's current state (behind all
+    rows).
 
     `matches` None: every event does. Spec: client-server-api#syncing
     """
@@ -58,10 +61,8 @@ def pick_window(
     matching = [event for event in live if event is not None and (matches is None or matches(event))]
     events = matching[-limit:] if limit else []
     limited = len(matching) > len(events) or log.events_floor > after
-    if not limited:
-        start = after
-    else:
-        start = events[0].order - 1 if events else upto
+    start_if_limited = events[0].order - 1 if events else upto
+    start = start_if_limited if limited else after
     return _with_changes(log.rows, state, events, limited, after, start, upto)
 
 

@@ -32,7 +32,9 @@ def test_public_visibility_means_the_public_preset(server: RoomsServer) -> None:
 
 @pytest.mark.parametrize("version", ALL_VERSIONS)
 def test_every_room_version(server: RoomsServer, version: str) -> None:
-    room = server.create(room_version=version, name="n", invite=[BOB], room_alias_name="x", preset="trusted_private_chat")
+    room = server.create(
+        room_version=version, name="n", invite=[BOB], room_alias_name="x", preset="trusted_private_chat"
+    )
     create = server.state(room, "m.room.create")
     assert create is not None
     assert create["room_version"] == version
@@ -105,7 +107,11 @@ def test_trusted_private_chat_makes_invitees_creators(server: RoomsServer) -> No
         preset="trusted_private_chat",
         invite=[BOB],
         is_direct=True,
-        creation_content={"additional_creators": [CAROL, BOB], "creator": "@eve:test.example", "m.federate": False},
+        creation_content={
+            "additional_creators": [CAROL, BOB],
+            "creator": "@eve:test.example",
+            "m.federate": False,
+        },
     )
     assert server.state(room, "m.room.create") == {
         "room_version": "12",
@@ -136,15 +142,30 @@ def test_profiles_are_in_the_member_events(server: RoomsServer) -> None:
         ({"invite": ["@bob:elsewhere.example"]}, 403, "M_FORBIDDEN", "elsewhere.example"),
         ({"room_alias_name": "a b"}, 400, "M_INVALID_PARAM", "room_alias_name"),
         ({"room_alias_name": "x" * 300}, 400, "M_INVALID_PARAM", "room_alias_name"),
-        ({"creation_content": {"additional_creators": ["bob"]}}, 400, "M_INVALID_PARAM", "additional_creators"),
+        (
+            {"creation_content": {"additional_creators": ["bob"]}},
+            400,
+            "M_INVALID_PARAM",
+            "additional_creators",
+        ),
         ({"creation_content": {"additional_creators": BOB}}, 400, "M_BAD_JSON", "additional_creators"),
         ({"creation_content": {"m.federate": 1}}, 400, "M_BAD_JSON", "m.federate"),
         ({"initial_state": [{"content": {}}]}, 400, "M_MISSING_PARAM", "type"),
-        ({"initial_state": [{"type": "m.room.member", "content": {}}]}, 400, "M_INVALID_PARAM", "initial_state"),
+        (
+            {"initial_state": [{"type": "m.room.member", "content": {}}]},
+            400,
+            "M_INVALID_PARAM",
+            "initial_state",
+        ),
         ({"power_level_content_override": {"users": {ALICE: 100}}}, 400, "M_INVALID_ROOM_STATE", "creator"),
         ({"power_level_content_override": {"ban": "50"}}, 400, "M_BAD_JSON", "ban"),
         ({"power_level_content_override": {"users": []}}, 400, "M_BAD_JSON", "users"),
-        ({"room_version": "11", "power_level_content_override": {"users": {}}}, 400, "M_INVALID_ROOM_STATE", ""),
+        (
+            {"room_version": "11", "power_level_content_override": {"users": {}}},
+            400,
+            "M_INVALID_ROOM_STATE",
+            "",
+        ),
         ({"name": "x" * 70_000}, 413, "M_TOO_LARGE", ""),
         (
             {"invite_3pid": [{"id_server": "i", "id_access_token": "t", "medium": "email", "address": "a@b"}]},
@@ -171,3 +192,7 @@ def test_an_alias_that_is_taken(server: RoomsServer) -> None:
 def test_a_suspended_user_makes_no_room(server: RoomsServer) -> None:
     answer = server.post("/createRoom", {}, "@suspended:test.example")
     assert (answer.status, answer.errcode) == (403, "M_USER_SUSPENDED")
+
+
+def test_like_rooms_of_one_millisecond_are_two(server: RoomsServer) -> None:
+    assert len({server.create(name="same") for _ in range(3)}) == 3

@@ -133,7 +133,7 @@ def test_paging_through_the_list(server: RoomsServer) -> None:
     third = server.get(f"{V3}/publicRooms?limit=2&since={second['next_batch']}", None).json
     pages = [[room["room_id"] for room in page["chunk"]] for page in (first, second, third)]
     assert pages[0][0] == rooms[3]
-    assert sorted(sum(pages, [])) == sorted(rooms)
+    assert sorted(room for page in pages for room in page) == sorted(rooms)
     assert "prev_batch" not in first
     assert "next_batch" not in third
     back = server.get(f"{V3}/publicRooms?limit=2&since={third['prev_batch']}", None).json
@@ -217,7 +217,11 @@ def test_an_upgrade(server: RoomsServer, old_version: str, new_version: str) -> 
     new = answer.json["replacement_room"]
     create = server.state(new, "m.room.create")
     assert create is not None
-    assert (create["type"], create["room_version"], create["predecessor"]["room_id"]) == ("m.space", new_version, old)
+    assert (create["type"], create["room_version"], create["predecessor"]["room_id"]) == (
+        "m.space",
+        new_version,
+        old,
+    )
     assert server.state(new, "m.room.name") == {"name": "Name"}
     assert server.state(new, "m.room.join_rules") == {"join_rule": "public"}
     assert server.member(new, BOB) == {"membership": "ban", "reason": "spam"}
@@ -263,9 +267,7 @@ def test_an_upgrade_names_additional_creators(server: RoomsServer) -> None:
         ({"new_version": "11"}, BOB, 403, "M_FORBIDDEN"),
     ],
 )
-def test_bad_upgrades(
-    server: RoomsServer, body: dict[str, Any], user_id: str, status: int, errcode: str
-) -> None:
+def test_bad_upgrades(server: RoomsServer, body: dict[str, Any], user_id: str, status: int, errcode: str) -> None:
     room = server.create(preset="public_chat")
     server.do("join", room, BOB)
     answer = server.post(f"/rooms/{in_path(room)}/upgrade", body, user_id)

@@ -90,7 +90,11 @@ def test_invites_by_those_who_may_not(server: RoomsServer) -> None:
         ({"user_id": "bob"}, 400, "M_INVALID_PARAM"),
         ({"user_id": BOB, "reason": []}, 400, "M_BAD_JSON"),
         ({"medium": "email", "address": "a@b"}, 400, "M_MISSING_PARAM"),
-        ({"medium": "email", "address": "a@b", "id_server": "i", "id_access_token": "t"}, 403, "M_SERVER_NOT_TRUSTED"),
+        (
+            {"medium": "email", "address": "a@b", "id_server": "i", "id_access_token": "t"},
+            403,
+            "M_SERVER_NOT_TRUSTED",
+        ),
         ({"user_id": "@x:else.example"}, 403, "M_FORBIDDEN"),
     ],
 )
@@ -101,9 +105,7 @@ def test_bad_invites(server: RoomsServer, body: dict[str, Any], status: int, err
 
 def test_who_blocks_invites_gets_none(server: RoomsServer) -> None:
     server.wait(
-        server.database.run(
-            save_account_data, BOB, "", "m.invite_permission_config", b'{"default_action":"block"}', 1
-        )
+        server.database.run(save_account_data, BOB, "", "m.invite_permission_config", b'{"default_action":"block"}', 1)
     )
     room = server.create()
     assert server.act("invite", room, BOB).errcode == "M_INVITE_BLOCKED"
@@ -180,9 +182,7 @@ def test_nobody_knocks_where_nobody_may(server: RoomsServer, version: str) -> No
     assert server.post(f"/knock/{in_path(room)}", {}, BOB).errcode == "M_FORBIDDEN"
 
 
-@pytest.mark.parametrize(
-    ("version", "rule"), [("8", "restricted"), ("10", "knock_restricted"), ("12", "restricted")]
-)
+@pytest.mark.parametrize(("version", "rule"), [("8", "restricted"), ("10", "knock_restricted"), ("12", "restricted")])
 def test_members_of_another_room_join_a_restricted_one(server: RoomsServer, version: str, rule: str) -> None:
     room, parent = restricted(server, rule, room_version=version)
     assert server.do("join", room, BOB).errcode == "M_FORBIDDEN"

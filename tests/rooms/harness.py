@@ -115,7 +115,12 @@ class RoomsServer:
         self.departures = RoomDepartures(self.membership)
         self.reports = Reports(self.clock, self.heads, self.events, self.log)
         self.log.observe_rooms(self.heads)
-        followers = (self.events.on_rows, self.memberships.on_rows, self.public_rooms.on_rows, self.rows.extend)
+        followers = (
+            self.events.on_rows,
+            self.memberships.on_rows,
+            self.public_rooms.on_rows,
+            self.rows.extend,
+        )
         for follower in followers:
             self.log.follow(follower)
         self._serve(config, remote)
@@ -132,7 +137,7 @@ class RoomsServer:
             ReportingEndpoints(self.reports),
         ):
             router.add(endpoints)
-        self.site = Site(App(self.pump, router, TokensAreUsers(), None))  # type: ignore[arg-type]
+        self.site = Site(App(self.pump, router, TokensAreUsers(), None))
 
     # -- over HTTP ---------------------------------------------------------------------------------------------------
 
@@ -141,7 +146,8 @@ class RoomsServer:
         head = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(content)}"]
         if user_id is not None:
             head.append(f"Authorization: Bearer {user_id}")
-        channel, transport = self.site.buildProtocol(None), StringTransport()
+        make_transport: Any = StringTransport
+        channel, transport = self.site.buildProtocol(None), make_transport()
         channel.makeConnection(transport)
         channel.dataReceived("\r\n".join([*head, "", ""]).encode() + content)
         self.pump.run_until(lambda: _is_complete(transport.value()))
@@ -197,7 +203,12 @@ class RoomsServer:
         return found
 
     def send_state(
-        self, room_id: RoomId, type_: str, content: dict[str, Any], user_id: UserId = ALICE, state_key: str = ""
+        self,
+        room_id: RoomId,
+        type_: str,
+        content: dict[str, Any],
+        user_id: UserId = ALICE,
+        state_key: str = "",
     ) -> None:
         self.wait(self.writer.write(room_id, lambda _: [Draft(type_, user_id, content, state_key)]))
 

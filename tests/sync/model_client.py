@@ -1,4 +1,6 @@
-"""A client that believes what /sync tells it, by the rules of the specification, and fills gaps through /messages."""
+"""A client that believes what /sync tells it, by the rules of the specification, and fills gaps through
+/messages.
+"""
 
 from __future__ import annotations
 
@@ -69,11 +71,15 @@ class ModelClient:
         if self.is_lazy:
             senders = {event["sender"] for event in told["events"]}
             for sender in senders:
-                assert ("m.room.member", sender) in room.state or membership == "leave", f"{sender} is not known"
+                assert ("m.room.member", sender) in room.state or membership == "leave", (
+                    f"{sender} is not known"
+                )
 
     def _fill(self, world: World, room_id: str, prev_batch: str, known: set[str]) -> list[str]:
         found = []
-        for event_id in server_timeline(world, self.user, room_id, parse_timeline_token(prev_batch).order)[::-1]:
+        for event_id in server_timeline(world, self.user, room_id, parse_timeline_token(prev_batch).order)[
+            ::-1
+        ]:
             if event_id in known:
                 break
             found.append(event_id)

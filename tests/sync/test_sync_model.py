@@ -1,7 +1,7 @@
 """Random acts of many users; each client's folded view equals the server's, whatever came in between.
 
-The clients differ in what they ask for; the log that stays in memory is so short that gaps are read from the database;
-some syncs run while events are being written; the server is restarted at any moment.
+The clients differ in what they ask for; the log that stays in memory is so short that gaps are read from the
+database; some syncs run while events are being written; the server is restarted at any moment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class SyncMachine(RuleBasedStateMachine):
         self.world = World(Path(self._folder.name), max_rows=max_rows)
         self.rooms: list[RoomId] = []
         self.sent: list[tuple[RoomId, str]] = []
-        self.clients = [ModelClient(user, name, kind, filter) for user in USERS for name, kind, filter in KINDS]
+        self.clients = [
+            ModelClient(user, name, kind, filter) for user in USERS for name, kind, filter in KINDS
+        ]
         self.create("@a:test", "shared")
 
     @rule(user=users, visibility=st.sampled_from(["shared", "joined", "invited", "world_readable"]))
@@ -52,7 +54,12 @@ class SyncMachine(RuleBasedStateMachine):
     def create(self, user: str, visibility: str) -> None:
         self.rooms.append(self.world.create(user, visibility=visibility))
 
-    @rule(sender=users, other=users, index=indexes, membership=st.sampled_from(["join", "leave", "invite", "ban"]))
+    @rule(
+        sender=users,
+        other=users,
+        index=indexes,
+        membership=st.sampled_from(["join", "leave", "invite", "ban"]),
+    )
     def change_membership(self, sender: str, other: str, index: int, membership: str) -> None:
         self._try(index, Draft("m.room.member", UserId(sender), {"membership": membership}, other))
 
@@ -65,7 +72,9 @@ class SyncMachine(RuleBasedStateMachine):
         room_id = self._room(index)
         head = self.world.run(self.world.heads.load(room_id))
         if head.is_joined(UserId(user)):
-            self._try(index, Draft("m.room.member", UserId(user), {"membership": "join", "displayname": name}, user))
+            self._try(
+                index, Draft("m.room.member", UserId(user), {"membership": "join", "displayname": name}, user)
+            )
 
     @rule(user=users, index=indexes, count=st.integers(1, 4))
     def send(self, user: str, index: int, count: int) -> None:
@@ -122,7 +131,9 @@ class SyncMachine(RuleBasedStateMachine):
             Draft("m.room.member", UserId(user), {"membership": membership}, user),
             Draft("m.room.message", UserId(user), {"body": "after"}),
         ]
-        writing = [world.start(world.writer.write(room_id, lambda _head, draft=draft: [draft])) for draft in drafts]  # type: ignore[misc]
+        writing = [
+            world.start(world.writer.write(room_id, lambda _head, draft=draft: [draft])) for draft in drafts
+        ]  # type: ignore[misc]
         client.take(world, orjson.loads(world.wait(syncing)))
         for deferred in writing:
             try:

@@ -1,4 +1,6 @@
-"""A server's core without HTTP: log, rooms and sync over a real SQLite file, with a reactor that the test turns."""
+"""A server's core without HTTP: log, rooms and sync over a real SQLite file, with a reactor that the test
+turns.
+"""
 
 from __future__ import annotations
 
@@ -183,9 +185,11 @@ class World:
         """Run what is due now."""
         self.clock.advance(0)
 
-    # -- acts ----------------------------------------------------------------------------------------------------------
+    # -- acts ------------------------------------------------------------------------------------------------
 
-    def create(self, user: str, *, visibility: str = "shared", join_rule: str = "public", name: str | None = None) -> RoomId:
+    def create(
+        self, user: str, *, visibility: str = "shared", join_rule: str = "public", name: str | None = None
+    ) -> RoomId:
         self._rooms += 1
         room_id = RoomId(f"!room{self._rooms}:{SERVER}")
         sender = UserId(user)
@@ -204,8 +208,12 @@ class World:
     def write(self, room_id: RoomId, *drafts: Draft) -> list[StoredEvent]:
         return self.run(self.writer.write(room_id, lambda _head: drafts))
 
-    def send(self, user: str, room_id: RoomId, body: str, *, device: str | None = None, txn: str | None = None) -> str:
-        draft = Draft("m.room.message", UserId(user), {"body": body, "msgtype": "m.text"}, device_id=device, txn_id=txn)
+    def send(
+        self, user: str, room_id: RoomId, body: str, *, device: str | None = None, txn: str | None = None
+    ) -> str:
+        draft = Draft(
+            "m.room.message", UserId(user), {"body": body, "msgtype": "m.text"}, device_id=device, txn_id=txn
+        )
         return self.write(room_id, draft)[0].event_id
 
     def state(self, user: str, room_id: RoomId, type_: str, content: dict[str, Any], key: str = "") -> str:
@@ -221,19 +229,27 @@ class World:
         data = {"user_id": user, "receipt_type": type_, "thread_id": None, "event_id": event_id, "ts_ms": 1}
 
         def save(conn: Any, position: int) -> None:
-            row = {"room_id": room_id, "user_id": user, "receipt_type": type_, "thread_id": "", "event_id": event_id}
+            row = {
+                "room_id": room_id,
+                "user_id": user,
+                "receipt_type": type_,
+                "thread_id": "",
+                "event_id": event_id,
+            }
             conn.execute(_SAVE_RECEIPT, {**row, "event_order": 0, "position": position, "ts_ms": 1})
 
         self.wait(self.log.submit(LogItem("receipt", room_id, data, save)))
 
-    def account_data(self, user: str, type_: str, content: dict[str, Any], room_id: RoomId | None = None) -> None:
+    def account_data(
+        self, user: str, type_: str, content: dict[str, Any], room_id: RoomId | None = None
+    ) -> None:
         def save(conn: Any, position: int) -> None:
             encoded = orjson.dumps(content)
             account_data_store.save_account_data(conn, user, room_id or "", type_, encoded, position)
 
         self.wait(self.log.submit(LogItem("account_data", user, {"room_id": room_id, "type": type_}, save)))
 
-    # -- sync ----------------------------------------------------------------------------------------------------------
+    # -- sync ------------------------------------------------------------------------------------------------
 
     def request(
         self,

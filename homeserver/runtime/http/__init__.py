@@ -1,1 +1,1 @@
-"""HTTP: endpoints declared on methods, a router, typed requests, and the site that serves them over twisted.web."""
+"""HTTP: endpoints declared on methods, a router, typed requests, the site that serves them over twisted.web."""

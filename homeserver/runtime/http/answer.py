@@ -103,7 +103,9 @@ def write_json(request: Request, status: int, body: bytes, extra: bytes = b"") -
         return
     if len(body) >= MIN_BYTES:
         if accepts_gzip(request._headers.get(b"accept-encoding")):
-            _compress(request, body, lambda packed: _write_head_and_body(request, status, packed, extra + _GZIPPED))
+            _compress(
+                request, body, lambda packed: _write_head_and_body(request, status, packed, extra + _GZIPPED)
+            )
             return
         extra += _VARIES
     _write_head_and_body(request, status, body, extra)
@@ -161,7 +163,7 @@ def _write_head(request: Request, status: int, fields: bytes) -> None:
 
 
 def header_bytes(headers: Iterable[tuple[str, str]]) -> bytes:
-    """Header lines; a line break in a value would let its author write headers of their own, so it is refused."""
+    """Header lines; a line break in a value is refused, since its author could write headers of their own."""
     lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers)
     if lines.count(b"\n") != lines.count(b"\r\n") or lines.count(b"\n") != sum(1 for _ in headers):
         raise ValueError("line break in a response header")
@@ -207,7 +209,8 @@ def _discard(body: Any) -> None:
 class Stream:
     """Writes a body piece by piece, no faster than the client takes it.
 
-    It is the connection's producer for a body that is an async iterator, and the consumer of one that is a producer.
+    It is the connection's producer for a body that is an async iterator, and the consumer of one that is a
+    producer.
     """
 
     __slots__ = ("_chunked", "_producer", "_request", "_resumed")

@@ -1,8 +1,8 @@
 """Untrusted bytes become typed values: query strings, path segments, bodies; misfits become Matrix errors.
 
-Three things that msgspec lets through are refused here for every endpoint at once, since behind it they end as database
-errors: NUL in strings (PostgreSQL has no place for it), integers beyond 2^53 - 1 (no JSON integer of Matrix is larger),
-and JSON nested deeper than any encoder of ours follows.
+Three things that msgspec lets through are refused here for every endpoint at once, since behind it they end
+as database errors: NUL in strings (PostgreSQL has no place for it), integers beyond 2^53 - 1 (no JSON integer
+of Matrix is larger), and JSON nested deeper than any encoder of ours follows.
 
 Spec: client-server-api#standard-error-response
 """
@@ -39,7 +39,7 @@ class SpooledBody:
     __slots__ = ("file", "size_bytes")
 
     def __init__(self) -> None:
-        self.file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)
+        self.file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 the handler closes it
         self.size_bytes = 0
 
     def write(self, data: bytes) -> None:
@@ -192,7 +192,8 @@ def query_parser(query_type: type[msgspec.Struct]) -> Callable[[bytes], Any]:
 
 def _is_list(field: FieldInfo) -> bool:
     return _mentions(field.type, list) or any(
-        getattr(part, "__origin__", None) is list for part in (field.type, *getattr(field.type, "__args__", ()))
+        getattr(part, "__origin__", None) is list
+        for part in (field.type, *getattr(field.type, "__args__", ()))
     )
 
 

@@ -1,7 +1,7 @@
 """gzip for answers that are worth it.
 
-Small ones are not: below a network packet nothing is won. Large ones are compressed in a thread (zlib lets go of the
-interpreter lock), so that one big initial sync doesn't hold up everybody else's answers.
+Small ones are not: below a network packet nothing is won. Large ones are compressed in a thread (zlib lets go
+of the interpreter lock), so that one big initial sync doesn't hold up everybody else's answers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ _LEVEL: Final = 3
 _GZIP_WINDOW: Final = 31
 
 _GZIP = re.compile(rb"(?:^|,)\s*(?:gzip|\*)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?(?=,|$)", re.IGNORECASE)
-_COMPRESSIBLE: Final = ("application/json", "text/", "application/javascript", "image/svg+xml", "application/wasm")
+_COMPRESSIBLE: Final = (
+    "application/json",
+    "text/",
+    "application/javascript",
+    "image/svg+xml",
+    "application/wasm",
+)
 
 
 def accepts_gzip(accept_encoding: bytes | None) -> bool:

@@ -5,8 +5,8 @@
                   spec="client-server-api#get_matrixclientv3accountwhoami")
         async def get_whoami(self, requester: Requester) -> WhoamiResponse: ...
 
-A handler names what it wants: any of `request`, `requester`, `path`, `query`, `body`. The annotations of the last three
-say what to parse them into. The OpenAPI document is made from the same declarations.
+A handler names what it wants: any of `request`, `requester`, `path`, `query`, `body`. The annotations of the
+last three say what to parse them into. The OpenAPI document is made from the same declarations.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def endpoint(
     `path` may hold `{name}` for one segment and, at its end, `{name*}` for all that is left.
     `limit` names a kind of the rate limiter. `optional_body`: no body at all counts as `{}`.
     `long_poll`: drop the request's headers while the handler waits.
-    `cancellable`: cancel the handler when the client goes away; by default only for GET, since half of a change is
-    worse than one whose answer nobody reads.
+    `cancellable`: cancel the handler when the client goes away; by default only for GET, since half of a
+    change is worse than one whose answer nobody reads.
     """
     declaration = Declaration(
         method=method,

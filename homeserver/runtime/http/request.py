@@ -1,11 +1,12 @@
 """One request, from its first header to the last byte of its answer.
 
-The idea: nothing is built that isn't asked for. twisted.web's own Request makes two header objects, a file for the body,
-cookies and parsed arguments for each request (some 30 us and 3 KiB); this one keeps the header values in a dict, the body
-as the chunks that came, and writes the answer in one piece. It speaks the interface that HTTPChannel expects of a request.
+The idea: nothing is built that isn't asked for. twisted.web's own Request makes two header objects, a file
+for the body, cookies and parsed arguments for each request (some 30 us and 3 KiB); this one keeps the header
+values in a dict, the body as the chunks that came, and writes the answer in one piece. It speaks the
+interface that HTTPChannel expects of a request.
 
-A handler that answers from memory runs to its end within `requestReceived`; one that waits is continued by a `Drive`.
-By then the body has been let go; the headers too where the endpoint is declared `long_poll`.
+A handler that answers from memory runs to its end within `requestReceived`; one that waits is continued by a
+`Drive`. By then the body has been let go; the headers too where the endpoint is declared `long_poll`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError
 
-from homeserver.matrix.errors import Forbidden, InvalidParam, LimitExceeded, MatrixError, MissingToken, TooLarge
+from homeserver.matrix.errors import (
+    Forbidden,
+    InvalidParam,
+    LimitExceeded,
+    MatrixError,
+    MissingToken,
+    TooLarge,
+)
 from homeserver.runtime.coroutine import Drive, drive
 from homeserver.runtime.http import answer
 from homeserver.runtime.http.body import SpooledBody, parse_pairs
@@ -179,7 +187,7 @@ class Request:
         self._headers[name] = value if held is None else held + b", " + value
 
     def start(self, method: bytes, target: bytes, length: int | None) -> bool:
-        """All headers are there; `length` is the body's, None when chunked. False: refused, don't read the body."""
+        """All headers are there; `length` is the body's, None if chunked. False: don't read the body."""
         assert self.channel is not None
         site = self.channel.site
         self.number = site.next_number()
@@ -229,7 +237,7 @@ class Request:
     def _refuse_body(self) -> None:
         assert self.channel is not None
         self._drop()
-        self.channel.persistent = 0
+        self.channel.persistent = False
         self.channel.stop_reading()
         limit = self._max_body_bytes
         self.answer_error(TooLarge(f"The body is larger than the {limit} bytes allowed here"))
@@ -353,7 +361,7 @@ class Request:
     # ---- Answering ----
 
     def answer_error(self, error: BaseException) -> None:
-        """Answers with the error's status and JSON; what is no MatrixError is our fault, logged and answered 500."""
+        """Answers with the error's status and JSON; what is no MatrixError is our fault: logged, answered 500."""
         if isinstance(error, MatrixError):
             answer.write_result(self, Response(error.status, error.to_json(), _headers_of(error)))
             return

@@ -25,7 +25,7 @@ class RawJson:
 
 
 class BodyProducer(Protocol):
-    """A push producer of a body, such as twisted.web.client.FileBodyProducer; `length` in bytes or UNKNOWN_LENGTH."""
+    """A push producer of a body, as twisted.web.client.FileBodyProducer; `length` in bytes or UNKNOWN_LENGTH."""
 
     length: Any
 
@@ -38,13 +38,16 @@ class BodyProducer(Protocol):
 class Response:
     """An answer with its own status or headers.
 
-    `body` is JSON-encoded (struct, dict, list, RawJson), sent as it is (bytes), or streamed with back-pressure
-    (an async iterator of bytes, or a BodyProducer). Bytes and streams need a Content-Type among the headers.
+    `body` is JSON-encoded (struct, dict, list, RawJson), sent as it is (bytes), or streamed with back-
+    pressure (an async iterator of bytes, or a BodyProducer). Bytes and streams need a Content-Type among the
+    headers.
     """
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, status: int = 200, body: object = None, headers: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, status: int = 200, body: object = None, headers: Iterable[tuple[str, str]] = ()
+    ) -> None:
         self.status = status
         self.body = body
         self.headers = tuple(headers)

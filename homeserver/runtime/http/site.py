@@ -2,7 +2,8 @@
 
 twisted.web parses, decodes bodies and guards against smuggling. Around it stand:
 - one sweep every few seconds over all connections instead of a timer for each (1 KiB, and 10 us a request): a
-  connection has a deadline for its headers, for each stretch of body, for its idle time, for taking its answer;
+  connection has a deadline for its headers, for each stretch of body, for its idle time, for taking its
+  answer;
 - refusal of a too large body at the header or at the first byte beyond, and a lingering close after it, since
   a connection closed with unread data is reset and its answer lost;
 - which resources this listener serves, and which proxies it believes.
@@ -81,6 +82,8 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
     timeOut = None
 
     site: Site
+    persistent: bool
+    _dataBuffer: list[bytes]
     _discarding = False
     _discarded_bytes = 0
     _body_began_s = 0.0
@@ -278,6 +281,7 @@ class Site(ServerFactory[Channel]):
         self.next_number: Callable[[], int] = itertools.count(1).__next__
         self.now_s: Callable[[], float] = app.reactor.seconds
         self._reactor = app.reactor
+        _check_limits(app)
         self._trusted = trusted_proxies
         self._sweep_call: Any = None
         self._drained: Deferred[None] | None = None
@@ -311,7 +315,7 @@ class Site(ServerFactory[Channel]):
         self.draining = True
         self._drained = Deferred()
         for channel in list(self.channels):
-            channel.persistent = 0
+            channel.persistent = False
             if channel._idle:
                 channel.loseConnection()
         self._check_drained()
@@ -335,3 +339,10 @@ class Site(ServerFactory[Channel]):
         for channel in list(self.channels):
             channel.check_deadline(now_s)
         self._sweep_call = self._reactor.callLater(self.limits.sweep_s, self._sweep)
+
+
+def _check_limits(app: App) -> None:
+    for plan in app.router.plans:
+        kind = plan.declaration.limit
+        if kind is not None and app.limiter is not None and not app.limiter.knows(kind):
+            raise ValueError(f"{plan.method} {plan.template}: no such rate limit: {kind}")

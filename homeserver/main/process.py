@@ -1,0 +1,107 @@
+"""One process of the server: the reactor, from its first to its last turn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from homeserver.runtime.config import Config, ConfigError
+from homeserver.runtime.config_sections import LogConfig
+from homeserver.runtime.logging_setup import set_up_logging
+
+logger = logging.getLogger(__name__)
+
+
+def install_reactor() -> Any:
+    """Twisted's asyncio reactor on uvloop; before anything imports `twisted.internet.reactor`."""
+    import uvloop
+    from twisted.internet import asyncioreactor
+
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    asyncioreactor.install(loop)
+    from twisted.internet import reactor
+
+    return reactor
+
+
+def run(config: Config) -> int:
+    """Serve until a signal says stop; the exit code.
+
+    Raises: ConfigError.
+    """
+    reactor = install_reactor()
+    set_up_logging(config.section(LogConfig))
+    outcome = _Outcome()
+    reactor.callWhenRunning(_start, config, reactor, outcome)
+    reactor.run(installSignalHandlers=False)
+    if outcome.error is not None:
+        raise outcome.error
+    return 0
+
+
+def run_once(config: Config, act: Callable[[Any], Awaitable[object]]) -> object:
+    """Build the services without the network, do one thing with them, take them down; what `act` gave.
+
+    Raises: ConfigError, and what `act` raises.
+    """
+    from twisted.internet.defer import Deferred
+
+    from homeserver.main.server import build_services
+
+    reactor = install_reactor()
+    results: list[object] = []
+
+    async def once() -> None:
+        services = await build_services(config, reactor)
+        try:
+            results.append(await act(services))
+        finally:
+            await services.stop()
+
+    failures: list[BaseException] = []
+
+    def begin() -> None:
+        done = Deferred.fromCoroutine(once())
+        done.addErrback(lambda failure: failures.append(failure.value))
+        done.addBoth(lambda _: reactor.stop())
+
+    reactor.callWhenRunning(begin)
+    reactor.run(installSignalHandlers=False)
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+class _Outcome:
+    error: BaseException | None = None
+
+
+def _start(config: Config, reactor: Any, outcome: _Outcome) -> None:
+    from twisted.internet.defer import Deferred
+
+    from homeserver.main.server import start_server
+
+    async def start() -> None:
+        running = await start_server(config, reactor)
+        running.lifecycle.install_signal_handlers()
+        _announce(config)
+
+    def fail(failure: Any) -> None:
+        outcome.error = failure.value
+        if not isinstance(failure.value, ConfigError):
+            logger.error("The server could not start", exc_info=failure.value)
+        reactor.stop()
+
+    Deferred.fromCoroutine(start()).addErrback(fail)
+
+
+def _announce(config: Config) -> None:
+    from homeserver.main.server import public_base_url
+    from homeserver.runtime.config import ServerConfig
+
+    name = config.section(ServerConfig).server_name
+    print(f"Hearth serves {name} at {public_base_url(config)} (API documentation: /docs)", file=sys.stderr, flush=True)

@@ -1,0 +1,65 @@
+"""Sync: its services and endpoints."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from homeserver.clientapi.event_json import EventJson
+from homeserver.clientapi.events import EventEndpoints
+from homeserver.clientapi.initial_sync import InitialSyncEndpoints
+from homeserver.clientapi.sync import SyncEndpoints
+from homeserver.folds.recent_log import RecentLog
+from homeserver.folds.room_tails import RoomTails
+from homeserver.main.accounts import AccountServices
+from homeserver.main.core import Core
+from homeserver.main.memory import MemoryConfig
+from homeserver.main.rooms import RoomServices
+from homeserver.push.rules import PushRules
+from homeserver.sync.legacy import LegacySync
+from homeserver.sync.notifier import Notifier
+from homeserver.sync.service import SyncService
+from homeserver.sync.view import IgnoredUsers, Sources
+
+
+@frozen
+class SyncServices:
+    notifier: Notifier
+    endpoints: list[object]
+
+
+def build_sync(core: Core, accounts: AccountServices, rooms: RoomServices) -> SyncServices:
+    """The notifier follows the log last: when it wakes anybody, everything else knows the news."""
+    recent = RecentLog(core.log.position, core.config.section(MemoryConfig).recent_rows)
+    tails, ignored = RoomTails(core.database), IgnoredUsers(core.database)
+    notifier = Notifier(core.clock)
+    for follower in (recent.on_rows, tails.on_rows, ignored.on_rows, notifier.on_rows):
+        core.log.follow(follower)
+    rooms.typing.follow(notifier.on_ephemeral)
+    sources = Sources(
+        core.database,
+        core.log,
+        core.clock,
+        core.heads,
+        core.events,
+        core.memberships,
+        core.histories,
+        recent,
+        tails,
+        ignored,
+        core.unread,
+        rooms.typing,
+        PushRules(),
+    )
+    service = SyncService(sources, notifier)
+    legacy = LegacySync(service, core.heads, core.events, core.memberships)
+    json = EventJson(core.events, core.clock)
+    return SyncServices(
+        notifier,
+        [
+            SyncEndpoints(service, accounts.filters),
+            InitialSyncEndpoints(
+                legacy, rooms.views, rooms.paging, json, rooms.directory, core.database, core.log
+            ),
+            EventEndpoints(legacy, rooms.views, core.database, json),
+        ],
+    )

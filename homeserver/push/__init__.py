@@ -1,0 +1,1 @@
+"""Push: rule sets of users. Pushers and the rules' own API are not here yet."""

@@ -1,0 +1,68 @@
+"""Logging: one line an entry, for people on a terminal and as JSON otherwise."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from typing import Any, TextIO
+
+from homeserver.runtime.config_sections import LogConfig
+
+_TOKEN = re.compile(r"(access_token=|Bearer )[^\s&\"']+")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+def without_tokens(text: str) -> str:
+    """The text with access tokens struck out."""
+    return _TOKEN.sub(r"\1<redacted>", text) if "access_token=" in text or "Bearer " in text else text
+
+
+class HumanFormatter(logging.Formatter):
+    """`12:30:01.123 INFO    runtime.http 7f3: message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        name = record.name.removeprefix("homeserver.")
+        line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {name}: {record.getMessage()}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return without_tokens(line)
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line; what a call gave in `extra` stands beside the usual keys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "ts": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": without_tokens(record.getMessage()),
+        }
+        entry |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if record.exc_info:
+            entry["exception"] = without_tokens(self.formatException(record.exc_info))
+        return json.dumps(entry, default=str)
+
+
+def set_up_logging(config: LogConfig, stream: TextIO = sys.stderr) -> None:
+    """Send all log entries, Twisted's too, to the stream."""
+    human = config.format == "human" or (config.format == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(HumanFormatter() if human else JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(config.level.upper())
+    _observe_twisted()
+
+
+def _observe_twisted() -> None:
+    from twisted.logger import STDLibLogObserver, globalLogBeginner
+
+    logging.getLogger("twisted").setLevel(logging.WARNING)
+    globalLogBeginner.beginLoggingTo(
+        [STDLibLogObserver("twisted")], redirectStandardIO=False, discardBuffer=True
+    )

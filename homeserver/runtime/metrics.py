@@ -1,0 +1,90 @@
+"""Figures for Prometheus, and whether the server is healthy.
+
+The request counters live in the endpoints' plans, where counting costs nearly nothing; they become Prometheus's text only
+when somebody asks. prometheus_client is imported then, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from homeserver.matrix.errors import NotFound
+from homeserver.runtime.http.endpoint import Auth, endpoint
+from homeserver.runtime.http.plan import LATENCY_BUCKETS_S, Traffic
+from homeserver.runtime.http.response import Response
+from homeserver.runtime.http.router import Router
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+TAG = "Operations"
+
+
+class Metrics:
+    """Serves /metrics and /health."""
+
+    def __init__(self, router: Router, *, enabled: bool) -> None:
+        self._router = router
+        self._enabled = enabled
+        self._registry: Any = None
+        self.draining = False
+
+    @endpoint(
+        "GET", "/health", auth=Auth.NONE, resource="health", tag=TAG, summary="Whether the server serves"
+    )
+    async def get_health(self) -> Response:
+        if self.draining:
+            return Response(503, {"status": "draining"})
+        return Response(200, {"status": "ok"})
+
+    @endpoint(
+        "GET", "/metrics", auth=Auth.NONE, resource="metrics", tag=TAG, summary="Figures for Prometheus"
+    )
+    async def get_metrics(self) -> Response:
+        if not self._enabled:
+            raise NotFound("Metrics are not enabled")
+        from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+        return Response(200, generate_latest(self._loaded()), [("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)])
+
+    def _loaded(self) -> Any:
+        if self._registry is None:
+            from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+            self._registry = CollectorRegistry()
+            for collector in (ProcessCollector, PlatformCollector, GCCollector):
+                collector(registry=self._registry)
+            self._registry.register(self)
+        return self._registry
+
+    def collect(self) -> Iterator[Metric]:
+        """What prometheus_client asks a collector for."""
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+        requests = CounterMetricFamily(
+            "hearth_http_requests", "Requests answered.", labels=["method", "path", "status"]
+        )
+        seconds = HistogramMetricFamily(
+            "hearth_http_request_seconds", "Time to the answer.", labels=["method", "path"]
+        )
+        for traffic in self._traffic():
+            labels = [traffic.method, traffic.template]
+            for status, count in traffic.statuses.items():
+                requests.add_metric([*labels, str(status)], count)
+            seconds.add_metric(labels, _buckets(traffic), traffic.latency_sum_s)
+        yield requests
+        yield seconds
+
+    def _traffic(self) -> Iterable[Traffic]:
+        return (traffic for traffic in (*self._router.plans, self._router.unmatched) if traffic.statuses)
+
+
+def _buckets(traffic: Traffic) -> list[tuple[str, float]]:
+    """Prometheus counts cumulatively."""
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for bound, count in zip([*map(str, LATENCY_BUCKETS_S), "+Inf"], traffic.latencies, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets

@@ -38,7 +38,12 @@ class EventPath(msgspec.Struct):
 class StatePath(msgspec.Struct):
     room_id: str
     event_type: str
-    state_key: str = ""
+    state_key: str
+
+
+class StateTypePath(msgspec.Struct):
+    room_id: str
+    event_type: str
 
 
 class StateQuery(msgspec.Struct):
@@ -119,19 +124,24 @@ class RoomEvents:
         tag=TAG,
         spec="client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey",
     )
-    @endpoint(
-        "GET",
-        "/_matrix/client/v3/rooms/{room_id}/state/{event_type}",
-        auth=Auth.GUEST_OK,
-        tag=TAG,
-        aliases=("/_matrix/client/v3/rooms/{room_id}/state/{event_type}/",),
-    )
     async def get_state_event(self, requester: Requester, path: StatePath, query: StateQuery) -> RawJson:
         view = await self._views.load(parse_room_id(path.room_id), requester.user_id)
         event = await self._load_state_event(view, path)
         if query.format == "content":
             return RawJson(orjson.dumps(event.pdu.content))
         return RawJson((await self._json.encode(view, [event], requester))[0])
+
+    @endpoint(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/state/{event_type}",
+        auth=Auth.GUEST_OK,
+        tag=TAG,
+    )
+    async def get_state_event_without_key(
+        self, requester: Requester, path: StateTypePath, query: StateQuery
+    ) -> RawJson:
+        """The same for an empty state key."""
+        return await self.get_state_event(requester, StatePath(path.room_id, path.event_type, ""), query)
 
     async def _load_state_event(self, view: RoomView, path: StatePath) -> StoredEvent:
         key = (path.event_type, path.state_key)

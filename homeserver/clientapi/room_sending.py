@@ -24,7 +24,12 @@ class SendPath(msgspec.Struct):
 class StatePath(msgspec.Struct):
     room_id: str
     event_type: str
-    state_key: str = ""
+    state_key: str
+
+
+class StateTypePath(msgspec.Struct):
+    room_id: str
+    event_type: str
 
 
 class RedactPath(msgspec.Struct):
@@ -61,18 +66,23 @@ class RoomSending:
         tag=TAG,
         spec="client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey",
     )
+    async def put_state(self, requester: Requester, path: StatePath, body: JsonObject) -> SendAnswer:
+        room_id = parse_room_id(path.room_id)
+        event_id = await self._sending.set_state(requester, room_id, path.event_type, path.state_key, body)
+        return SendAnswer(event_id)
+
     @endpoint(
         "PUT",
         "/_matrix/client/v3/rooms/{room_id}/state/{event_type}",
         auth=Auth.GUEST_OK,
         limit="message",
         tag=TAG,
-        aliases=("/_matrix/client/v3/rooms/{room_id}/state/{event_type}/",),
     )
-    async def put_state(self, requester: Requester, path: StatePath, body: JsonObject) -> SendAnswer:
-        room_id = parse_room_id(path.room_id)
-        event_id = await self._sending.set_state(requester, room_id, path.event_type, path.state_key, body)
-        return SendAnswer(event_id)
+    async def put_state_without_key(
+        self, requester: Requester, path: StateTypePath, body: JsonObject
+    ) -> SendAnswer:
+        """The same for an empty state key."""
+        return await self.put_state(requester, StatePath(path.room_id, path.event_type, ""), body)
 
     @endpoint(
         "PUT",

@@ -33,6 +33,7 @@ from homeserver.rooms.sending import Sending
 from homeserver.rooms.state_policy import StatePolicy
 from homeserver.rooms.summary import RoomSummaries
 from homeserver.rooms.transactions import Transactions
+from homeserver.rooms.typing import Typing
 from homeserver.rooms.upgrade import RoomUpgrades
 from homeserver.rooms.view import RoomViews
 

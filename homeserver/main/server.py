@@ -44,7 +44,7 @@ class Services:
         await self.rooms.profiles.stop()
         await self.accounts.last_seen.stop()
         await self.core.log.flush()
-        await self.accounts.hashes.stop()
+        self.accounts.hashes.stop()
         await self.core.database.close()
 
 
@@ -62,6 +62,7 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
     limiter = RateLimiter(clock, config.section(RateLimitsConfig))
     rooms = build_rooms(core)
     accounts = build_accounts(core, rooms.profiles, rooms.departures, limiter, public_base_url(config))
+    accounts.hashes.start()
     return Services(core, accounts, rooms, build_sync(core, accounts, rooms), limiter)
 
 
@@ -102,6 +103,7 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
         router.add(endpoints)
     lifecycle.draining.subscribe(services.sync.notifier.drain)
     lifecycle.on_stop("Services", services.stop)
+    await services.accounts.accounts.resume_departures()
     try:
         listeners.start()
     except BaseException:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from attrs import frozen
 
 from homeserver.clientapi.event_json import EventJson
-from homeserver.clientapi.events import EventEndpoints
+from homeserver.clientapi.events import EventsEndpoints
 from homeserver.clientapi.initial_sync import InitialSyncEndpoints
-from homeserver.clientapi.sync import SyncEndpoints
+from homeserver.clientapi.sync import SyncEndpoint
 from homeserver.folds.recent_log import RecentLog
 from homeserver.folds.room_tails import RoomTails
 from homeserver.main.accounts import AccountServices
@@ -56,10 +56,10 @@ def build_sync(core: Core, accounts: AccountServices, rooms: RoomServices) -> Sy
     return SyncServices(
         notifier,
         [
-            SyncEndpoints(service, accounts.filters),
+            SyncEndpoint(service, accounts.filters),
             InitialSyncEndpoints(
                 legacy, rooms.views, rooms.paging, json, rooms.directory, core.database, core.log
             ),
-            EventEndpoints(legacy, rooms.views, core.database, json),
+            EventsEndpoints(legacy, rooms.views, core.database, json),
         ],
     )

@@ -33,6 +33,7 @@ from homeserver.runtime.config_lines import find_line
 
 _SECTION: Final = "__hearth_section__"
 _ENVIRONMENT: Final = "HEARTH"
+DEFAULT_DATA_DIR: Final = "hearth-data"
 _T = TypeVar("_T")
 
 
@@ -103,7 +104,7 @@ class ServerConfig:
         help="Where clients reach this server, as https://matrix.example.org. "
         "Empty: http://localhost and the port of the first listener.",
     )
-    data_dir: Path = setting(Path("hearth-data"), help="Folder for all data; relative to this file.")
+    data_dir: Path = setting(Path(DEFAULT_DATA_DIR), help="Folder for all data; relative to this file.")
     signing_key_file: Path = setting(
         Path("signing.key"), help="The key that signs events; made at the first start. Keep a copy of it."
     )
@@ -174,8 +175,7 @@ class _Reader:
 
     def data_dir(self, path: Path) -> Path:
         value = self._environment.get(f"{_ENVIRONMENT}_DATA_DIR", self._tables.get("data_dir"))
-        default = next(field.default for field in fields_of(ServerConfig) if field.name == "data_dir")
-        chosen = value if isinstance(value, str) else default
+        chosen = value if isinstance(value, str) else DEFAULT_DATA_DIR
         self._data_dir = path.absolute().parent / chosen
         return self._data_dir
 

@@ -1,4 +1,4 @@
-"""The sections of the configuration that belong to no domain: listeners, database, log, rate limits and such."""
+"""The sections of the configuration that belong to no domain: listeners, database, log, rate limits."""
 
 from __future__ import annotations
 

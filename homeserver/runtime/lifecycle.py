@@ -19,6 +19,8 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.http.endpoint import Auth, endpoint
+from homeserver.runtime.http.response import Response
 from homeserver.runtime.listeners import Listeners
 
 logger = logging.getLogger(__name__)
@@ -134,3 +136,16 @@ class Lifecycle:
 
 async def _awaited(hook: Callable[[], Awaitable[object]]) -> object:
     return await hook()
+
+
+class HealthEndpoint:
+    """For load balancers: whether to send requests here."""
+
+    def __init__(self, draining: Draining) -> None:
+        self._draining = draining
+
+    @endpoint("GET", "/health", auth=Auth.NONE, resource="health", tag="Operation")
+    def get_health(self) -> Response:
+        """200 "ok" while the server takes requests, 503 "draining" while it stops."""
+        status, text = (503, b"draining") if self._draining.is_draining else (200, b"ok")
+        return Response(status, text, [("Content-Type", "text/plain; charset=utf-8")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from homeserver.runtime.tls import ReloadableCertificate
 
 BACKLOG = 1024
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        allowed = "an address or a network such as 10.0.0.0/8"
+        raise ConfigError(f"[[listeners]] trusted_proxies: found {text!r}, allowed: {allowed}") from None
 
 
 @define(eq=False)
@@ -66,7 +74,7 @@ class Listeners:
             certificate.reload()
 
     def _listen(self, listener: ListenerConfig) -> None:
-        trusted = tuple(ip_network(network, strict=False) for network in listener.trusted_proxies)
+        trusted = tuple(_network(text) for text in listener.trusted_proxies)
         site = Site(self.app, frozenset(listener.resources), trusted)
         certificate = self._certificate(listener)
         for address in listener.bind:
@@ -102,4 +110,6 @@ class Listeners:
             return reactor.listenTCP(port, site, BACKLOG, address)
         from twisted.protocols.tls import TLSMemoryBIOFactory
 
-        return reactor.listenTCP(port, TLSMemoryBIOFactory(certificate, False, site), BACKLOG, address)
+        # Typed as Any: zope's interfaces and mypy don't see that these are provided.
+        over_tls: Any = TLSMemoryBIOFactory
+        return reactor.listenTCP(port, over_tls(certificate, False, site), BACKLOG, address)

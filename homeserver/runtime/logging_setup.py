@@ -10,6 +10,7 @@ import time
 from typing import Any, TextIO
 
 from homeserver.runtime.config_sections import LogConfig
+from homeserver.runtime.http.request import current_request
 
 _TOKEN = re.compile(r"(access_token=|Bearer )[^\s&\"']+")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -20,13 +21,23 @@ def without_tokens(text: str) -> str:
     return _TOKEN.sub(r"\1<redacted>", text) if "access_token=" in text or "Bearer " in text else text
 
 
+def add_request_id(record: logging.LogRecord) -> bool:
+    """A logging filter that passes all, and notes which request an entry belongs to."""
+    request = current_request.get()
+    if request is not None and not hasattr(record, "request_id"):
+        record.request_id = request.request_id
+    return True
+
+
 class HumanFormatter(logging.Formatter):
     """`12:30:01.123 INFO    runtime.http 7f3: message`."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         name = record.name.removeprefix("homeserver.")
-        line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {name}: {record.getMessage()}"
+        request_id = getattr(record, "request_id", "")
+        where = f"{name} {request_id}" if request_id else name
+        line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {where}: {record.getMessage()}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return without_tokens(line)
@@ -45,13 +56,14 @@ class JsonFormatter(logging.Formatter):
         entry |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:
             entry["exception"] = without_tokens(self.formatException(record.exc_info))
-        return json.dumps(entry, default=str)
+        return without_tokens(json.dumps(entry, default=str))
 
 
 def set_up_logging(config: LogConfig, stream: TextIO = sys.stderr) -> None:
     """Send all log entries, Twisted's too, to the stream."""
     human = config.format == "human" or (config.format == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)
+    handler.addFilter(add_request_id)
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -63,6 +75,5 @@ def _observe_twisted() -> None:
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
     logging.getLogger("twisted").setLevel(logging.WARNING)
-    globalLogBeginner.beginLoggingTo(
-        [STDLibLogObserver("twisted")], redirectStandardIO=False, discardBuffer=True
-    )
+    observer: Any = STDLibLogObserver("twisted")  # mypy does not see what zope's decorators provide
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)

@@ -1,4 +1,4 @@
-"""Figures for Prometheus, and whether the server is healthy.
+"""Figures for Prometheus.
 
 The request counters live in the endpoints' plans, where counting costs nearly nothing; they become Prometheus's text only
 when somebody asks. prometheus_client is imported then, too.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from homeserver.matrix.errors import NotFound
 from homeserver.runtime.http.endpoint import Auth, endpoint
 from homeserver.runtime.http.plan import LATENCY_BUCKETS_S, Traffic
 from homeserver.runtime.http.response import Response
@@ -18,32 +17,20 @@ from homeserver.runtime.http.router import Router
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-TAG = "Operations"
+TAG = "Operation"
 
 
 class Metrics:
-    """Serves /metrics and /health."""
+    """Serves /metrics."""
 
-    def __init__(self, router: Router, *, enabled: bool) -> None:
+    def __init__(self, router: Router) -> None:
         self._router = router
-        self._enabled = enabled
         self._registry: Any = None
-        self.draining = False
-
-    @endpoint(
-        "GET", "/health", auth=Auth.NONE, resource="health", tag=TAG, summary="Whether the server serves"
-    )
-    async def get_health(self) -> Response:
-        if self.draining:
-            return Response(503, {"status": "draining"})
-        return Response(200, {"status": "ok"})
 
     @endpoint(
         "GET", "/metrics", auth=Auth.NONE, resource="metrics", tag=TAG, summary="Figures for Prometheus"
     )
     async def get_metrics(self) -> Response:
-        if not self._enabled:
-            raise NotFound("Metrics are not enabled")
         from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
         return Response(200, generate_latest(self._loaded()), [("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)])

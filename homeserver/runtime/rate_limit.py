@@ -25,7 +25,7 @@ class RateLimiter:
 
     __slots__ = ("_clock", "_enabled", "_kinds", "_max_buckets")
 
-    def __init__(self, config: RateLimitsConfig, clock: Clock, max_buckets: int = MAX_BUCKETS) -> None:
+    def __init__(self, clock: Clock, config: RateLimitsConfig, max_buckets: int = MAX_BUCKETS) -> None:
         self._clock = clock
         self._max_buckets = max_buckets
         self._enabled = config.enabled

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair, PrivateCertificate, TLSVersion
-from zope.interface import implementer
+from zope.interface import implementer  # type: ignore[import-untyped]  # it has none
 
 from homeserver.runtime.config import ConfigError
 
@@ -49,9 +49,8 @@ def _build_context(chain: bytes, key: bytes) -> Any:
     certificates = [_BEGIN + part for part in chain.split(_BEGIN)[1:]]
     if not certificates:
         raise ValueError("no certificate")
-    private = PrivateCertificate.fromCertificateAndKeyPair(
-        Certificate.loadPEM(certificates[0]), KeyPair.load(key, SSL.FILETYPE_PEM)
-    )
+    pair: Any = PrivateCertificate.fromCertificateAndKeyPair
+    private = pair(Certificate.loadPEM(certificates[0]), KeyPair.load(key, crypto.FILETYPE_PEM))
     options: Any = CertificateOptions
     context: Any = options(
         privateKey=private.privateKey.original,

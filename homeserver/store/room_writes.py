@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import orjson
 from attrs import define, frozen
-from sqlalchemy import Connection, bindparam, case, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, case, delete, insert, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
@@ -210,7 +210,8 @@ def _upserts(dialect: Any) -> tuple[Any, Any]:
     member = dialect.insert(memberships)
     # A forgotten room stays forgotten through a ban, and comes back with an invite.
     forgotten = case(
-        (member.excluded.membership.in_(["leave", "ban"]), memberships.c.forgotten), else_=member.excluded.forgotten
+        (or_(member.excluded.membership == "leave", member.excluded.membership == "ban"), memberships.c.forgotten),
+        else_=member.excluded.forgotten,
     )
     member = member.on_conflict_do_update(
         index_elements=["user_id", "room_id"],

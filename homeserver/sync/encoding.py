@@ -98,8 +98,7 @@ def joined_at(_event: StoredEvent) -> str:
 def rooms_json(sections: Mapping[bytes, Mapping[str, bytes]]) -> bytes | None:
     """The `rooms` object; None if there is nothing in it."""
     parts = [
-        b'"%b":{%b}'
-        % (name, b",".join(b"%b:%b" % (orjson.dumps(room_id), room) for room_id, room in rooms.items()))
+        b'"%b":{%b}' % (name, b",".join(b"%b:%b" % (orjson.dumps(room_id), room) for room_id, room in rooms.items()))
         for name, rooms in sections.items()
         if rooms
     ]

@@ -100,9 +100,7 @@ def build_joined(build: Build, room_id: RoomId, membership: MembershipRow) -> by
             return _build_whole(build, room_id, membership, history, after=request.after)
         return _build_changed(build, room_id, history)
     was_in = any(value == "join" and at <= request.after for at, value in history.memberships)
-    return _build_whole(
-        build, room_id, membership, history, after=request.after if was_in else 0, limited=was_in
-    )
+    return _build_whole(build, room_id, membership, history, after=request.after if was_in else 0, limited=was_in)
 
 
 # -- rooms that the client has up to `since` -----------------------------------------------------------------
@@ -246,9 +244,7 @@ def _assemble(
     if not has_news and not _own_receipt(segment.receipts, request.user_id):
         return None
     is_limited = segment.window.limited if limited is None else limited
-    timeline = personal_timeline(
-        segment, build.reader, view.now_ms, request.filter, is_limited, membership_at
-    )
+    timeline = personal_timeline(segment, build.reader, view.now_ms, request.filter, is_limited, membership_at)
     return b'{"timeline":%b,"%b":%b,"ephemeral":%b,"account_data":%b%b%b}' % (
         timeline,
         request.state_kind.value,
@@ -323,9 +319,7 @@ def _encode_state(build: Build, event: StoredEvent, head: RoomHead) -> bytes:
         redaction = build.view.get_event(event.redacted_by, head)
         if redaction is not None:
             related[redaction.event_id] = redaction
-    return encode_event(
-        event, None, build.view.now_ms, build.request.filter, membership=None, related=related
-    )
+    return encode_event(event, None, build.view.now_ms, build.request.filter, membership=None, related=related)
 
 
 def _state_keys(build: Build, head: RoomHead, segment: Segment, is_whole: bool) -> Mapping[StateKey, EventId]:

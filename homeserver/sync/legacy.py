@@ -62,9 +62,7 @@ class LegacySync:
             chunk += await self._invite(user_id, RoomId(of_room))
         return {"start": str(since), "end": answer["next_batch"], "chunk": chunk}
 
-    async def load_all(
-        self, user_id: UserId, device_id: DeviceId | None, limit: int, archived: bool
-    ) -> JsonObject:
+    async def load_all(self, user_id: UserId, device_id: DeviceId | None, limit: int, archived: bool) -> JsonObject:
         """Spec: client-server-api#get_matrixclientv3initialsync"""
         filter = _filter(limit, None, archived=archived)
         request = SyncRequest(user_id, device_id, filter, state_kind=StateKind.AFTER)
@@ -80,9 +78,7 @@ class LegacySync:
             "account_data": answer.get("account_data", {}).get("events", []),
         }
 
-    async def _room(
-        self, user_id: UserId, room_id: RoomId, section: str, room: JsonObject, end: str
-    ) -> JsonObject:
+    async def _room(self, user_id: UserId, room_id: RoomId, section: str, room: JsonObject, end: str) -> JsonObject:
         """One room of /initialSync, from its object in /sync."""
         membership = await self._membership(user_id, room_id) if section == "leave" else section
         told: JsonObject = {"room_id": room_id, "membership": membership}

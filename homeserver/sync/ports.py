@@ -23,9 +23,7 @@ class Counts:
     def total(self) -> tuple[int, int]:
         """With the threads', for clients that don't ask for those on their own."""
         by_thread = self.threads.values()
-        return self.notifications + sum(n for n, _ in by_thread), self.highlights + sum(
-            h for _, h in by_thread
-        )
+        return self.notifications + sum(n for n, _ in by_thread), self.highlights + sum(h for _, h in by_thread)
 
 
 class UnreadCounts(Protocol):
@@ -37,9 +35,7 @@ class UnreadCounts(Protocol):
         """The counts if memory has them."""
         ...
 
-    def load_counts(
-        self, user_id: UserId, room_ids: Collection[RoomId], /
-    ) -> Awaitable[Mapping[RoomId, Counts]]: ...
+    def load_counts(self, user_id: UserId, room_ids: Collection[RoomId], /) -> Awaitable[Mapping[RoomId, Counts]]: ...
 
 
 class TypingSource(Protocol):
@@ -84,8 +80,6 @@ class FilterSource(Protocol):
 class SyncExtension(Protocol):
     """Adds top-level keys to responses: presence, to-device messages, device lists."""
 
-    def get_since(
-        self, user_id: UserId, device_id: str | None, after: int | None, upto: int, /
-    ) -> list[bytes]:
+    def get_since(self, user_id: UserId, device_id: str | None, after: int | None, upto: int, /) -> list[bytes]:
         """Parts of the response, each `"key":value`; none if there is nothing new in (after, upto]."""
         ...

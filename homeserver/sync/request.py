@@ -44,3 +44,9 @@ class SyncRequest:
     def after(self) -> int:
         """The position up to which the client knows everything; 0 for a new client."""
         return self.since.position if self.since is not None else 0
+
+    def since_then(self, token: SyncToken) -> SyncRequest:
+        """The same request, from a later moment on."""
+        return SyncRequest(
+            self.user_id, self.device_id, self.filter, token, self.timeout_ms, self.full_state, self.state_kind
+        )

@@ -104,22 +104,16 @@ def build_segment(
     sees: whether the reader may have an event; None for one who may have all.
     """
     matches = _matcher(request.filter.room.timeline, head.room_id, sees)
-    window = pick_window(
-        log, head.state, after=after, upto=upto, limit=request.timeline_limit, matches=matches
-    )
+    window = pick_window(log, head.state, after=after, upto=upto, limit=request.timeline_limit, matches=matches)
     missing = view.missing_events
     related = view.get_related(window.events, head)
     if view.missing_events != missing:
         return None
     encoded = [
-        encode_event(
-            event, None, view.now_ms, request.filter, membership=membership_at(event), related=related
-        )
+        encode_event(event, None, view.now_ms, request.filter, membership=membership_at(event), related=related)
         for event in window.events
     ]
-    deltas = (
-        window.final if request.state_kind is not StateKind.BEFORE else {**window.changes, **window.untold}
-    )
+    deltas = window.final if request.state_kind is not StateKind.BEFORE else {**window.changes, **window.untold}
     is_limited = window.limited if limited is None else limited
     return Segment(
         window,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import orjson
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.errors import MatrixError
@@ -70,16 +70,10 @@ class SyncService:
         while True:
             answer, rooms = await self.build(request)
             left_ms = deadline_ms - clock.monotonic_ms()
-            if (
-                not answer.is_empty
-                or request.since is None
-                or request.full_state
-                or left_ms <= 0
-                or not is_news
-            ):
+            if not answer.is_empty or request.since is None or request.full_state or left_ms <= 0 or not is_news:
                 return answer.body
             # Up to here there was nothing: go on from here.
-            request = evolve(request, since=answer.token)
+            request = request.since_then(answer.token)
             is_news = await self.notifier.wait(request.user_id, rooms, left_ms)
 
     async def build(self, request: SyncRequest) -> tuple[Answer, UserRooms]:
@@ -118,7 +112,9 @@ class SyncService:
     def _is_up_to_date(self, request: SyncRequest) -> bool:
         """Nothing at all has happened on the server since."""
         since = request.since
-        return since is not None and not request.full_state and not self.extensions and since >= self._token()
+        if since is None or request.full_state or self.extensions:
+            return False
+        return since.covers(self._token())
 
     def _ask_ahead(self, build: Build) -> None:
         """Note the needs that every room of a whole response has, so that they are loaded before it is built."""
@@ -200,9 +196,7 @@ class SyncService:
             return []
         is_known = request.since is not None and request.after >= recent.floor
         if is_known:
-            kinds = {
-                row.kind for row in recent.rows_after(request.user_id, request.after)
-            } & _ACCOUNT_DATA_KINDS
+            kinds = {row.kind for row in recent.rows_after(request.user_id, request.after)} & _ACCOUNT_DATA_KINDS
             if not kinds:
                 return []
         rows = view.get_account_data(request.after)

@@ -23,17 +23,9 @@ def get_heroes(head: RoomHead, user_id: UserId) -> list[UserId] | None:
     """
     if any(key in head.state for key in _NAMES):
         return None
-    here = [
-        user
-        for user, membership in head.members.items()
-        if membership in ("join", "invite") and user != user_id
-    ]
+    here = [user for user, membership in head.members.items() if membership in ("join", "invite") and user != user_id]
     if not here:
-        here = [
-            user
-            for user, membership in head.members.items()
-            if membership in ("leave", "ban") and user != user_id
-        ]
+        here = [user for user, membership in head.members.items() if membership in ("leave", "ban") and user != user_id]
     return nsmallest(MAX_HEROES, here)
 
 

@@ -18,12 +18,16 @@ _SYNC = re.compile(r"s([0-9]{1,18})_([0-9]{1,18})", re.ASCII)
 _TIMELINE = re.compile(r"t(-?[0-9]{1,19})", re.ASCII)
 
 
-@frozen(order=True)
+@frozen
 class SyncToken:
     """What a client has been told: all of the log up to `position`, of ephemeral data up to `ephemeral`."""
 
     position: int
     ephemeral: int
+
+    def covers(self, other: SyncToken) -> bool:
+        """There is nothing up to `other` that is not told up to here."""
+        return self.position >= other.position and self.ephemeral >= other.ephemeral
 
     def __str__(self) -> str:
         return f"s{self.position}_{self.ephemeral}"

@@ -51,9 +51,7 @@ class IgnoredUsers:
     """Whom each user ignores, in memory; followed on the log."""
 
     database: Database
-    _cache: FoldedCache[UserId, frozenset[str]] = field(
-        factory=lambda: FoldedCache(MAX_IGNORED_LISTS), init=False
-    )
+    _cache: FoldedCache[UserId, frozenset[str]] = field(factory=lambda: FoldedCache(MAX_IGNORED_LISTS), init=False)
 
     def get(self, user_id: UserId) -> frozenset[str] | None:
         return self._cache.get(user_id)
@@ -270,9 +268,7 @@ class View:
         recent = self.sources.recent
         if loaded is None or loaded.position < recent.floor:
             return None
-        return RoomLog(
-            loaded.events_floor, [*loaded.rows, *_events(recent.rows_after(gap.room_id, loaded.position))]
-        )
+        return RoomLog(loaded.events_floor, [*loaded.rows, *_events(recent.rows_after(gap.room_id, loaded.position))])
 
     # -- loading ---------------------------------------------------------------------------------------------
 
@@ -364,10 +360,7 @@ def is_live(row: LogRow) -> bool:
     """The row put an event into the timeline (it is no outlier, no fetched history, no rejected event)."""
     event = row.event
     return (
-        event is not None
-        and event.timeline_order == row.position
-        and event.rejected is None
-        and not event.soft_failed
+        event is not None and event.timeline_order == row.position and event.rejected is None and not event.soft_failed
     )
 
 

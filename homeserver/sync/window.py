@@ -63,7 +63,25 @@ def pick_window(
     limited = len(matching) > len(events) or log.events_floor > after
     start_if_limited = events[0].order - 1 if events else upto
     start = start_if_limited if limited else after
-    return _with_changes(log.rows, state, events, limited, after, start, upto)
+    window = _with_changes(log.rows, state, events, limited, after, start, upto)
+    while (wrong := _last_wrong(window)) is not None:
+        # A client would fold this event over the state that we tell, and believe what is no longer true: the
+        # window has to begin behind it.
+        events = [event for event in events if event.order > wrong]
+        window = _with_changes(log.rows, state, events, True, after, wrong, upto)
+    return window
+
+
+def _last_wrong(window: Window) -> int | None:
+    """The place of the newest event in the window that tells of a key what a later, hidden change made untrue."""
+    if not window.untold:
+        return None
+    told = [event.order for event in window.events if _key(event) in window.untold]
+    return max(told, default=None)
+
+
+def _key(event: StoredEvent) -> StateKey | None:
+    return event.pdu.key if event.pdu.state_key is not None else None
 
 
 def _with_changes(

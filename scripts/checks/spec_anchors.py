@@ -31,7 +31,7 @@ PAGES = (
 )
 METHODS = ("get", "post", "put", "delete")
 HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*\s*$")
-EXPLICIT_ID = re.compile(r"\s*\{#([^}]+)\}$")
+EXPLICIT_ID = re.compile(r"\s*\{(?:#|id=\")([^}\"]+)\"?\}$")
 HTML_ID = re.compile(r"<\w+ [^>]*\bid=\"([^\"]+)\"")
 SHORTCODE = re.compile(r"\{\{[%<]\s*([\w/-]+)((?:\s+\w+=\"[^\"]*\")*)")
 PARAMETER = re.compile(r"(\w+)=\"([^\"]*)\"")

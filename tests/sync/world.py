@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Collection, Coroutine, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from homeserver.folds.histories import Histories
 from homeserver.folds.memberships import Memberships
 from homeserver.folds.recent_log import RecentLog
 from homeserver.folds.room_tails import RoomTails
-from homeserver.matrix.filters import EMPTY_FILTER, parse_filter
+from homeserver.matrix.filters import EMPTY_FILTER, Filter, parse_filter
 from homeserver.matrix.ids import DeviceId, RoomId, ServerName, UserId
 from homeserver.matrix.push_rules import DEFAULT_RULE_SET
 from homeserver.matrix.signing import SigningKey
@@ -262,9 +263,13 @@ class World:
         kind: StateKind = StateKind.BEFORE,
         device: str = "D",
     ) -> SyncRequest:
-        compiled = EMPTY_FILTER if filter is None else parse_filter(filter)
+        compiled = EMPTY_FILTER if filter is None else self._compiled(orjson.dumps(filter))
         token = parse_sync_token(since) if since is not None else None
         return SyncRequest(UserId(user), DeviceId(device), compiled, token, timeout_ms, full_state, kind)
+
+    @cache  # noqa: B019
+    def _compiled(self, filter: bytes) -> Filter:
+        return parse_filter(orjson.loads(filter))
 
     def sync(self, user: str, since: str | None = None, **options: Any) -> dict[str, Any]:
         body = self.run(self.service.sync(self.request(user, since, **options)))

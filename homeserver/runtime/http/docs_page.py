@@ -16,7 +16,7 @@ _POLICY: Final = (
 )
 
 
-class DocsPages:
+class DocsPage:
     """Serves the document and its reader."""
 
     def __init__(self, router: Router, version: str) -> None:

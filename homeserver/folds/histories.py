@@ -102,7 +102,7 @@ class Histories:
 
 
 def _load(conn: Connection, keys: Sequence[HistoryKey]) -> dict[HistoryKey, UserHistory]:
-    wanted = [(room_id, _MEMBER, user_id) for room_id, user_id in keys]
+    wanted: list[tuple[RoomId, str, str]] = [(room_id, _MEMBER, user_id) for room_id, user_id in keys]
     wanted += [(room_id, _VISIBILITY, "") for room_id in {room_id for room_id, _ in keys}]
     changes: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
     for moment in load_moments(conn, wanted):

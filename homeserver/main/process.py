@@ -8,6 +8,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from twisted.python.failure import Failure
+
 from homeserver.runtime.config import Config, ConfigError
 from homeserver.runtime.config_sections import LogConfig
 from homeserver.runtime.logging_setup import set_up_logging
@@ -22,7 +24,7 @@ def install_reactor() -> Any:
 
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    asyncioreactor.install(loop)
+    asyncioreactor.install(loop)  # type: ignore[no-untyped-call]
     from twisted.internet import reactor
 
     return reactor
@@ -64,9 +66,12 @@ def run_once(config: Config, act: Callable[[Any], Awaitable[object]]) -> object:
 
     failures: list[BaseException] = []
 
+    def note(failure: Failure) -> None:
+        failures.append(failure.value)
+
     def begin() -> None:
         done = Deferred.fromCoroutine(once())
-        done.addErrback(lambda failure: failures.append(failure.value))
+        done.addErrback(note)
         done.addBoth(lambda _: reactor.stop())
 
     reactor.callWhenRunning(begin)

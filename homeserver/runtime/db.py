@@ -173,7 +173,7 @@ class _Worker:
         try:
             result = self._transact(job)
         except Exception:  # whatever a store function raises belongs to its caller
-            self._reactor.callFromThread(_fail, job.deferred, Failure())
+            self._reactor.callFromThread(_fail, job.deferred, Failure())  # type: ignore[no-untyped-call]
         else:
             self._reactor.callFromThread(_succeed, job.deferred, result)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, func, select
+from sqlalchemy import Connection, Select, and_, bindparam, func, select
 
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.pdu import Pdu, load_pdu, redact_pdu
@@ -108,7 +108,11 @@ _COLUMNS = (
 )
 
 
-def _stored(row: Row[Any], version: RoomVersion) -> StoredEvent:
+# A row of _COLUMNS. (SQLAlchemy types rows of up to ten columns.)
+EventRow = Any
+
+
+def _stored(row: EventRow, version: RoomVersion) -> StoredEvent:
     pdu = load_pdu(row[1], version, row[0])
     return StoredEvent(
         pdu if row[7] is None else redact_pdu(pdu),
@@ -126,7 +130,7 @@ def _stored(row: Row[Any], version: RoomVersion) -> StoredEvent:
     )
 
 
-def stored_events(rows: Iterable[Row[Any]], version: RoomVersion) -> list[StoredEvent]:
+def stored_events(rows: Iterable[EventRow], version: RoomVersion) -> list[StoredEvent]:
     return [_stored(row, version) for row in rows]
 
 

@@ -26,7 +26,6 @@ from attrs import define, field, frozen
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from homeserver.matrix.ids import EventId
 from homeserver.runtime.db import Database
@@ -89,7 +88,7 @@ class _Queued:
 
     def fail(self, error: Exception) -> None:
         self.failed = True
-        self.deferred.errback(Failure(error))
+        self.deferred.errback(error)
 
 
 @frozen

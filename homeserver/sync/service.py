@@ -209,6 +209,7 @@ class SyncService:
             for row in rows
             if not row.room_id and row.type != PUSH_RULES_TYPE and wanted.matches(row.type, None)
         ]
+        # Whether they changed since a moment that memory no longer reaches is not known: told again, they do no harm.
         if wanted.matches(PUSH_RULES_TYPE, None) and (not is_known or "push_rules" in kinds):
             content = view.get_push_rules()
             if content is not None:

@@ -286,6 +286,7 @@ class View:
         if needs.tails:
             tails = await sources.tails.load_many(needs.tails)
             logs = {room_id: RoomLog(tail.floor, tail.rows) for room_id, tail in tails.items()}
+            sources.events.put_all(row.event for log in logs.values() for row in log.rows if row.event)
             self._tails.put_all(logs, self._position())
         if needs.gaps:
             self._gaps |= await sources.database.read(load_gaps, list(needs.gaps))

@@ -6,6 +6,7 @@ running the migrations for each test would cost more than most tests.
 
 from __future__ import annotations
 
+import atexit
 import os
 import pwd
 import shutil
@@ -65,9 +66,14 @@ class PostgresCluster:
         # Not below $TMPDIR: root's may be closed to the user that PostgreSQL runs as; and a socket's path must be short.
         self.folder = Path(tempfile.mkdtemp(prefix="hearth-pg-", dir="/tmp"))
         give_to(self.folder, self._user)
+        atexit.register(self.stop)
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
         self._has_template = False
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
 
     def start(self) -> None:
         """Raises: PostgresMissing; RuntimeError with PostgreSQL's own words."""
@@ -97,6 +103,10 @@ class PostgresCluster:
         template = "template0" if is_empty else self._template()
         self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
+
+    def create_shared_database(self) -> None:
+        """An empty database named `shared`, for tests that clear it themselves."""
+        self._execute("CREATE DATABASE shared TEMPLATE template0")
 
     def drop_database(self, url: str) -> None:
         name = url.partition("@/")[2].partition("?")[0]

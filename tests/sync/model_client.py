@@ -53,14 +53,20 @@ class ModelClient:
                 assert "m.room.create" in types
 
     def _take_room(self, world: World, room_id: str, answer: dict[str, Any], membership: str) -> None:
+        was = self.membership.get(room_id)
         self.membership[room_id] = membership
         room = self.rooms.setdefault(room_id, ModelRoom())
         told = answer["timeline"]
         ids = [event["event_id"] for event in told["events"]]
         seen_twice = set(ids) & set(room.timeline)
         assert not seen_twice, f"{self.user} got {seen_twice} twice"
-        if told["limited"]:
+        if told["limited"] and was == "join":
             room.timeline += self._fill(world, room_id, told["prev_batch"], set(room.timeline))
+        elif told["limited"]:
+            # Who comes back may see what happened meanwhile, between what they knew: it begins anew.
+            known = room.timeline
+            room.timeline = self._fill(world, room_id, told["prev_batch"], set())
+            assert set(known) <= set(room.timeline)
         room.timeline += ids
         for event in answer.get(self.kind.value.decode(), {"events": []})["events"]:
             room.state[event["type"], event["state_key"]] = event["event_id"]
@@ -71,15 +77,11 @@ class ModelClient:
         if self.is_lazy:
             senders = {event["sender"] for event in told["events"]}
             for sender in senders:
-                assert ("m.room.member", sender) in room.state or membership == "leave", (
-                    f"{sender} is not known"
-                )
+                assert ("m.room.member", sender) in room.state or membership == "leave", f"{sender} is not known"
 
     def _fill(self, world: World, room_id: str, prev_batch: str, known: set[str]) -> list[str]:
         found = []
-        for event_id in server_timeline(world, self.user, room_id, parse_timeline_token(prev_batch).order)[
-            ::-1
-        ]:
+        for event_id in server_timeline(world, self.user, room_id, parse_timeline_token(prev_batch).order)[::-1]:
             if event_id in known:
                 break
             found.append(event_id)

@@ -44,9 +44,7 @@ class SyncMachine(RuleBasedStateMachine):
         self.world = World(Path(self._folder.name), max_rows=max_rows)
         self.rooms: list[RoomId] = []
         self.sent: list[tuple[RoomId, str]] = []
-        self.clients = [
-            ModelClient(user, name, kind, filter) for user in USERS for name, kind, filter in KINDS
-        ]
+        self.clients = [ModelClient(user, name, kind, filter) for user in USERS for name, kind, filter in KINDS]
         self.create("@a:test", "shared")
 
     @rule(user=users, visibility=st.sampled_from(["shared", "joined", "invited", "world_readable"]))
@@ -72,9 +70,7 @@ class SyncMachine(RuleBasedStateMachine):
         room_id = self._room(index)
         head = self.world.run(self.world.heads.load(room_id))
         if head.is_joined(UserId(user)):
-            self._try(
-                index, Draft("m.room.member", UserId(user), {"membership": "join", "displayname": name}, user)
-            )
+            self._try(index, Draft("m.room.member", UserId(user), {"membership": "join", "displayname": name}, user))
 
     @rule(user=users, index=indexes, count=st.integers(1, 4))
     def send(self, user: str, index: int, count: int) -> None:
@@ -131,9 +127,7 @@ class SyncMachine(RuleBasedStateMachine):
             Draft("m.room.member", UserId(user), {"membership": membership}, user),
             Draft("m.room.message", UserId(user), {"body": "after"}),
         ]
-        writing = [
-            world.start(world.writer.write(room_id, lambda _head, draft=draft: [draft])) for draft in drafts
-        ]  # type: ignore[misc]
+        writing = [world.start(world.writer.write(room_id, lambda _head, draft=draft: [draft])) for draft in drafts]  # type: ignore[misc]
         client.take(world, orjson.loads(world.wait(syncing)))
         for deferred in writing:
             try:

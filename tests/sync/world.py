@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories
-from homeserver.folds.memberships import Memberships
+from homeserver.folds.memberships import FORGOTTEN, Memberships
 from homeserver.folds.recent_log import RecentLog
 from homeserver.folds.room_tails import RoomTails
 from homeserver.matrix.filters import EMPTY_FILTER, Filter, parse_filter
@@ -34,6 +34,7 @@ from homeserver.store import account_data as account_data_store
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import load_head_position
 from homeserver.store.log_writer import LogItem, LogWriter
+from homeserver.store.memberships import save_forgotten
 from homeserver.store.migrations import upgrade
 from homeserver.store.tables.rooms import receipts
 from homeserver.store.upsert import upsert
@@ -209,12 +210,8 @@ class World:
     def write(self, room_id: RoomId, *drafts: Draft) -> list[StoredEvent]:
         return self.run(self.writer.write(room_id, lambda _head: drafts))
 
-    def send(
-        self, user: str, room_id: RoomId, body: str, *, device: str | None = None, txn: str | None = None
-    ) -> str:
-        draft = Draft(
-            "m.room.message", UserId(user), {"body": body, "msgtype": "m.text"}, device_id=device, txn_id=txn
-        )
+    def send(self, user: str, room_id: RoomId, body: str, *, device: str | None = None, txn: str | None = None) -> str:
+        draft = Draft("m.room.message", UserId(user), {"body": body, "msgtype": "m.text"}, device_id=device, txn_id=txn)
         return self.write(room_id, draft)[0].event_id
 
     def state(self, user: str, room_id: RoomId, type_: str, content: dict[str, Any], key: str = "") -> str:
@@ -241,14 +238,18 @@ class World:
 
         self.wait(self.log.submit(LogItem("receipt", room_id, data, save)))
 
-    def account_data(
-        self, user: str, type_: str, content: dict[str, Any], room_id: RoomId | None = None
-    ) -> None:
+    def account_data(self, user: str, type_: str, content: dict[str, Any], room_id: RoomId | None = None) -> None:
         def save(conn: Any, position: int) -> None:
             encoded = orjson.dumps(content)
             account_data_store.save_account_data(conn, user, room_id or "", type_, encoded, position)
 
         self.wait(self.log.submit(LogItem("account_data", user, {"room_id": room_id, "type": type_}, save)))
+
+    def forget(self, user: str, room_id: RoomId) -> None:
+        def save(conn: Any, _position: int) -> None:
+            save_forgotten(conn, UserId(user), room_id)
+
+        self.wait(self.log.submit(LogItem(FORGOTTEN, user, {"room_id": room_id}, save)))
 
     # -- sync ------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,8 @@ def known_migrations() -> dict[int, str]:
 def schema_version(connection: Connection) -> int:
     if not inspect(connection).has_table("schema_version"):
         return 0
-    return connection.execute(text("SELECT version FROM schema_version")).scalar_one()
+    version: int = connection.execute(text("SELECT version FROM schema_version")).scalar_one()
+    return version
 
 
 def upgrade(connection: Connection) -> list[str]:

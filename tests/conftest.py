@@ -1,0 +1,135 @@
+"""Databases and servers for all tests. `--database sqlite|postgresql|both` chooses what those with a database run on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.databases import ENGINES, PostgresCluster, PostgresMissing, SqliteFiles, find_postgres
+from tests.kit.specification import SPECIFICATION
+
+CLUSTER = pytest.StashKey[PostgresCluster]()
+POSTGRES_URL = "HEARTH_TEST_POSTGRES_URL"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=("sqlite", "postgres", "postgresql", "both"),
+        default="both",
+        help="what tests with a database run on",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    cluster = PostgresCluster()
+    config.stash[CLUSTER] = cluster
+    config.add_cleanup(cluster.stop)
+    if find_postgres() is not None:
+        # For tests that empty a database of their own; it is there once the first of them is set up.
+        os.environ.setdefault(POSTGRES_URL, cluster.url("shared"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what runs on the other engine."""
+    wanted = config.getoption("--database")
+    if wanted == "both":
+        return
+    other = "postgresql" if wanted == "sqlite" else "sqlite"
+    left_out = [item for item in items if other in _parameters(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if other not in _parameters(item)]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The cluster takes a second or two to make, so only tests that use it start it."""
+    if "postgresql" in _parameters(item):
+        start_cluster(item.config)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    terminalreporter.section("what this run rests on")
+    terminalreporter.line(SPECIFICATION.summary())
+    if find_postgres() is None:
+        terminalreporter.line("Nothing ran on PostgreSQL: its binaries are absent (apt-get install postgresql)")
+
+
+def start_cluster(config: pytest.Config) -> PostgresCluster:
+    """The run's cluster, started; skips the test where that can't be."""
+    cluster = config.stash[CLUSTER]
+    if cluster.is_running:
+        return cluster
+    try:
+        cluster.start()
+    except PostgresMissing:
+        pytest.skip("PostgreSQL's binaries are absent")
+    cluster.create_shared_database()
+    return cluster
+
+
+def _parameters(item: pytest.Item) -> list[object]:
+    callspec = getattr(item, "callspec", None)
+    return [] if callspec is None else [value for value in callspec.params.values() if value in ENGINES]
+
+
+@pytest.fixture(scope="session")
+def sqlite_files() -> Iterator[SqliteFiles]:
+    files = SqliteFiles()
+    yield files
+    files.close()
+
+
+@pytest.fixture(params=ENGINES)
+def database_url(
+    request: pytest.FixtureRequest, tmp_path: Path, sqlite_files: SqliteFiles
+) -> Iterator[str]:
+    """A fresh database with the newest schema, as `[database] url` has it; on both engines."""
+    if request.param == "sqlite":
+        yield sqlite_files.create_database(tmp_path)
+        return
+    cluster = start_cluster(request.config)
+    url = cluster.create_database()
+    yield url
+    cluster.drop_database(url)
+
+
+@pytest.fixture
+def start_local(database_url: str, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts a server in this process; its arguments are settings over those of tests, and `clock`."""
+    from tests.kit.servers import LocalServer
+
+    servers: list[LocalServer] = []
+
+    def start(settings: Any = None, clock: Any = None) -> LocalServer:
+        servers.append(LocalServer(database_url, tmp_path, settings, clock))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def hearth(start_local: Callable[..., Any]) -> Any:
+    """A server in this process, as tests need it mostly."""
+    return start_local()
+
+
+@pytest.fixture
+def start_subprocess(database_url: str, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts a server in a process of its own, which can be killed."""
+    from tests.kit.servers import SubprocessServer
+
+    servers: list[SubprocessServer] = []
+
+    def start(settings: Any = None) -> SubprocessServer:
+        servers.append(SubprocessServer(database_url, tmp_path, settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()

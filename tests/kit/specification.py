@@ -1,0 +1,114 @@
+"""Checks responses against the specification's own OpenAPI description of the client-server API.
+
+It is looked for in $HEARTH_SPEC, else in ../shared/spec/openapi beside the checkout; where there is none, nothing is checked and
+the run's summary says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+# Answers that any endpoint may give, whatever its section lists.
+_ERROR = {"type": "object", "required": ["errcode"], "properties": {"errcode": {"type": "string"}}}
+_PARAMETER = re.compile(r"\\\{[^}]*\\\}")
+
+
+class NotAsSpecified(AssertionError):
+    """A response does not fit its schema."""
+
+
+class Specification:
+    """The client-server API's responses; validators are made once, when they are first needed."""
+
+    def __init__(self) -> None:
+        folder = Path(os.environ.get("HEARTH_SPEC") or CHECKOUT.parent / "shared" / "spec" / "openapi")
+        self.file = folder / "client-server.json"
+        self.checked = 0
+        self.operations_checked: set[str] = set()
+        self._validators: dict[tuple[str, str, int], Any] = {}
+        self._operation_of: dict[tuple[str, str], str | None] = {}
+
+    @property
+    def is_present(self) -> bool:
+        return self.file.exists()
+
+    def check_response(self, method: str, path: str, status: int, body: Any) -> None:
+        """Raises: NotAsSpecified, naming the place. Operations outside the specification pass."""
+        if not self.is_present:
+            return
+        template = self._find(method.lower(), path)
+        if template is None:
+            return
+        self.checked += 1
+        self.operations_checked.add(f"{method} {template}")
+        self._validate(method.lower(), template, status, body)
+
+    def summary(self) -> str:
+        """One line for the end of the run."""
+        if not self.is_present:
+            return f"Responses were NOT validated against the specification: {self.file} is absent"
+        operations = len(self.operations_checked)
+        return f"{self.checked} responses of {operations} operations validated against the specification"
+
+    def _validate(self, method: str, template: str, status: int, body: Any) -> None:
+        validator = self._validator(method, template, status)
+        errors = [] if validator is None else list(validator.iter_errors(body))
+        if errors:
+            error = min(errors, key=lambda found: len(found.absolute_path))
+            place = "/".join(str(part) for part in error.absolute_path)
+            raise NotAsSpecified(f"{method.upper()} {template}: {status}: at '{place}': {error.message[:500]}")
+
+    def _validator(self, method: str, template: str, status: int) -> Any:
+        key = (method, template, status)
+        if key not in self._validators:
+            self._validators[key] = self._build_validator(*key)
+        return self._validators[key]
+
+    def _build_validator(self, method: str, template: str, status: int) -> Any:
+        from jsonschema import Draft202012Validator
+
+        responses = self._document["paths"][template][method]["responses"]
+        response = responses.get(str(status))
+        if response is None:
+            return Draft202012Validator(_ERROR) if status >= 400 else None
+        schema = response.get("content", {}).get("application/json", {}).get("schema")
+        return None if schema is None else Draft202012Validator(schema)
+
+    def _find(self, method: str, path: str) -> str | None:
+        path = path.replace("/_matrix/client/r0/", "/_matrix/client/v3/")
+        shape = (method, path)
+        if shape not in self._operation_of:
+            self._operation_of[shape] = next(
+                (
+                    template
+                    for pattern, template, methods in self._templates
+                    if method in methods and pattern.fullmatch(path)
+                ),
+                None,
+            )
+        return self._operation_of[shape]
+
+    @cached_property
+    def _templates(self) -> list[tuple[re.Pattern[str], str, set[str]]]:
+        """Fewest parameters first, so that a literal path wins over a template that it fits as well."""
+        templates = sorted(self._document["paths"], key=lambda path: path.count("{"))
+        return [(_pattern(path), path, set(self._document["paths"][path])) for path in templates]
+
+    @cached_property
+    def _document(self) -> Any:
+        return json.loads(self.file.read_text("utf-8"))
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    # The state key may be empty, the rest not.
+    pattern = _PARAMETER.sub("[^/]+", re.escape(template).replace(r"\{stateKey\}", "[^/]*"))
+    return re.compile(pattern)
+
+
+SPECIFICATION = Specification()

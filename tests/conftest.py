@@ -84,9 +84,7 @@ def sqlite_files() -> Iterator[SqliteFiles]:
 
 
 @pytest.fixture(params=ENGINES)
-def database_url(
-    request: pytest.FixtureRequest, tmp_path: Path, sqlite_files: SqliteFiles
-) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, sqlite_files: SqliteFiles) -> Iterator[str]:
     """A fresh database with the newest schema, as `[database] url` has it; on both engines."""
     if request.param == "sqlite":
         yield sqlite_files.create_database(tmp_path)

@@ -51,9 +51,7 @@ class AccountData:
         def save(conn: Connection, position: int) -> None:
             store.save_account_data(conn, user_id, room_id or store.GLOBAL, type_, encoded, position)
 
-        await self.log_writer.submit(
-            LogItem("account_data", user_id, {"room_id": room_id, "type": type_}, save)
-        )
+        await self.log_writer.submit(LogItem("account_data", user_id, {"room_id": room_id, "type": type_}, save))
 
     async def load_tags(self, user_id: UserId, room_id: RoomId) -> dict[str, Any]:
         """The room's tags, with what is known of each.
@@ -72,12 +70,8 @@ class AccountData:
     async def remove_tag(self, user_id: UserId, room_id: RoomId, tag: str) -> None:
         await self._save_tag(user_id, room_id, tag, None)
 
-    async def _save_tag(
-        self, user_id: UserId, room_id: RoomId, tag: str, value: dict[str, Any] | None
-    ) -> None:
+    async def _save_tag(self, user_id: UserId, room_id: RoomId, tag: str, value: dict[str, Any] | None) -> None:
         def save(conn: Connection, position: int) -> None:
             store.save_tag(conn, user_id, room_id, tag, value, position)
 
-        await self.log_writer.submit(
-            LogItem("account_data", user_id, {"room_id": room_id, "type": TAG_TYPE}, save)
-        )
+        await self.log_writer.submit(LogItem("account_data", user_id, {"room_id": room_id, "type": TAG_TYPE}, save))

@@ -24,9 +24,7 @@ class RegistrationConfig:
         help="How much work it is to hash a password. 'minimum' is for tests only.",
         choices=("production", "minimum"),
     )
-    terms_version: str = setting(
-        "", help="Version of the terms that people accept when they register. Empty: none."
-    )
+    terms_version: str = setting("", help="Version of the terms that people accept when they register. Empty: none.")
     terms_name: str = setting("Terms of service", help="Title of the terms.")
     terms_url: str = setting("", help="Address of the page with the terms.")
     session_lifetime_ms: int = setting(
@@ -43,15 +41,11 @@ class LoginConfig:
         help="Lifetime of access tokens of clients that can refresh them. 0: for ever.",
         minimum=0,
     )
-    refresh_token_lifetime_ms: int = setting(
-        0, help="Lifetime of an unused refresh token. 0: for ever.", minimum=0
-    )
+    refresh_token_lifetime_ms: int = setting(0, help="Lifetime of an unused refresh token. 0: for ever.", minimum=0)
     lasting_token_lifetime_ms: int = setting(
         0, help="Lifetime of access tokens of clients that can't refresh them. 0: for ever.", minimum=0
     )
-    login_tokens: bool = setting(
-        True, help="Whether a logged-in client may make a token to log in another one."
-    )
+    login_tokens: bool = setting(True, help="Whether a logged-in client may make a token to log in another one.")
     login_token_lifetime_ms: int = setting(2 * 60 * 1000, help="Lifetime of such a token.", minimum=1000)
 
 
@@ -59,9 +53,7 @@ class LoginConfig:
 class WellKnownConfig:
     """The documents below /.well-known/matrix, for a server name whose web server is this server."""
 
-    server: str = setting(
-        "", help="host:port where other servers find this one. Empty: the document is not served."
-    )
+    server: str = setting("", help="host:port where other servers find this one. Empty: the document is not served.")
     support_page: str = setting("", help="Address of a page with help for users.")
     support_contacts: list[str] = setting(
         [], help="E-mail addresses or Matrix IDs of the admins, for users and other admins who need them."

@@ -76,16 +76,12 @@ class AccountCreator:
             appservice_id=account.appservice_id,
             terms_accepted=account.terms_accepted,
         )
-        session = (
-            self.sessions.build(account.user_id, account.session) if account.session is not None else None
-        )
+        session = self.sessions.build(account.user_id, account.session) if account.session is not None else None
 
         def save(conn: Connection, _position: int) -> None:
             _save_account(conn, account, user, session)
 
-        await self.log_writer.submit(
-            LogItem("user", account.user_id, _row("registered", account, session), save)
-        )
+        await self.log_writer.submit(LogItem("user", account.user_id, _row("registered", account, session), save))
         return session
 
     async def upgrade_guest(self, account: NewAccount) -> Session | None:
@@ -95,9 +91,7 @@ class AccountCreator:
         """
         assert account.password is not None
         password_hash = await self.hashes.hash(account.password)
-        session = (
-            self.sessions.build(account.user_id, account.session) if account.session is not None else None
-        )
+        session = self.sessions.build(account.user_id, account.session) if account.session is not None else None
 
         def save(conn: Connection, _position: int) -> None:
             if not save_guest_upgrade(conn, account.user_id, password_hash):
@@ -107,9 +101,7 @@ class AccountCreator:
             if session is not None:
                 session.save(conn)
 
-        await self.log_writer.submit(
-            LogItem("user", account.user_id, _row("upgraded", account, session), save)
-        )
+        await self.log_writer.submit(LogItem("user", account.user_id, _row("upgraded", account, session), save))
         return session
 
 

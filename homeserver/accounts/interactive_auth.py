@@ -100,9 +100,7 @@ class InteractiveAuth:
     session_lifetime_ms: int
     _created: int = field(default=0, init=False)
 
-    async def check(
-        self, operation: Operation, flows: Sequence[Flow], auth: Auth | None
-    ) -> Mapping[str, Any]:
+    async def check(self, operation: Operation, flows: Sequence[Flow], auth: Auth | None) -> Mapping[str, Any]:
         """What the stages of the completed flow recorded, by stage.
 
         Raises: AuthRequired; what a stage raises.
@@ -122,11 +120,7 @@ class InteractiveAuth:
         session_id = auth.get("session")
         if session_id is None:
             return _Progress(None, {})
-        if (
-            not isinstance(session_id, str)
-            or not 0 < len(session_id) <= MAX_SESSION_ID_CHARS
-            or "\0" in session_id
-        ):
+        if not isinstance(session_id, str) or not 0 < len(session_id) <= MAX_SESSION_ID_CHARS or "\0" in session_id:
             raise BadJson("auth.session: not a session ID")
         session = await self.database.read(store.load_session, session_id, self.clock.time_ms())
         if session is None:
@@ -183,9 +177,7 @@ class InteractiveAuth:
         session_id = new_session_id()
         now_ms = self.clock.time_ms()
         expires_ts_ms = now_ms + self.session_lifetime_ms
-        await self.database.run(
-            store.create_session, session_id, operation.digest(), completed, now_ms, expires_ts_ms
-        )
+        await self.database.run(store.create_session, session_id, operation.digest(), completed, now_ms, expires_ts_ms)
         self._created += 1
         if self._created % SESSIONS_BETWEEN_TRIMS == 0:
             await self.database.run(store.delete_oldest_sessions, MAX_SESSIONS)

@@ -179,7 +179,4 @@ def _check_shown(name: str, value: Any) -> None:
 
 def _is_small(profile: Profile) -> bool:
     """Whether to keep it in memory: only bounded fields, so the cache is bounded in bytes too."""
-    return (
-        all(name in (DISPLAYNAME, AVATAR_URL, "m.tz") for name in profile)
-        and len(str(profile.get("m.tz", ""))) < 64
-    )
+    return all(name in (DISPLAYNAME, AVATAR_URL, "m.tz") for name in profile) and len(str(profile.get("m.tz", ""))) < 64

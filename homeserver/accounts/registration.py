@@ -84,9 +84,7 @@ class Registrations:
             raise Forbidden("Guest access is disabled on this server")
         user_id = parse_new_username(new_localpart("guest"), self.server_name)
         session = SessionRequest(device_name=device_name)
-        return Registered(
-            user_id, await self.creator.create(NewAccount(user_id, is_guest=True, session=session))
-        )
+        return Registered(user_id, await self.creator.create(NewAccount(user_id, is_guest=True, session=session)))
 
     def _flow(self) -> Flow:
         stages = []
@@ -112,9 +110,7 @@ class Registrations:
             raise Forbidden("A guest can only be upgraded with their own token and user name")
         return guest.user_id
 
-    def _account(
-        self, user_id: UserId, request: RegistrationRequest, completed: Mapping[str, Any]
-    ) -> NewAccount:
+    def _account(self, user_id: UserId, request: RegistrationRequest, completed: Mapping[str, Any]) -> NewAccount:
         account = NewAccount(
             user_id,
             password=request.password,

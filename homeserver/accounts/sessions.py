@@ -52,9 +52,7 @@ class Session:
 
     def save(self, conn: Connection) -> None:
         """Write device and tokens. A device that was there keeps its name and loses the tokens it had."""
-        is_new = devices.save_device(
-            conn, self.user_id, self.device_id, self.device_name, self.tokens.created_ts_ms
-        )
+        is_new = devices.save_device(conn, self.user_id, self.device_id, self.device_name, self.tokens.created_ts_ms)
         if not is_new:
             access_tokens.delete_device_tokens(conn, self.user_id, [self.device_id])
         access_tokens.save_tokens(conn, self.tokens)
@@ -73,9 +71,7 @@ class Sessions:
         Raises: InvalidParam for an impossible device id.
         """
         device_id = parse_device_id(request.device_id) if request.device_id else DeviceId(new_device_id())
-        name = (
-            shorten(request.device_name, MAX_DEVICE_NAME_BYTES) if request.device_name is not None else None
-        )
+        name = shorten(request.device_name, MAX_DEVICE_NAME_BYTES) if request.device_name is not None else None
         return self._build(user_id, device_id, name, with_refresh=request.wants_refresh_token)
 
     async def start(
@@ -119,9 +115,7 @@ class Sessions:
         built = self._build(owner.user_id, owner.device_id, None, with_refresh=True)
         session = evolve(built, tokens=evolve(built.tokens, supersedes=refresh_hash))
         await self.log_writer.submit(
-            _token_item(
-                owner.user_id, "refreshed", lambda conn: _save_refresh(conn, refresh_hash, session.tokens)
-            )
+            _token_item(owner.user_id, "refreshed", lambda conn: _save_refresh(conn, refresh_hash, session.tokens))
         )
         return session
 
@@ -135,9 +129,7 @@ class Sessions:
         elif token is not None:
             token_hash = hash_token(token)
             await self.log_writer.submit(
-                _token_item(
-                    requester.user_id, "revoked", lambda conn: access_tokens.delete_token(conn, token_hash)
-                )
+                _token_item(requester.user_id, "revoked", lambda conn: access_tokens.delete_token(conn, token_hash))
             )
 
     async def delete_devices(self, user_id: UserId, device_ids: Collection[str]) -> None:
@@ -161,15 +153,11 @@ class Sessions:
 
         await self.log_writer.submit(LogItem("device", user_id, data, save))
 
-    def _build(
-        self, user_id: UserId, device_id: DeviceId, device_name: str | None, *, with_refresh: bool
-    ) -> Session:
+    def _build(self, user_id: UserId, device_id: DeviceId, device_name: str | None, *, with_refresh: bool) -> Session:
         now_ms = self.clock.time_ms()
         access = new_token(ACCESS)
         refresh = new_token(REFRESH) if with_refresh else None
-        lifetime = (
-            self.config.access_token_lifetime_ms if with_refresh else self.config.lasting_token_lifetime_ms
-        )
+        lifetime = self.config.access_token_lifetime_ms if with_refresh else self.config.lasting_token_lifetime_ms
         tokens = NewTokens(
             user_id=user_id,
             device_id=device_id,

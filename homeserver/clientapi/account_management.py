@@ -64,9 +64,7 @@ class AccountManagement:
         check_new_password(body.new_password)
         user_id = await self._authenticate(PASSWORD_PATH, requester, body.auth)
         keep = requester.device_id if requester is not None else None
-        await self._accounts.set_password(
-            user_id, body.new_password, log_out=body.logout_devices, keep_device=keep
-        )
+        await self._accounts.set_password(user_id, body.new_password, log_out=body.logout_devices, keep_device=keep)
         return {}
 
     @endpoint(
@@ -83,9 +81,7 @@ class AccountManagement:
         await self._accounts.deactivate(user_id, erase=body.erase)
         return {"id_server_unbind_result": "success"}
 
-    @endpoint(
-        "GET", THREEPID_PATH, auth=Auth.USER, tag=TAG, spec="client-server-api#get_matrixclientv3account3pid"
-    )
+    @endpoint("GET", THREEPID_PATH, auth=Auth.USER, tag=TAG, spec="client-server-api#get_matrixclientv3account3pid")
     def get_threepids(self, requester: Requester) -> JsonObject:
         return {"threepids": []}
 
@@ -156,9 +152,7 @@ class AccountManagement:
         spec="client-server-api#post_matrixclientv3account3pidemailrequesttoken",
     )
     def post_request_token(self, path: RequestTokenPath) -> JsonObject:
-        raise MatrixError(
-            "This server sends neither e-mail nor SMS", errcode="M_THREEPID_MEDIUM_NOT_SUPPORTED"
-        )
+        raise MatrixError("This server sends neither e-mail nor SMS", errcode="M_THREEPID_MEDIUM_NOT_SUPPORTED")
 
     @endpoint(
         "GET",

@@ -36,15 +36,11 @@ class AccountModeration:
         self._server_name = server_name
         self._accounts = accounts
 
-    @endpoint(
-        "GET", LOCK_PATH, auth=Auth.USER, tag=TAG, spec="client-server-api#get_matrixclientv1adminlockuserid"
-    )
+    @endpoint("GET", LOCK_PATH, auth=Auth.USER, tag=TAG, spec="client-server-api#get_matrixclientv1adminlockuserid")
     async def get_lock(self, requester: Requester, path: UserPath) -> JsonObject:
         return {"locked": (await self._load(requester, path)).is_locked}
 
-    @endpoint(
-        "PUT", LOCK_PATH, auth=Auth.USER, tag=TAG, spec="client-server-api#put_matrixclientv1adminlockuserid"
-    )
+    @endpoint("PUT", LOCK_PATH, auth=Auth.USER, tag=TAG, spec="client-server-api#put_matrixclientv1adminlockuserid")
     async def put_lock(self, requester: Requester, path: UserPath, body: LockBody) -> JsonObject:
         user_id = await self._load_other(requester, path)
         await self._accounts.set_locked(user_id, body.locked)

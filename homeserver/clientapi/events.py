@@ -54,9 +54,7 @@ class EventsEndpoints:
         since = parse_sync_token(query.from_, "from") if query.from_ else None
         room_id = parse_room_id(query.room_id) if query.room_id else None
         timeout_ms = max(0, min(query.timeout, MAX_TIMEOUT_MS))
-        return await self._legacy.wait_events(
-            requester.user_id, requester.device_id, since, timeout_ms, room_id
-        )
+        return await self._legacy.wait_events(requester.user_id, requester.device_id, since, timeout_ms, room_id)
 
     @endpoint(
         "GET",

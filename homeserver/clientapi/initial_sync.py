@@ -81,9 +81,7 @@ class InitialSyncEndpoints:
         tag=TAG,
         spec="client-server-api#get_matrixclientv3roomsroomidinitialsync",
     )
-    async def get_room_initial_sync(
-        self, requester: Requester, path: RoomPath, query: RoomInitialSyncQuery
-    ) -> RawJson:
+    async def get_room_initial_sync(self, requester: Requester, path: RoomPath, query: RoomInitialSyncQuery) -> RawJson:
         view = await self._views.load(parse_room_id(path.room_id), requester.user_id)
         newest = self._log.position if view.until is None else view.until
         limit = min(query.limit, MAX_TIMELINE_LIMIT)
@@ -118,6 +116,4 @@ def _token(order: int) -> bytes:
 
 def _membership(view: RoomView, user_id: UserId) -> list[bytes]:
     membership = view.head.membership(user_id)
-    return (
-        [b'"membership":"%b"' % membership.encode()] if membership is not None and membership in _TOLD else []
-    )
+    return [b'"membership":"%b"' % membership.encode()] if membership is not None and membership in _TOLD else []

@@ -69,8 +69,6 @@ class ProfileEndpoints:
         await self._profiles.delete_field(requester, parse_user_id(path.user_id), path.key_name)
         return {}
 
-    @endpoint(
-        "GET", PROFILE_PATH, auth=Auth.NONE, tag=TAG, spec="client-server-api#get_matrixclientv3profileuserid"
-    )
+    @endpoint("GET", PROFILE_PATH, auth=Auth.NONE, tag=TAG, spec="client-server-api#get_matrixclientv3profileuserid")
     async def get_profile(self, path: ProfilePath) -> JsonObject:
         return dict(await self._profiles.load_profile(parse_user_id(path.user_id)))

@@ -145,10 +145,8 @@ class RoomEvents:
 
     async def _load_state_event(self, view: RoomView, path: StatePath) -> StoredEvent:
         key = (path.event_type, path.state_key)
-        if view.until is None:
-            event_id = view.head.state.get(key)
-        else:
-            event_id = (await self._views.load_state(view)).get(key)
+        state = view.head.state if view.until is None else await self._views.load_state(view)
+        event_id = state.get(key)
         events = await self._views.load_events(view, [event_id]) if event_id is not None else []
         if not events:
             raise NotFound("No state of that type and key in this room")
@@ -169,5 +167,3 @@ def _is_wanted(event: StoredEvent, query: MembersQuery) -> bool:
     if query.not_membership is not None and membership != query.not_membership:
         return True
     return query.membership is None and query.not_membership is None
-
-

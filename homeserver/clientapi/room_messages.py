@@ -153,21 +153,16 @@ class RoomMessages:
         ids = _wanted_state(state, [event, *before.events, *after.events], filter)
         events = await self._json.encode(view, await self._views.load_events(view, ids), requester)
         first = before.events[-1].order if before.events else event.order
-        return (
-            b'{"event":%b,"events_before":%b,"events_after":%b,"state":%b,"start":%b,"end":%b}'
-            % (
-                encoded[0],
-                array(encoded[1:split]),
-                array(encoded[split:]),
-                array(events),
-                _token(first - 1),
-                _token(last),
-            )
+        return b'{"event":%b,"events_before":%b,"events_after":%b,"state":%b,"start":%b,"end":%b}' % (
+            encoded[0],
+            array(encoded[1:split]),
+            array(encoded[split:]),
+            array(events),
+            _token(first - 1),
+            _token(last),
         )
 
-    async def _encode_senders(
-        self, requester: Requester, view: RoomView, events: Sequence[StoredEvent]
-    ) -> list[bytes]:
+    async def _encode_senders(self, requester: Requester, view: RoomView, events: Sequence[StoredEvent]) -> list[bytes]:
         senders = dict.fromkeys(event.pdu.sender for event in events)
         ids = [event_id for sender in senders if (event_id := view.head.state.get(member_key(sender)))]
         return await self._json.encode(view, await self._views.load_events(view, ids), requester)

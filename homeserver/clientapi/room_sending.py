@@ -78,9 +78,7 @@ class RoomSending:
         limit="message",
         tag=TAG,
     )
-    async def put_state_without_key(
-        self, requester: Requester, path: StateTypePath, body: JsonObject
-    ) -> SendAnswer:
+    async def put_state_without_key(self, requester: Requester, path: StateTypePath, body: JsonObject) -> SendAnswer:
         """The same for an empty state key."""
         return await self.put_state(requester, StatePath(path.room_id, path.event_type, ""), body)
 

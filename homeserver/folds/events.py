@@ -85,7 +85,5 @@ def _cost(event: StoredEvent) -> int:
     return BYTES_PER_EVENT + BYTES_PER_JSON_BYTE * len(event.pdu.json_bytes)
 
 
-def _load(
-    conn: Connection, ids: Collection[EventId], versions: dict[RoomId, RoomVersion]
-) -> list[StoredEvent]:
+def _load(conn: Connection, ids: Collection[EventId], versions: dict[RoomId, RoomVersion]) -> list[StoredEvent]:
     return load_events(conn, ids, versions)

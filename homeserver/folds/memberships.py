@@ -57,7 +57,5 @@ def _apply(user_id: UserId, known: UserRooms, row: LogRow) -> UserRooms:
     forgotten = before is not None and before.forgotten and change.membership in ("leave", "ban")
     return known.set(
         room_id,
-        MembershipRow(
-            user_id, room_id, change.membership, change.event_id, change.sender, row.position, forgotten
-        ),
+        MembershipRow(user_id, room_id, change.membership, change.event_id, change.sender, row.position, forgotten),
     )

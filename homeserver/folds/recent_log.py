@@ -9,10 +9,13 @@ Invariant: for every key, all rows behind `floor` are here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from homeserver.matrix.ids import EventId
 from homeserver.store.log import LogRow
+
+K = TypeVar("K", bound=str)
 
 MAX_ROWS = 4000
 _NONE: tuple[LogRow, ...] = ()
@@ -47,6 +50,11 @@ class RecentLog:
         """A position behind which nothing happened to the key: that of its newest row, or the floor."""
         rows = self._by_key.get(key)
         return rows[-1].position if rows else self.floor
+
+    def changed_after(self, keys: Iterable[K], position: int) -> set[K]:
+        """Those of the keys that have rows behind a position (not below the floor)."""
+        by_key = self._by_key
+        return {key for key in keys if (rows := by_key.get(key)) is not None and rows[-1].position > position}
 
     def rows_after(self, key: str, position: int) -> list[LogRow]:
         """The key's rows behind a position (not below the floor), oldest first."""

@@ -42,9 +42,7 @@ class RoomTails:
 
 
 def _load(conn: Connection, room_ids: Sequence[RoomId]) -> dict[RoomId, RoomTail]:
-    return {
-        room_id: RoomTail(floor, tuple(rows)) for room_id, (floor, rows) in load_tails(conn, room_ids).items()
-    }
+    return {room_id: RoomTail(floor, tuple(rows)) for room_id, (floor, rows) in load_tails(conn, room_ids).items()}
 
 
 def _rooms_of(row: LogRow) -> Iterable[RoomId]:

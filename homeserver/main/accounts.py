@@ -73,9 +73,7 @@ def build_accounts(
     passwords = PasswordCheck(database, hashes, core.server_name, limiter)
     tokens = RegistrationTokens(database, clock, registration)
     stages = (DummyStage(), TermsStage(registration), RegistrationTokenStage(tokens), PasswordStage(passwords))
-    auth = InteractiveAuth(
-        database, clock, {stage.type: stage for stage in stages}, registration.session_lifetime_ms
-    )
+    auth = InteractiveAuth(database, clock, {stage.type: stage for stage in stages}, registration.session_lifetime_ms)
     access = AccessTokens(database, log, clock)
     sessions = Sessions(database, log, clock, login)
     creator = AccountCreator(database, log, clock, hashes, sessions)
@@ -96,9 +94,7 @@ def build_accounts(
             Versions(UNSTABLE_FEATURES),
             WellKnown(public_base_url, config.section(WellKnownConfig)),
             Capabilities(config.section(RoomsConfig).default_version, login_tokens=login.login_tokens),
-            RegistrationEndpoints(
-                Registrations(core.server_name, registration, creator, auth, access, tokens), tokens
-            ),
+            RegistrationEndpoints(Registrations(core.server_name, registration, creator, auth, access, tokens), tokens),
             SharedSecretEndpoints(
                 SharedSecretRegistration(core.server_name, registration.shared_secret, clock, creator)
             ),

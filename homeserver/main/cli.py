@@ -147,9 +147,7 @@ def _user_password(arguments: argparse.Namespace) -> int:
 
 
 def _user_admin(arguments: argparse.Namespace) -> int:
-    return _with_services(
-        arguments, lambda s: s.commands.set_admin(arguments.name, not arguments.remove), "Changed"
-    )
+    return _with_services(arguments, lambda s: s.commands.set_admin(arguments.name, not arguments.remove), "Changed")
 
 
 def _user_deactivate(arguments: argparse.Namespace) -> int:
@@ -183,9 +181,7 @@ def _password(arguments: argparse.Namespace) -> str:
     return password
 
 
-def _with_services(
-    arguments: argparse.Namespace, act: Callable[[Any], Awaitable[object]], done: str
-) -> int:
+def _with_services(arguments: argparse.Namespace, act: Callable[[Any], Awaitable[object]], done: str) -> int:
     from homeserver.main.process import run_once
 
     print(f"{done} {run_once(_load(arguments), act)}")

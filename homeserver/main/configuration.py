@@ -31,9 +31,7 @@ def example(server_name: str) -> str:
 
 
 def _make(path: Path) -> None:
-    text = write_example(
-        SECTIONS, {"server_name": "localhost", "data_dir": ".", "registration.enabled": True}
-    )
+    text = write_example(SECTIONS, {"server_name": "localhost", "data_dir": ".", "registration.enabled": True})
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.write_text(text)

@@ -67,7 +67,7 @@ def run_once(config: Config, act: Callable[[Any], Awaitable[object]]) -> object:
     failures: list[BaseException] = []
 
     def note(failure: Failure) -> None:
-        failures.append(failure.value)
+        failures.append(failure.value or RuntimeError("failed"))
 
     def begin() -> None:
         done = Deferred.fromCoroutine(once())

@@ -6,6 +6,7 @@ from attrs import frozen
 
 from homeserver.accounts.profiles import Profiles
 from homeserver.clientapi.event_json import EventJson
+from homeserver.clientapi.receipts import ReceiptEndpoints
 from homeserver.clientapi.reporting import ReportingEndpoints
 from homeserver.clientapi.room_aliases import RoomAliasEndpoints
 from homeserver.clientapi.room_creation import RoomCreationEndpoints
@@ -16,6 +17,7 @@ from homeserver.clientapi.room_messages import RoomMessages
 from homeserver.clientapi.room_sending import RoomSending
 from homeserver.clientapi.room_summary import RoomSummaryEndpoints
 from homeserver.clientapi.room_upgrades import RoomUpgradeEndpoints
+from homeserver.clientapi.typing import TypingEndpoints
 from homeserver.main.core import Core
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.config import RoomsConfig
@@ -28,6 +30,7 @@ from homeserver.rooms.paging import Paging
 from homeserver.rooms.ports import NoFederation
 from homeserver.rooms.profile_propagation import RoomProfiles
 from homeserver.rooms.public_rooms import PublicRooms
+from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.reports import Reports
 from homeserver.rooms.sending import Sending
 from homeserver.rooms.state_policy import StatePolicy
@@ -84,6 +87,8 @@ def build_rooms(core: Core) -> RoomServices:
             RoomDirectoryEndpoints(config, core.server_name, directory, public_rooms, remote),
             RoomSummaryEndpoints(summaries, aliases),
             RoomUpgradeEndpoints(RoomUpgrades(creation)),
+            ReceiptEndpoints(Receipts(core.database, core.clock, views, core.log)),
+            TypingEndpoints(views, typing),
             ReportingEndpoints(Reports(core.clock, core.heads, core.events, core.log)),
         ],
     )

@@ -57,9 +57,7 @@ def build_sync(core: Core, accounts: AccountServices, rooms: RoomServices) -> Sy
         notifier,
         [
             SyncEndpoint(service, accounts.filters),
-            InitialSyncEndpoints(
-                legacy, rooms.views, rooms.paging, json, rooms.directory, core.database, core.log
-            ),
+            InitialSyncEndpoints(legacy, rooms.views, rooms.paging, json, rooms.directory, core.database, core.log),
             EventsEndpoints(legacy, rooms.views, core.database, json),
         ],
     )

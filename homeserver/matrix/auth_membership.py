@@ -66,9 +66,7 @@ def membership_of(event: Pdu | None) -> str | None:
     return membership if isinstance(membership, str) else None
 
 
-def check_membership(
-    event: Pdu, auth_state: Mapping[StateKey, Pdu], create: Pdu, levels: PowerLevels
-) -> None:
+def check_membership(event: Pdu, auth_state: Mapping[StateKey, Pdu], create: Pdu, levels: PowerLevels) -> None:
     """Rule 5, for an event of type m.room.member.
 
     Raises: AuthRejected.
@@ -100,9 +98,7 @@ def check_membership(
 
 def _check_join(case: _Case) -> None:
     # 5.3.1 The creator's first join, directly after the create event.
-    if case.event.prev_events == (case.create.event_id,) and case.target in _creators_at_first_join(
-        case.create
-    ):
+    if case.event.prev_events == (case.create.event_id,) and case.target in _creators_at_first_join(case.create):
         return
     # 5.3.2 Nobody joins for another.
     if case.sender != case.target:

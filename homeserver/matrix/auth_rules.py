@@ -75,9 +75,7 @@ def check_auth(event: Pdu, auth_state: Mapping[StateKey, Pdu]) -> None:
     _check_as_member(event, auth_state, create, levels)
 
 
-def _check_as_member(
-    event: Pdu, auth_state: Mapping[StateKey, Pdu], create: Pdu, levels: PowerLevels
-) -> None:
+def _check_as_member(event: Pdu, auth_state: Mapping[StateKey, Pdu], create: Pdu, levels: PowerLevels) -> None:
     """Rules 7 to 11, for a sender who is in the room."""
     power = levels.user(event.sender)
     # 7. A third-party invitation needs the invite level, and nothing else.
@@ -212,9 +210,7 @@ def _check_power_levels(event: Pdu, current: Pdu | None, create: Pdu, power: int
         old, new = _table(current.content, table), _table(content, table)
         _check_changes(version, old, new, old.keys() | new.keys(), power)
     # 10.9, 10.10 Levels of users.
-    _check_user_changes(
-        version, _table(current.content, "users"), _table(content, "users"), event.sender, power
-    )
+    _check_user_changes(version, _table(current.content, "users"), _table(content, "users"), event.sender, power)
     # 10.11 Otherwise, allow.
 
 

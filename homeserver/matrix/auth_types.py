@@ -35,9 +35,7 @@ def auth_types_for(
     return keys
 
 
-def _keys_for_member(
-    version: RoomVersion, sender: str, target: str, content: Mapping[str, Any]
-) -> list[StateKey]:
+def _keys_for_member(version: RoomVersion, sender: str, target: str, content: Mapping[str, Any]) -> list[StateKey]:
     keys = [] if target == sender else [member_key(target)]
     membership = content.get("membership")
     if not isinstance(membership, str):

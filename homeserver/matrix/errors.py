@@ -26,9 +26,7 @@ class MatrixError(Exception):
     status = 400
     errcode = "M_UNKNOWN"
 
-    def __init__(
-        self, error: str, *, errcode: str | None = None, status: int | None = None, **extra: Any
-    ) -> None:
+    def __init__(self, error: str, *, errcode: str | None = None, status: int | None = None, **extra: Any) -> None:
         super().__init__(error)
         self.error = error
         self.extra = extra

@@ -53,9 +53,7 @@ class _RoomEventFilterJson(_EventFilterJson):
     unread_thread_notifications: bool = False
     # COMPAT(MSC3874, MSC3440): not in the specification, but in use by clients under these names.
     rel_types: list[str] | UnsetType = msgspec.field(name="org.matrix.msc3874.rel_types", default=UNSET)
-    not_rel_types: list[str] | UnsetType = msgspec.field(
-        name="org.matrix.msc3874.not_rel_types", default=UNSET
-    )
+    not_rel_types: list[str] | UnsetType = msgspec.field(name="org.matrix.msc3874.not_rel_types", default=UNSET)
     related_by_rel_types: list[str] | UnsetType = UNSET
     related_by_senders: list[str] | UnsetType = UNSET
 
@@ -434,9 +432,7 @@ def _limit(where: str, limit: int | UnsetType) -> int | None:
     return limit
 
 
-def _ids(
-    where: str, name: str, sigil: str, only: list[str] | UnsetType, excluded: list[str] | UnsetType
-) -> Selection:
+def _ids(where: str, name: str, sigil: str, only: list[str] | UnsetType, excluded: list[str] | UnsetType) -> Selection:
     selection = Selection(_set(only), _set(excluded) or frozenset())
     for field_name, values in ((name, selection.only), (f"not_{name}", selection.excluded)):
         wrong = [value for value in values or () if not value.startswith(sigil)]

@@ -123,9 +123,7 @@ class Pdu:
     @property
     def membership(self) -> str | None:
         """`content.membership` of an m.room.member state event if it is a string, else None."""
-        membership = (
-            self.content.get("membership") if self.type == "m.room.member" and self.is_state else None
-        )
+        membership = self.content.get("membership") if self.type == "m.room.member" and self.is_state else None
         return membership if isinstance(membership, str) else None
 
     @property
@@ -332,7 +330,5 @@ def _check_hashes(json: dict[str, Any]) -> None:
 
 def _check_signatures(json: dict[str, Any]) -> None:
     for by_key in _check_object(json, "signatures").values():
-        if not isinstance(by_key, dict) or not all(
-            isinstance(signature, str) for signature in by_key.values()
-        ):
+        if not isinstance(by_key, dict) or not all(isinstance(signature, str) for signature in by_key.values()):
             raise BadJson("signatures: must map servers to signatures by key id")

@@ -273,12 +273,7 @@ class ContainsDisplayName:
 
 # The same answer for everyone in the room: holds(facts).
 SharedCondition = (
-    EventMatch
-    | EventPropertyIs
-    | EventPropertyContains
-    | RoomMemberCount
-    | SenderNotificationPermission
-    | Never
+    EventMatch | EventPropertyIs | EventPropertyContains | RoomMemberCount | SenderNotificationPermission | Never
 )
 
 # About who the user is: possible(facts) tells whether it can hold for anyone, holds_for(facts, user_id,

@@ -57,9 +57,7 @@ NO_MATCH: Final = Outcome(notify=False, highlight=False, tweaks={})
 def _outcome(rule: PushRule) -> Outcome:
     """Spec: client-server-api#actions"""
     notify = "notify" in rule.actions
-    tweaks = dict(
-        _tweak(a) for a in rule.actions if isinstance(a, dict) and isinstance(a.get("set_tweak"), str)
-    )
+    tweaks = dict(_tweak(a) for a in rule.actions if isinstance(a, dict) and isinstance(a.get("set_tweak"), str))
     # Tweaks belong to a notification: without one there is nothing to highlight.
     highlight = notify and tweaks.get("highlight") is True
     return Outcome(notify, highlight, tweaks if notify else {}, rule.actions, rule.rule_id)
@@ -143,8 +141,7 @@ class CompiledRules:
 def compile_rules(rules: RuleSet) -> CompiledRules:
     """The rules made ready for RoomEvaluation. Keep it by `rules.digest`: it takes about 0.1 ms."""
     compiled = {
-        kind: {rule.rule_id: _compile(kind, rule) for rule in rules.rules(kind) if rule.enabled}
-        for kind in Kind
+        kind: {rule.rule_id: _compile(kind, rule) for rule in rules.rules(kind) if rule.enabled} for kind in Kind
     }
     before = (*compiled[Kind.OVERRIDE].values(), *compiled[Kind.CONTENT].values())
     after = tuple(compiled[Kind.UNDERRIDE].values())

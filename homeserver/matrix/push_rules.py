@@ -181,21 +181,15 @@ class RuleSet:
     def to_stored(self) -> JsonObject:
         """The own part as JSON, for from_stored."""
         return {
-            "rules": {
-                kind.value: [rule.to_stored() for rule in rules] for kind, rules in self.own.items() if rules
-            },
-            "changes": {
-                f"{kind}/{rule_id}": change.to_stored() for (kind, rule_id), change in self.changes.items()
-            },
+            "rules": {kind.value: [rule.to_stored() for rule in rules] for kind, rules in self.own.items() if rules},
+            "changes": {f"{kind}/{rule_id}": change.to_stored() for (kind, rule_id), change in self.changes.items()},
         }
 
     @classmethod
     def from_stored(cls, stored: JsonObject) -> RuleSet:
         """The rule set that to_stored wrote; {} is the predefined rules alone."""
         own = {
-            Kind(kind): tuple(map(_rule_from_stored, rules))
-            for kind, rules in stored.get("rules", {}).items()
-            if rules
+            Kind(kind): tuple(map(_rule_from_stored, rules)) for kind, rules in stored.get("rules", {}).items() if rules
         }
         changes: dict[tuple[Kind, str], DefaultChange] = {}
         for name, change in stored.get("changes", {}).items():

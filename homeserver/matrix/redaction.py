@@ -47,9 +47,7 @@ def redact(json: dict[str, Any], version: RoomVersion) -> dict[str, Any]:
     kept_keys = _kept_top_level(version)
     redacted = {key: value for key, value in json.items() if key in kept_keys}
     content = json.get("content")
-    redacted["content"] = (
-        redact_content(json.get("type"), content, version) if isinstance(content, dict) else {}
-    )
+    redacted["content"] = redact_content(json.get("type"), content, version) if isinstance(content, dict) else {}
     return redacted
 
 

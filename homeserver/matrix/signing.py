@@ -140,9 +140,7 @@ def is_supported_key_id(key_id: str) -> bool:
     return key_id.startswith(f"{ALGORITHM}:")
 
 
-def is_key_valid_for(
-    version: RoomVersion, *, origin_server_ts_ms: int, valid_until_ts_ms: int, now_ms: int
-) -> bool:
+def is_key_valid_for(version: RoomVersion, *, origin_server_ts_ms: int, valid_until_ts_ms: int, now_ms: int) -> bool:
     """Whether a key that its server calls valid until valid_until_ts_ms may have signed an event of that
     time.
 
@@ -192,9 +190,7 @@ def signature_key_ids(json: dict[str, Any], signer: str) -> list[KeyId]:
 
 
 def _json_signed_bytes(json: dict[str, Any]) -> bytes:
-    return canonical_json(
-        {key: value for key, value in json.items() if key not in ("signatures", "unsigned")}
-    )
+    return canonical_json({key: value for key, value in json.items() if key not in ("signatures", "unsigned")})
 
 
 def _verify(json: dict[str, Any], signer: str, key: VerifyKey, message: bytes) -> None:
@@ -219,9 +215,7 @@ def verify_event_signature(json: dict[str, Any], version: RoomVersion, server: s
     _verify(json, server, key, signed_bytes(json, version))
 
 
-def sign_event(
-    json: dict[str, Any], version: RoomVersion, server: ServerName, key: SigningKey
-) -> dict[str, Any]:
+def sign_event(json: dict[str, Any], version: RoomVersion, server: ServerName, key: SigningKey) -> dict[str, Any]:
     """The event with our signature added to those it bears (invites, restricted joins); a new dict.
 
     The event's own server hashes and signs with build_pdu.

@@ -29,9 +29,7 @@ def resolve_v1(states: Sequence[Mapping[StateKey, EventId]], events: AuthEvents)
     """
     # "Start by setting R to the union of the states, excluding any conflicting events."
     resolved, conflicted_ids = _separate(states)
-    conflicted = {
-        key: sorted(events.load(event_ids), key=_depth_order) for key, event_ids in conflicted_ids.items()
-    }
+    conflicted = {key: sorted(events.load(event_ids), key=_depth_order) for key, event_ids in conflicted_ids.items()}
     auth_state = _load_auth_state(resolved, conflicted, events)
     # "First power levels", then join rules, then members; each pass sees what the passes before it resolved.
     for type in _REPLAYED_TYPES:

@@ -240,9 +240,7 @@ def separate(
     unconflicted = {
         key: event_id for key, event_id in first.items() if all(state.get(key) == event_id for state in rest)
     }
-    conflicted = [
-        {event_id for key, event_id in state.items() if key not in unconflicted} for state in states
-    ]
+    conflicted = [{event_id for key, event_id in state.items() if key not in unconflicted} for state in states]
     return unconflicted, conflicted
 
 

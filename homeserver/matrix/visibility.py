@@ -38,9 +38,7 @@ def parse_visibility(content: dict[str, Any] | None) -> str:
     return value if isinstance(value, str) and value in _KNOWN else _DEFAULT
 
 
-def can_see(
-    before: Sight, after: Sight | None = None, *, joined_later: bool, own_membership: bool = False
-) -> bool:
+def can_see(before: Sight, after: Sight | None = None, *, joined_later: bool, own_membership: bool = False) -> bool:
     """Whether the user may see an event.
 
     `after` is given when the event changed the visibility or the user's own membership. `joined_later`: the

@@ -96,11 +96,7 @@ _MEMBERSHIPS = {
 
 def is_sender(event: StoredEvent, reader: Reader | None) -> bool:
     """The reader is the device that sent the event."""
-    return (
-        reader is not None
-        and event.txn_device_id == (reader.device_id or "")
-        and event.pdu.sender == reader.user_id
-    )
+    return reader is not None and event.txn_device_id == (reader.device_id or "") and event.pdu.sender == reader.user_id
 
 
 def encode_for_federation_format(event: StoredEvent, reader: Reader | None, now_ms: int) -> bytes:

@@ -153,9 +153,7 @@ class StateChange:
 
 def new_head(room_id: RoomId, version: RoomVersion) -> RoomHead:
     """The head of a room before its create event."""
-    return RoomHead(
-        room_id, version, 0, (), 0, _NO_STATE, _NO_MEMBERS, 0, 0, {}, empty_snapshot(room_id)
-    )
+    return RoomHead(room_id, version, 0, (), 0, _NO_STATE, _NO_MEMBERS, 0, 0, {}, empty_snapshot(room_id))
 
 
 def membership_of(pdu: Pdu) -> str:

@@ -88,7 +88,6 @@ class RoomHeads:
                 heads[room_id] = room.committed
         return heads
 
-
     # -- told by the log writer --------------------------------------------------------------------------------------
 
     def on_committed(self, write: RoomWrite) -> None:

@@ -97,12 +97,8 @@ class Paging:
             return (BEGINNING if stop is None else stop), min(start, newest)
         return start, (newest if stop is None else min(stop, newest))
 
-    async def _read(
-        self, view: RoomView, after: int, upto: int, limit: int, backwards: bool
-    ) -> list[StoredEvent]:
-        events = await self.database.read(
-            load_timeline, view.room_id, view.head.version, after, upto, limit, backwards
-        )
+    async def _read(self, view: RoomView, after: int, upto: int, limit: int, backwards: bool) -> list[StoredEvent]:
+        events = await self.database.read(load_timeline, view.room_id, view.head.version, after, upto, limit, backwards)
         return self.events.put_all(events)
 
 

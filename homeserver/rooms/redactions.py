@@ -10,6 +10,7 @@ from homeserver.matrix.pdu import Pdu
 from homeserver.rooms.head import RoomHead
 from homeserver.store.events import StoredEvent
 
+
 def redacted_target(head: RoomHead, redaction: Pdu, target: StoredEvent | None) -> EventId | None:
     """The event that the redaction redacts, or None if it has not the power to (or there is no such event here).
 

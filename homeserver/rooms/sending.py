@@ -59,9 +59,7 @@ class Sending:
         _check_text("eventType", type)
         _check_text("stateKey", state_key)
         if type == MEMBER:
-            return await self.membership.change(
-                requester, room_id, parse_user_id(state_key, "stateKey"), content
-            )
+            return await self.membership.change(requester, room_id, parse_user_id(state_key, "stateKey"), content)
         await self.policy.check_state_event(requester, room_id, type, state_key, content)
         draft = Draft(type, requester.user_id, content, state_key)
         same = await self._load_same(room_id, draft)
@@ -126,9 +124,7 @@ class Sending:
         except NotFound:
             raise Forbidden("You are not in this room, or it does not exist") from None
 
-    async def _once(
-        self, requester: Requester, room_id: RoomId, path: str, txn_id: str, plan: Plan
-    ) -> EventId:
+    async def _once(self, requester: Requester, room_id: RoomId, path: str, txn_id: str, plan: Plan) -> EventId:
         _check_text("txnId", txn_id)
         transaction = Transaction(requester.user_id, requester.device_id or "", f"{room_id}\n{path}\n{txn_id}")
         return await self.transactions.once(transaction, lambda: self._write(room_id, plan, transaction))
@@ -144,9 +140,7 @@ class Sending:
 def _draft(
     requester: Requester, type: str, content: dict[str, Any], txn_id: str, redacts: EventId | None = None
 ) -> Draft:
-    return Draft(
-        type, requester.user_id, content, redacts=redacts, device_id=requester.device_id or "", txn_id=txn_id
-    )
+    return Draft(type, requester.user_id, content, redacts=redacts, device_id=requester.device_id or "", txn_id=txn_id)
 
 
 def _check_text(field: str, value: str) -> None:

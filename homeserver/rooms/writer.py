@@ -25,6 +25,7 @@ from homeserver.matrix.build import build_pdu
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.hashing import encode_base64, reference_hash
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
+from homeserver.matrix.limits import MAX_ID_BYTES
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.signing import SigningKey
 from homeserver.matrix.state_map import CREATE, StateKey
@@ -60,7 +61,7 @@ Plan = Callable[[RoomHead], Sequence[Draft]]
 
 
 class PushOutcomes(Protocol):
-    """What the default push rules say of an event: 0 nothing, 1 notify, 2 highlight (rooms/unread.py)."""
+    """What the default push rules say of an event: the bits of events.push_outcome (rooms/unread.py)."""
 
     def outcome(self, head: RoomHead, pdu: Pdu, /) -> int: ...
 
@@ -165,11 +166,9 @@ class RoomWriter:
         """Versions 1 and 2 have ids that we choose; in the others the event's hash is its id."""
         return EventId(f"${token_urlsafe(18)}:{self.server_name}") if version.event_id_on_wire else None
 
-    async def _load(
-        self, head: RoomHead, ids: set[EventId], loaded: dict[EventId, StoredEvent | None]
-    ) -> None:
+    async def _load(self, head: RoomHead, ids: set[EventId], loaded: dict[EventId, StoredEvent | None]) -> None:
         """Load events of the room into `loaded`."""
-        found = await self.events.load_many({event_id: head.room_id for event_id in ids}, {head.room_id: head.version})
+        found = await self.events.load_many(dict.fromkeys(ids, head.room_id), {head.room_id: head.version})
         for event_id in ids:
             loaded[event_id] = found.get(event_id)
 
@@ -228,6 +227,7 @@ class RoomWriter:
             txn_device_id=draft.device_id,
             txn_id=draft.txn_id,
             push_outcome=self.push_outcomes.outcome(head, pdu),
+            thread_root=thread_root_of(pdu),
         )
         after, new = head.advance(event)
         if pdu.type == _REDACTION:
@@ -253,6 +253,18 @@ class RoomWriter:
         )
         check_auth(pdu, {})
         return StoredEvent(pdu)
+
+
+def thread_root_of(pdu: Pdu) -> EventId | None:
+    """The root of the thread that a message belongs to.
+
+    Spec: client-server-api#threading
+    """
+    relation = pdu.content.get("m.relates_to")
+    if pdu.state_key is not None or not isinstance(relation, dict) or relation.get("rel_type") != "m.thread":
+        return None
+    root = relation.get("event_id")
+    return EventId(root) if isinstance(root, str) and len(root) <= MAX_ID_BYTES and "\0" not in root else None
 
 
 def _events_at(head: RoomHead, keys: Sequence[StateKey], known: _Known) -> dict[StateKey, StoredEvent]:

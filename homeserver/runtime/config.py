@@ -157,9 +157,7 @@ def _load_text(path: Path) -> str:
 class _Reader:
     """Reads sections from one file and the environment."""
 
-    def __init__(
-        self, file_name: str, text: str, environment: Mapping[str, str], classes: Sequence[type]
-    ) -> None:
+    def __init__(self, file_name: str, text: str, environment: Mapping[str, str], classes: Sequence[type]) -> None:
         self._file_name = file_name
         self._text = text
         self._environment = environment
@@ -223,9 +221,7 @@ class _Reader:
         if field.name in table:
             return self._checked(hint, field.metadata[Setting], table[field.name], at)
         if field.default is REQUIRED:
-            raise ConfigError(
-                f"{self._file_name}: {_dotted(at)}: missing, allowed: {describe_allowed(hint, field)}"
-            )
+            raise ConfigError(f"{self._file_name}: {_dotted(at)}: missing, allowed: {describe_allowed(hint, field)}")
         if isinstance(field.default, Path):
             return self._data_dir / field.default
         return REQUIRED

@@ -15,9 +15,7 @@ DEFAULT_RESOURCES: Final = ["client", "federation", "media", "admin", "web", "he
 class ListenerConfig:
     """One port, with what is served on it."""
 
-    bind: list[str] = setting(
-        ["127.0.0.1"], help="Addresses to listen at. '::' and '0.0.0.0' are all of them."
-    )
+    bind: list[str] = setting(["127.0.0.1"], help="Addresses to listen at. '::' and '0.0.0.0' are all of them.")
     port: int = setting(8008, help="TCP port; 0 takes a free one.", minimum=0, maximum=65535)
     tls_certificate_file: Path | None = setting(
         None, help="Certificate chain in PEM; with it the port speaks HTTPS. Read again on SIGHUP."
@@ -81,9 +79,7 @@ class FederationConfig:
 
     enabled: bool = setting(True, help="Whether this server talks to others.")
     verify_certificates: bool = setting(True, help="Whether other servers must have valid certificates.")
-    custom_ca_file: Path | None = setting(
-        None, help="Certificate authorities (PEM) to trust beside the system's."
-    )
+    custom_ca_file: Path | None = setting(None, help="Certificate authorities (PEM) to trust beside the system's.")
     allow_private_addresses: bool = setting(False, help="Whether servers at private addresses may be called.")
     domain_allowlist: list[str] = setting([], help="The only servers to talk to. Empty: all.")
     trusted_key_servers: list[str] = setting(
@@ -111,14 +107,10 @@ class RateLimitsConfig:
     join: Rate = setting(Rate(per_second=0.5, burst=20), help="Rooms joined or knocked at.")
     invite: Rate = setting(Rate(per_second=0.5, burst=20), help="Invitations sent.")
     room_creation: Rate = setting(Rate(per_second=0.1, burst=10), help="Rooms made.")
-    profile: Rate = setting(
-        Rate(per_second=0.5, burst=10), help="Changes of the profile, which go to every room."
-    )
+    profile: Rate = setting(Rate(per_second=0.5, burst=10), help="Changes of the profile, which go to every room.")
     search: Rate = setting(Rate(per_second=1.0, burst=20), help="Searches, and listings of the public rooms.")
     report: Rate = setting(Rate(per_second=0.1, burst=10), help="Reports of content.")
-    availability: Rate = setting(
-        Rate(per_second=1.0, burst=20), help="Questions whether a user name is free."
-    )
+    availability: Rate = setting(Rate(per_second=1.0, burst=20), help="Questions whether a user name is free.")
     typing: Rate = setting(Rate(per_second=5.0, burst=50), help="Typing notifications and receipts.")
 
 

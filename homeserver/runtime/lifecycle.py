@@ -62,9 +62,7 @@ class Draining:
 class Lifecycle:
     """Stops and reloads a process."""
 
-    def __init__(
-        self, reactor: Any, clock: Clock, listeners: Listeners, bound_ms: int = DRAIN_BOUND_MS
-    ) -> None:
+    def __init__(self, reactor: Any, clock: Clock, listeners: Listeners, bound_ms: int = DRAIN_BOUND_MS) -> None:
         self.draining = Draining()
         self._reactor = reactor
         self._clock = clock

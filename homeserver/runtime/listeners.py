@@ -82,9 +82,7 @@ class Listeners:
                 port = self._open(site, certificate, address, listener.port)
             except CannotListenError as error:
                 reason = getattr(error.socketError, "strerror", None) or error.socketError
-                raise ConfigError(
-                    f"[[listeners]] can't listen at {address} port {listener.port}: {reason}"
-                ) from None
+                raise ConfigError(f"[[listeners]] can't listen at {address} port {listener.port}: {reason}") from None
             self._ports.append(port)
         self._sites.append(site)
 

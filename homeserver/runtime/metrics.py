@@ -27,9 +27,7 @@ class Metrics:
         self._router = router
         self._registry: Any = None
 
-    @endpoint(
-        "GET", "/metrics", auth=Auth.NONE, resource="metrics", tag=TAG, summary="Figures for Prometheus"
-    )
+    @endpoint("GET", "/metrics", auth=Auth.NONE, resource="metrics", tag=TAG, summary="Figures for Prometheus")
     async def get_metrics(self) -> Response:
         from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
@@ -52,9 +50,7 @@ class Metrics:
         requests = CounterMetricFamily(
             "hearth_http_requests", "Requests answered.", labels=["method", "path", "status"]
         )
-        seconds = HistogramMetricFamily(
-            "hearth_http_request_seconds", "Time to the answer.", labels=["method", "path"]
-        )
+        seconds = HistogramMetricFamily("hearth_http_request_seconds", "Time to the answer.", labels=["method", "path"])
         for traffic in self._traffic():
             labels = [traffic.method, traffic.template]
             for status, count in traffic.statuses.items():

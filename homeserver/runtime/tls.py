@@ -37,9 +37,7 @@ class ReloadableCertificate:
             self._context = _build_context(chain, key)
         except Exception as error:  # OpenSSL, cryptography and twisted have each their own
             files = f"{self._certificate_file} and {self._private_key_file}"
-            raise ConfigError(
-                f"{self._where}: no usable certificate and key in {files}: {_text_of(error)}"
-            ) from None
+            raise ConfigError(f"{self._where}: no usable certificate and key in {files}: {_text_of(error)}") from None
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         return SSL.Connection(self._context, None)

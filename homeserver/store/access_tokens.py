@@ -144,9 +144,7 @@ def delete_user_tokens(conn: Connection, user_id: str, *, keep_device: str | Non
     conn.execute(delete(login_tokens).where(login_tokens.c.user_id == user_id))
 
 
-def save_login_token(
-    conn: Connection, token_hash: bytes, user_id: str, now_ms: int, expires_ts_ms: int
-) -> None:
+def save_login_token(conn: Connection, token_hash: bytes, user_id: str, now_ms: int, expires_ts_ms: int) -> None:
     """Keep a token for one login, and forget those that have expired."""
     conn.execute(delete(login_tokens).where(login_tokens.c.expires_ts_ms <= now_ms))
     values = {"token_hash": token_hash, "user_id": user_id, "expires_ts_ms": expires_ts_ms}

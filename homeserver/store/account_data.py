@@ -50,9 +50,7 @@ def load_account_data_between(conn: Connection, user_id: str, after: int, upto: 
     return [AccountDataRow(*row) for row in rows]
 
 
-def save_account_data(
-    conn: Connection, user_id: str, room_id: str, type_: str, content: bytes, position: int
-) -> None:
+def save_account_data(conn: Connection, user_id: str, room_id: str, type_: str, content: bytes, position: int) -> None:
     values = {"user_id": user_id, "room_id": room_id, "type": type_, "position": position, "content": content}
     conn.execute(_UPSERT, values)
 

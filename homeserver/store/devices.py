@@ -33,9 +33,7 @@ class LastSeenRow:
 
 _COLUMNS = tuple(devices.c[name] for name in DeviceRow.__annotations__)
 _LIST = select(*_COLUMNS).where(devices.c.user_id == bindparam("user")).order_by(devices.c.device_id)
-_ONE = select(*_COLUMNS).where(
-    devices.c.user_id == bindparam("user"), devices.c.device_id == bindparam("device")
-)
+_ONE = select(*_COLUMNS).where(devices.c.user_id == bindparam("user"), devices.c.device_id == bindparam("device"))
 _INSERT = insert_if_absent(devices, "user_id", "device_id", "display_name", "created_ts_ms")
 _SEEN = (
     update(devices)
@@ -57,9 +55,7 @@ def load_device(conn: Connection, user_id: str, device_id: str) -> DeviceRow | N
     return DeviceRow(*row) if row is not None else None
 
 
-def save_device(
-    conn: Connection, user_id: str, device_id: str, display_name: str | None, created_ts_ms: int
-) -> bool:
+def save_device(conn: Connection, user_id: str, device_id: str, display_name: str | None, created_ts_ms: int) -> bool:
     """Insert a device; False (and nothing changed) when the user has it already."""
     values = {
         "user_id": user_id,
@@ -77,9 +73,7 @@ def save_device_name(conn: Connection, user_id: str, device_id: str, display_nam
 
 
 def save_last_seen(conn: Connection, rows: Iterable[LastSeenRow]) -> None:
-    parameters: list[dict[str, Any]] = [
-        {"user": row.user_id, "device": row.device_id, **asdict(row)} for row in rows
-    ]
+    parameters: list[dict[str, Any]] = [{"user": row.user_id, "device": row.device_id, **asdict(row)} for row in rows]
     for values in parameters:
         del values["user_id"], values["device_id"]
     if parameters:

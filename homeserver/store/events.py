@@ -143,9 +143,7 @@ def chunked(values: Collection[Any], size: int = CHUNK) -> Iterable[Sequence[Any
 _BY_ID = select(*_COLUMNS).where(e.c.event_id.in_(bindparam("ids", expanding=True)))
 
 
-def load_events(
-    conn: Connection, ids: Collection[EventId], versions: dict[RoomId, RoomVersion]
-) -> list[StoredEvent]:
+def load_events(conn: Connection, ids: Collection[EventId], versions: dict[RoomId, RoomVersion]) -> list[StoredEvent]:
     """Those of the events that are stored and whose room is in `versions`, in no order."""
     return [
         _stored(row, versions[row.room_id])
@@ -215,9 +213,7 @@ def load_timelines(
     }
 
 
-def load_event_near(
-    conn: Connection, room_id: RoomId, ts_ms: int, forwards: bool
-) -> tuple[EventId, int] | None:
+def load_event_near(conn: Connection, room_id: RoomId, ts_ms: int, forwards: bool) -> tuple[EventId, int] | None:
     """The timeline event closest to ts_ms on the asked side: (event id, origin_server_ts)."""
     ts = e.c.origin_server_ts
     statement = (

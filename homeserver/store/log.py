@@ -70,10 +70,7 @@ _INSERT = insert(log)
 def save_rows(conn: Connection, rows: Sequence[LogRow]) -> None:
     conn.execute(
         _INSERT,
-        [
-            {"position": row.position, "kind": row.kind, "key": row.key, "data": orjson.dumps(row.data)}
-            for row in rows
-        ],
+        [{"position": row.position, "kind": row.kind, "key": row.key, "data": orjson.dumps(row.data)} for row in rows],
     )
 
 

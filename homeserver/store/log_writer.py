@@ -310,10 +310,7 @@ def _place(items: Sequence[Item], errors: dict[int, Exception], first: int) -> _
             continue
         firsts.append(first)
         if isinstance(item, RoomWrite):
-            rows += [
-                _event_row(item.room_id, first + n, new)
-                for n, new in enumerate(item.events)
-            ]
+            rows += [_event_row(item.room_id, first + n, new) for n, new in enumerate(item.events)]
         else:
             rows.append(LogRow(first, item.kind, item.key, item.data))
         first += item.size

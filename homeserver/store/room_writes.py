@@ -120,9 +120,7 @@ def load_transactions(conn: Connection, transactions: Sequence[Transaction]) -> 
     t = event_transactions.c
     keys = [(x.user_id, x.device_id, x.scope) for x in transactions]
     rows = conn.execute(
-        select(t.user_id, t.device_id, t.scope, t.event_id).where(
-            tuple_(t.user_id, t.device_id, t.scope).in_(keys)
-        )
+        select(t.user_id, t.device_id, t.scope, t.event_id).where(tuple_(t.user_id, t.device_id, t.scope).in_(keys))
     )
     return {Transaction(row[0], row[1], row[2]): row[3] for row in rows}
 

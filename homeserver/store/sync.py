@@ -102,9 +102,7 @@ def _rows(
         deltas_at[room_id].setdefault(position, []).append(delta)
     return {
         room_id: [
-            LogRow(
-                position, "event", room_id, {}, events_at[room_id].get(position), changes.get(position, ())
-            )
+            LogRow(position, "event", room_id, {}, events_at[room_id].get(position), changes.get(position, ()))
             for position in sorted(events_at[room_id].keys() | changes.keys())
         ]
         for room_id, changes in deltas_at.items()
@@ -137,9 +135,7 @@ class LoadedGap:
     rows: Sequence[LogRow]
 
 
-_VERSIONS = select(rooms.c.room_id, rooms.c.version).where(
-    rooms.c.room_id.in_(bindparam("ids", expanding=True))
-)
+_VERSIONS = select(rooms.c.room_id, rooms.c.version).where(rooms.c.room_id.in_(bindparam("ids", expanding=True)))
 
 
 def load_gaps(conn: Connection, gaps: Sequence[Gap]) -> dict[Gap, LoadedGap]:
@@ -147,15 +143,11 @@ def load_gaps(conn: Connection, gaps: Sequence[Gap]) -> dict[Gap, LoadedGap]:
     position = load_head_position(conn)
     ids = [gap.room_id for gap in gaps]
     versions = {
-        row[0]: room_version(row[1])
-        for chunk in chunked(ids)
-        for row in conn.execute(_VERSIONS, {"ids": chunk})
+        row[0]: room_version(row[1]) for chunk in chunked(ids) for row in conn.execute(_VERSIONS, {"ids": chunk})
     }
     timelines: dict[RoomId, list[StoredEvent]] = {}
     for limit in {gap.limit for gap in gaps}:
-        timelines |= load_timelines(
-            conn, [_range(gap, versions) for gap in gaps if gap.limit == limit], limit
-        )
+        timelines |= load_timelines(conn, [_range(gap, versions) for gap in gaps if gap.limit == limit], limit)
     floors = {gap.room_id: _events_floor(gap, timelines[gap.room_id]) for gap in gaps}
     deltas_after = {gap.room_id: gap.after if gap.with_state else floors[gap.room_id] for gap in gaps}
     found = [event for events in timelines.values() for event in events]

@@ -10,9 +10,9 @@ from homeserver.matrix.filters import Filter
 from homeserver.matrix.format import stripped_state
 from homeserver.matrix.ids import UserId
 from homeserver.rooms.client_events import Reader, Related, encode, encode_for_federation_format
+from homeserver.rooms.unread import Counts
 from homeserver.store.events import StoredEvent
 from homeserver.store.sync import Receipt
-from homeserver.sync.ports import Counts
 
 EMPTY_LIST = b'{"events":[]}'
 

@@ -5,25 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Collection, Mapping
 from typing import Protocol
 
-from attrs import field, frozen
-
 from homeserver.matrix.filters import Filter
-from homeserver.matrix.ids import EventId, RoomId, UserId
-
-
-@frozen
-class Counts:
-    """Unread notifications and highlights: outside of threads, and by thread root."""
-
-    notifications: int = 0
-    highlights: int = 0
-    threads: Mapping[EventId, tuple[int, int]] = field(factory=dict)
-
-    @property
-    def total(self) -> tuple[int, int]:
-        """With the threads', for clients that don't ask for those on their own."""
-        by_thread = self.threads.values()
-        return self.notifications + sum(n for n, _ in by_thread), self.highlights + sum(h for _, h in by_thread)
+from homeserver.matrix.ids import RoomId, UserId
+from homeserver.rooms.unread import Counts
 
 
 class UnreadCounts(Protocol):

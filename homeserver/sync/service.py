@@ -178,7 +178,7 @@ class SyncService:
         recent = self.sources.recent
         if recent.position - after <= len(rooms):
             return {RoomId(row.key) for row in recent.all_after(after) if row.key in rooms}
-        return {room_id for room_id in rooms if recent.last_position(room_id) > after}
+        return recent.changed_after(rooms, after)
 
     def _set_typing(self, build: Build) -> None:
         since = build.request.since

@@ -28,6 +28,7 @@ from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.rooms.client_events import related_ids
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.unread import Counts
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.store import account_data as account_data_store
@@ -36,7 +37,7 @@ from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogWriter
 from homeserver.store.sync import Gap, LoadedGap, Receipt, load_gaps, load_receipts
-from homeserver.sync.ports import Counts, PushRulesSource, TypingSource, UnreadCounts
+from homeserver.sync.ports import PushRulesSource, TypingSource, UnreadCounts
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Writes docs/spec_anchors.txt: every place of the Matrix specification that a `Spec:` line may point at.
+"""Writes docs/spec_anchors.txt: every place of the specification that a `Spec:` line may point at.
 
     git clone https://github.com/matrix-org/matrix-spec
     scripts/checks/spec_anchors.py matrix-spec > docs/spec_anchors.txt
 
-The specification is built by Hugo, whose rules are followed here: a heading's anchor is its text in small letters without
-punctuation, spaces as hyphens, the second of the same text with -1; shortcodes are expanded in place, because the numbers
-follow the order on the page. Operations, events and definitions have anchors made from their path, type or title.
+The specification is built by Hugo, whose rules are followed here: a heading's anchor is its text in small letters
+without punctuation, spaces as hyphens, the second of the same text with -1; shortcodes are expanded in place, because
+the numbers follow the order on the page. Operations, events and definitions have anchors made from their path, type or
+title.
 """
 
 from __future__ import annotations
@@ -120,9 +121,7 @@ class Specification:
             if schema is not None:
                 yield from self._objects(schema, path, f"{anchor}_{name}")
 
-    def _objects(
-        self, schema: Any, path: Path, base: str, above: tuple[Any, ...] = ()
-    ) -> Iterator[tuple[str, str]]:
+    def _objects(self, schema: Any, path: Path, base: str, above: tuple[Any, ...] = ()) -> Iterator[tuple[str, str]]:
         """Each titled object within a schema has a table, and its anchor."""
         schema, path = self._resolved(schema, path)
         if not isinstance(schema, dict) or id(schema) in above:

@@ -184,9 +184,7 @@ class Client:
         redaction_id: str = self.put("/rooms/{}/redact/{}/{}", body, at=at, **about).get("event_id", "")
         return redaction_id
 
-    def set_state(
-        self, room_id: str, event_type: str, content: Json, state_key: str = "", **about: Any
-    ) -> str:
+    def set_state(self, room_id: str, event_type: str, content: Json, state_key: str = "", **about: Any) -> str:
         answer = self.put("/rooms/{}/state/{}/{}", content, at=(room_id, event_type, state_key), **about)
         event_id: str = answer.get("event_id", "")
         return event_id

@@ -55,7 +55,9 @@ def test_response_of_another_shape_is_refused() -> None:
 
 
 @needs_specification
-@pytest.mark.parametrize("path", ["/_matrix/client/v3/joined_rooms", "/_matrix/client/v3/rooms/!a:b/state/m.room.name/"])
+@pytest.mark.parametrize(
+    "path", ["/_matrix/client/v3/joined_rooms", "/_matrix/client/v3/rooms/!a:b/state/m.room.name/"]
+)
 def test_paths_are_found(path: str) -> None:
     before = SPECIFICATION.checked
     SPECIFICATION.check_response("GET", path, 500, {"errcode": "M_UNKNOWN", "error": ""})

@@ -26,8 +26,8 @@ TIMEOUT_S = 10
 
 
 @pytest.fixture(scope="session")
-def reactor() -> Any:
-    """The process's reactor, running in a thread of its own."""
+def reactor() -> Iterator[Any]:
+    """The process's reactor, running in a thread of its own. Whoever started it stops it."""
     if "twisted.internet.reactor" not in sys.modules:
         import uvloop
         from twisted.internet import asyncioreactor
@@ -35,12 +35,18 @@ def reactor() -> Any:
         asyncioreactor.install(uvloop.new_event_loop())
     from twisted.internet import reactor as running
 
-    if not running.running:  # type: ignore[attr-defined]
-        started = threading.Event()
-        running.callWhenRunning(started.set)  # type: ignore[attr-defined]
-        threading.Thread(target=running.run, args=(False,), daemon=True).start()  # type: ignore[attr-defined]
-        assert started.wait(TIMEOUT_S)
-    return running
+    shared: Any = running
+    if shared.running:
+        yield shared
+        return
+    started = threading.Event()
+    shared.callWhenRunning(started.set)
+    thread = threading.Thread(target=shared.run, args=(False,), daemon=True)
+    thread.start()
+    assert started.wait(TIMEOUT_S)
+    yield shared
+    shared.callFromThread(shared.stop)
+    thread.join(TIMEOUT_S)
 
 
 @pytest.fixture

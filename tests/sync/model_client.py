@@ -29,7 +29,7 @@ class ModelClient:
 
     @property
     def is_lazy(self) -> bool:
-        return bool(self.filter) and bool(self.filter["room"]["state"].get("lazy_load_members"))
+        return self.filter is not None and bool(self.filter["room"]["state"].get("lazy_load_members"))
 
     def forget(self) -> None:
         self.token: str | None = None

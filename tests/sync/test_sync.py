@@ -9,6 +9,7 @@ import pytest
 
 from homeserver.matrix.errors import InvalidParam
 from homeserver.sync.request import StateKind
+from homeserver.sync.segments import Segment, SegmentKey, Segments
 from homeserver.sync.tokens import SyncToken, TimelineToken, parse_sync_token, parse_timeline_token
 from tests.sync.world import World
 
@@ -406,12 +407,15 @@ def test_waiters_of_one_room_share_the_work(world: World, monkeypatch: pytest.Mo
         world.member(user, room_id, user, "join")
     requests = [world.request(user, world.sync(user)["next_batch"], timeout_ms=9000) for user in users]
     waits = [world.start(world.service.sync(request)) for request in requests]
-    encoded: list[object] = []
-    from homeserver.sync import segments
+    made: list[SegmentKey] = []
+    put = Segments.put
 
-    real = segments.encode_event
-    monkeypatch.setattr(segments, "encode_event", lambda *a, **k: encoded.append(a) or real(*a, **k))
+    def count(segments: Segments, key: SegmentKey, segment: Segment) -> None:
+        made.append(key)
+        put(segments, key, segment)
+
+    monkeypatch.setattr(Segments, "put", count)
     world.send(ALICE, room_id, "hello")
     world.settle()
     assert all(bodies(joined(orjson.loads(world.wait(wait)), room_id)) == ["hello"] for wait in waits)
-    assert len(encoded) == 1
+    assert len(made) == 1

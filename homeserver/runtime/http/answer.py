@@ -103,9 +103,7 @@ def write_json(request: Request, status: int, body: bytes, extra: bytes = b"") -
         return
     if len(body) >= MIN_BYTES:
         if accepts_gzip(request._headers.get(b"accept-encoding")):
-            _compress(
-                request, body, lambda packed: _write_head_and_body(request, status, packed, extra + _GZIPPED)
-            )
+            _compress(request, body, lambda packed: _write_head_and_body(request, status, packed, extra + _GZIPPED))
             return
         extra += _VARIES
     _write_head_and_body(request, status, body, extra)

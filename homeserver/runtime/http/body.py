@@ -192,8 +192,7 @@ def query_parser(query_type: type[msgspec.Struct]) -> Callable[[bytes], Any]:
 
 def _is_list(field: FieldInfo) -> bool:
     return _mentions(field.type, list) or any(
-        getattr(part, "__origin__", None) is list
-        for part in (field.type, *getattr(field.type, "__args__", ()))
+        getattr(part, "__origin__", None) is list for part in (field.type, *getattr(field.type, "__args__", ()))
     )
 
 

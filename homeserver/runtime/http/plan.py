@@ -107,9 +107,7 @@ class Plan(Traffic):
         if self.path_type is not None:
             fields = {field.encode_name for field in msgspec.structs.fields(self.path_type)}
             if fields != set(self.path_names):
-                raise TypeError(
-                    f"{where}: {self.path_type.__name__} has {sorted(fields)}, the path {self.path_names}"
-                )
+                raise TypeError(f"{where}: {self.path_type.__name__} has {sorted(fields)}, the path {self.path_names}")
 
     def bind_path(self, segments: list[str]) -> Any:
         """The raw path arguments as the handler's struct.

@@ -45,9 +45,7 @@ class Response:
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(
-        self, status: int = 200, body: object = None, headers: Iterable[tuple[str, str]] = ()
-    ) -> None:
+    def __init__(self, status: int = 200, body: object = None, headers: Iterable[tuple[str, str]] = ()) -> None:
         self.status = status
         self.body = body
         self.headers = tuple(headers)

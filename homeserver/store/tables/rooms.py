@@ -49,7 +49,7 @@ events = Table(
     # Device and transaction id of a local sender, for unsigned.transaction_id.
     Column("txn_device_id", Text, nullable=True),
     Column("txn_id", Text, nullable=True),
-    # What the default push rules say (0 nothing, 1 notify, 2 highlight), for counting in SQL.
+    # What the default push rules say: bits of store/unread.py. For counting in SQL.
     Column("push_outcome", Integer, nullable=False, default=0),
     Column("thread_root", Text, nullable=True),
     UniqueConstraint("event_id", "room_id", name="events_event_id"),

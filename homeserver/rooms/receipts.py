@@ -1,0 +1,105 @@
+"""Read receipts and the read marker.
+
+Log rows made here: "receipt" {user_id, receipt_type, thread_id, event_id, event_order, ts_ms}, keyed by room, and
+"account_data" for m.fully_read.
+
+Spec: client-server-api#receipts
+"""
+
+from __future__ import annotations
+
+import orjson
+from attrs import define
+from sqlalchemy import Connection
+
+from homeserver.matrix.errors import InvalidParam, NotFound
+from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.rooms.view import RoomViews
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.db import Database
+from homeserver.store.account_data import load_account_data, save_account_data
+from homeserver.store.events import StoredEvent
+from homeserver.store.log_writer import LogItem, LogWriter
+from homeserver.store.receipts import UNTHREADED, ReceiptRow, load_read_orders, save_receipt
+
+READ = "m.read"
+PRIVATE = "m.read.private"
+FULLY_READ = "m.fully_read"
+MAIN_THREAD = "main"
+
+
+@define(eq=False)
+class Receipts:
+    """Receipts move forward only: one for an older event than the last changes nothing."""
+
+    database: Database
+    clock: Clock
+    views: RoomViews
+    log: LogWriter
+
+    async def set_receipt(
+        self, user_id: UserId, room_id: RoomId, receipt_type: str, event_id: EventId, thread_id: str = UNTHREADED
+    ) -> None:
+        """The user has read up to the event, in its thread if one is given.
+
+        Raises: Forbidden, NotFound, InvalidParam.
+
+        Spec: client-server-api#threaded-read-receipts
+        """
+        event = await self._load_event(user_id, room_id, event_id)
+        if thread_id not in (UNTHREADED, MAIN_THREAD) and event.thread_root != thread_id and event_id != thread_id:
+            raise InvalidParam("thread_id", "the event is not in that thread")
+        known = await self.database.read(load_read_orders, user_id, [room_id])
+        if known.get((room_id, receipt_type, thread_id), -(2**62)) >= event.order:
+            return
+        now_ms = self.clock.time_ms()
+        receipt = ReceiptRow(room_id, user_id, receipt_type, thread_id, event_id, event.order, now_ms)
+        data = {
+            "user_id": user_id,
+            "receipt_type": receipt_type,
+            "thread_id": thread_id,
+            "event_id": event_id,
+            "event_order": event.order,
+            "ts_ms": now_ms,
+        }
+
+        def save(conn: Connection, position: int) -> None:
+            save_receipt(conn, receipt, position)
+
+        await self.log.submit(LogItem("receipt", room_id, data, save))
+
+    async def set_fully_read(self, user_id: UserId, room_id: RoomId, event_id: EventId) -> None:
+        """Move the read marker; never back.
+
+        Raises: Forbidden, NotFound.
+
+        Spec: client-server-api#fully-read-markers
+        """
+        event = await self._load_event(user_id, room_id, event_id)
+        marked = await self._load_marked(user_id, room_id)
+        if marked is not None and marked.order >= event.order:
+            return
+        content = orjson.dumps({"event_id": event_id})
+
+        def save(conn: Connection, position: int) -> None:
+            save_account_data(conn, user_id, room_id, FULLY_READ, content, position)
+
+        data = {"room_id": room_id, "type": FULLY_READ}
+        await self.log.submit(LogItem("account_data", user_id, data, save))
+
+    async def _load_event(self, user_id: UserId, room_id: RoomId, event_id: EventId) -> StoredEvent:
+        head = await self.views.load_joined(room_id, user_id)
+        event = await self.views.events.load(event_id, room_id, head.version)
+        if event is None or event.timeline_order is None:
+            raise NotFound("Event not found")
+        return event
+
+    async def _load_marked(self, user_id: UserId, room_id: RoomId) -> StoredEvent | None:
+        """The event at which the read marker stands."""
+        content = await self.database.read(load_account_data, user_id, room_id, FULLY_READ)
+        event_id = orjson.loads(content).get("event_id") if content is not None else None
+        if not isinstance(event_id, str):
+            return None
+        head = await self.views.load_joined(room_id, user_id)
+        event = await self.views.events.load(EventId(event_id), room_id, head.version)
+        return event if event is not None and event.timeline_order is not None else None

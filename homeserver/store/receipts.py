@@ -1,0 +1,63 @@
+"""Read receipts: for each user, room, type and thread the newest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from attrs import frozen
+from sqlalchemy import Connection, bindparam, select
+
+from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.store.events import chunked
+from homeserver.store.tables.rooms import receipts as r
+from homeserver.store.upsert import upsert
+
+UNTHREADED = ""
+
+
+@frozen
+class ReceiptRow:
+    """A receipt for the event at event_order. thread_id: "" for unthreaded, "main", or a thread's root."""
+
+    room_id: RoomId
+    user_id: UserId
+    receipt_type: str
+    thread_id: str
+    event_id: EventId
+    event_order: int
+    ts_ms: int
+
+
+_UPSERT = upsert(r)
+
+
+def save_receipt(conn: Connection, receipt: ReceiptRow, position: int) -> None:
+    conn.execute(
+        _UPSERT,
+        {
+            "room_id": receipt.room_id,
+            "user_id": receipt.user_id,
+            "receipt_type": receipt.receipt_type,
+            "thread_id": receipt.thread_id,
+            "event_id": receipt.event_id,
+            "event_order": receipt.event_order,
+            "ts_ms": receipt.ts_ms,
+            "position": position,
+        },
+    )
+
+
+_OF_USER = select(r.c.room_id, r.c.receipt_type, r.c.thread_id, r.c.event_order).where(
+    r.c.user_id == bindparam("user_id"), r.c.room_id.in_(bindparam("rooms", expanding=True))
+)
+
+
+def load_read_orders(
+    conn: Connection, user_id: UserId, room_ids: Collection[RoomId]
+) -> dict[tuple[RoomId, str, str], int]:
+    """(room, receipt type, thread) -> order of the event up to which the user has read."""
+    return {
+        (row[0], row[1], row[2]): row[3]
+        for chunk in chunked(room_ids)
+        for row in conn.execute(_OF_USER, {"user_id": user_id, "rooms": chunk})
+    }

@@ -16,5 +16,5 @@ class MemoryConfig:
     users: int = setting(20_000, help="Users whose room lists are in memory.", minimum=100)
     histories: int = setting(50_000, help="(Room, user) pairs whose view of the history is in memory.", minimum=100)
     recent_rows: int = setting(
-        20_000, help="Newest rows of the log in memory, from which /sync is answered.", minimum=100
+        4_000, help="Newest rows of the log in memory, from which /sync is answered.", minimum=100
     )

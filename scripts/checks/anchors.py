@@ -1,4 +1,4 @@
-"""References to the specification, `Spec: ` with page and anchor in docstrings and comments, and `spec=` of endpoints, must name a place that exists.
+"""References to the specification must name a place that exists: `Spec: ` with page and anchor, and `spec=` of endpoints.
 
 The places are listed in docs/spec_anchors.txt, which spec_anchors.py makes from the specification.
 """

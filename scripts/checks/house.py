@@ -28,12 +28,14 @@ def checks() -> list[Check]:
     known = frozenset((ROOT / "docs/spec_anchors.txt").read_text("utf-8").split())
     return [
         layout.check_module_name,
+        layout.check_module_docstring,
         layout.check_file_length,
         layout.check_function_lengths,
         patterns.check_sql,
         patterns.check_broad_excepts,
         patterns.check_type_ignores,
         patterns.check_sleeps,
+        patterns.check_open_work,
         partial(anchors.check_anchors, known=known),
     ]
 

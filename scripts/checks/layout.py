@@ -1,4 +1,4 @@
-"""Names of modules, and how long files and functions are."""
+"""Names of modules, what they say of themselves, and how long files and functions are."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ def check_module_name(source: Source) -> Iterator[Finding]:
     for part in source.name.removesuffix(".py").split("/"):
         if part in EMPTY_NAMES:
             yield Finding(1, f"a module is a noun that says what it holds, not '{part}'")
+
+
+def check_module_docstring(source: Source) -> Iterator[Finding]:
+    module = source.nodes[0]
+    is_silent = isinstance(module, ast.Module) and ast.get_docstring(module) is None
+    if is_silent and source.text.strip() and source.package != "tests":
+        yield Finding(1, "a module says what it is")
 
 
 def check_file_length(source: Source) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.web.client import FileBodyProducer
 
 from homeserver.matrix.errors import Forbidden
 from homeserver.runtime.clock import ManualClock
@@ -121,6 +123,10 @@ class Handlers:
     async def _broken(self) -> AsyncIterator[bytes]:
         yield b"half"
         raise RuntimeError("secret of the stream")
+
+    @endpoint("GET", "/file", auth=Auth.NONE)
+    async def get_file(self) -> Response:
+        return Response(200, FileBodyProducer(io.BytesIO(b"f" * 300_000)), [("Content-Type", "video/mp4")])
 
     @endpoint("GET", "/fault", auth=Auth.NONE)
     async def get_fault(self) -> None:
@@ -304,6 +310,12 @@ def test_stream_is_sent_in_chunks(served: Served) -> None:
     answer = served.get("/stream")
     assert (answer.body, answer.headers["transfer-encoding"]) == (b"012", "chunked")
     assert served.request("HEAD", "/stream").body == b""
+
+
+def test_producer_with_a_length_is_sent_with_it(served: Served) -> None:
+    answer = served.get("/file")
+    assert (len(answer.body), answer.headers["content-length"]) == (300_000, "300000")
+    assert served.request("HEAD", "/file").headers["content-length"] == "300000"
 
 
 def test_stream_waits_for_a_slow_client_and_ends_when_it_leaves(

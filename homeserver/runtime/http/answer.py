@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -178,7 +178,6 @@ def _content_type(response: Response) -> str:
 def _write_stream(request: Request, response: Response) -> None:
     channel = request.channel
     if request.finished or channel is None:
-        _discard(response.body)
         return
     length = getattr(response.body, "length", None)
     fields = header_bytes(response.headers)
@@ -191,17 +190,11 @@ def _write_stream(request: Request, response: Response) -> None:
         fields += b"Transfer-Encoding: chunked\r\n"
     _write_head(request, response.status, fields)
     if request.method == "HEAD":
-        _discard(response.body)
         request.finish()
         return
     stream = Stream(request, chunked)
     request._stream = stream
     stream.start(response.body)
-
-
-def _discard(body: Any) -> None:
-    if hasattr(body, "stopProducing"):
-        body.stopProducing()
 
 
 class Stream:
@@ -211,23 +204,23 @@ class Stream:
     producer.
     """
 
-    __slots__ = ("_chunked", "_producer", "_request", "_resumed")
+    __slots__ = ("_chunked", "_is_stopped", "_producer", "_request", "_resumed")
 
     def __init__(self, request: Request, chunked: bool) -> None:
         self._request = request
         self._chunked = chunked
         self._producer: Any = None
+        self._is_stopped = False
         self._resumed: Deferred[None] | None = None
 
     def start(self, body: Any) -> None:
         channel = self._request.channel
         assert channel is not None
+        channel.registerProducer(self, True)
         if isinstance(body, AsyncIterator):
-            channel.registerProducer(self, True)
             self._request._drive = drive(self._pump(body), self._ended)
             return
         self._producer = body
-        channel.registerProducer(body, True)
         done: Deferred[None] = body.startProducing(self)
         done.addCallbacks(lambda _: self._ended(None, None), self._failed)
 
@@ -242,31 +235,46 @@ class Stream:
     def unregisterProducer(self) -> None: ...
 
     def pauseProducing(self) -> None:
-        if self._resumed is None:
+        if self._producer is not None:
+            self._producer.pauseProducing()
+        elif self._resumed is None:
             self._resumed = Deferred()
 
     def resumeProducing(self) -> None:
+        if self._producer is not None:
+            self._producer.resumeProducing()
         resumed, self._resumed = self._resumed, None
         if resumed is not None:
             resumed.callback(None)
 
     def stopProducing(self) -> None:
-        self.resumeProducing()
-
-    def on_lost(self) -> None:
         """The client has gone away."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
         if self._producer is not None:
             self._producer.stopProducing()
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            resumed.callback(None)
+
+    def on_lost(self) -> None:
+        """As stopProducing, and cancels what the iterator waits for."""
+        self.stopProducing()
         if self._request._drive is not None:
             self._request._drive.cancel()
 
     async def _pump(self, body: AsyncIterator[bytes]) -> None:
-        async for data in body:
-            self.write(data)
-            if self._resumed is not None:
-                await self._resumed
-            if self._request.disconnected:
-                break
+        try:
+            async for data in body:
+                self.write(data)
+                if self._resumed is not None:
+                    await self._resumed
+                if self._is_stopped:
+                    break
+        finally:
+            if isinstance(body, AsyncGenerator):
+                await body.aclose()
 
     def _failed(self, failure: Failure) -> None:
         self._ended(None, failure.value)
@@ -275,7 +283,7 @@ class Stream:
         request = self._request
         request._drive = None
         channel = request.channel
-        if channel is None:
+        if channel is None or self._is_stopped:
             return
         channel.unregisterProducer()
         if error is not None:

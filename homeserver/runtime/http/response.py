@@ -29,6 +29,7 @@ class BodyProducer(Protocol):
 
     length: Any
 
+    # Called once, or never: a producer that isn't wanted (HEAD, a client that left) is let go of unstarted.
     def startProducing(self, consumer: IConsumer) -> Deferred[None]: ...
     def pauseProducing(self) -> None: ...
     def resumeProducing(self) -> None: ...
@@ -63,7 +64,10 @@ def encode_json(value: object) -> bytes:
         return _ENCODER.encode(value)
     if value is None:
         return b"{}"
-    return orjson.dumps(value, default=_to_builtins)
+    try:
+        return orjson.dumps(value, default=_to_builtins)
+    except TypeError:  # an integer beyond 64 bits, which events of room versions 1 to 5 may hold
+        return _ENCODER.encode(value)
 
 
 def _to_builtins(value: object) -> object:

@@ -75,5 +75,7 @@ def _observe_twisted() -> None:
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
     logging.getLogger("twisted").setLevel(logging.WARNING)
+    if getattr(globalLogBeginner, "_temporaryObserver", None) is None:
+        return  # it has begun already; beginning again would be warned of
     observer: Any = STDLibLogObserver("twisted")  # mypy does not see what zope's decorators provide
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)

@@ -21,7 +21,13 @@ rooms = Table(
     Column("is_public", Boolean, nullable=False, default=False),
     Column("joined_members", Integer, nullable=False, default=0),
 )
-Index("rooms_public", rooms.c.is_public, rooms.c.joined_members, postgresql_where=rooms.c.is_public)
+Index(
+    "rooms_public",
+    rooms.c.is_public,
+    rooms.c.joined_members,
+    postgresql_where=rooms.c.is_public,
+    sqlite_where=rooms.c.is_public,
+)
 
 events = Table(
     "events",

@@ -67,8 +67,12 @@ from homeserver.store.log_writer import LogWriter
 from homeserver.store.migrations import upgrade
 
 SERVER_NAME = ServerName("test.example")
-POSTGRES_URL = os.environ.get("HEARTH_TEST_POSTGRES_URL", "")
 V3 = "/_matrix/client/v3"
+
+
+def postgres_url() -> str:
+    """An empty database that tests may clear, or "" where there is none."""
+    return os.environ.get("HEARTH_TEST_POSTGRES_URL", "")
 
 
 def with_defaults(section: Any, **settings: Any) -> Any:
@@ -272,7 +276,7 @@ def _is_complete(answer: bytes) -> bool:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def make_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """Makes a server, with settings of [registration] by name and those of [login] in `login`."""
-    if request.param == "postgresql" and not POSTGRES_URL:
+    if request.param == "postgresql" and not postgres_url():
         pytest.skip("HEARTH_TEST_POSTGRES_URL is not set")
     made: list[AccountsServer] = []
 
@@ -280,7 +284,7 @@ def make_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]
         url = "sqlite:///hearth.db"
         if request.param == "postgresql":
             _empty_postgres()
-            url = POSTGRES_URL
+            url = postgres_url()
         made.append(AccountsServer(url, tmp_path, registration, login or {}))
         return made[-1]
 
@@ -296,7 +300,7 @@ def server(make_server: Any) -> AccountsServer:
 
 
 def _empty_postgres() -> None:
-    engine = create_engine(POSTGRES_URL.replace("postgresql://", "postgresql+psycopg://"))
+    engine = create_engine(postgres_url().replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE"))
         connection.execute(text("CREATE SCHEMA public"))

@@ -25,6 +25,7 @@ from tests.kit.processes import die_with_parent, get_unprivileged_user, give_to
 
 ENGINES = ("sqlite", "postgresql")
 START_TIMEOUT_MS = 60_000
+MAX_SOCKET_FOLDER = 60  # a socket's whole path has at most 107 bytes
 _USER = "hearth"
 _TEMPLATE = "hearth_template"
 
@@ -56,6 +57,13 @@ def _find_wheel() -> Path | None:
     return binaries if (binaries / "initdb").exists() else None
 
 
+def _folder_for_sockets(user: pwd.struct_passwd | None) -> str:
+    """$TMPDIR, unless a socket's path would be too long there or it is closed to the user that PostgreSQL runs as."""
+    folder = tempfile.gettempdir()
+    is_open = user is None or all(path.stat().st_mode & 0o001 for path in (Path(folder), *Path(folder).parents))
+    return folder if is_open and len(folder) < MAX_SOCKET_FOLDER else "/tmp"
+
+
 class PostgresCluster:
     """A cluster in a temporary folder, reached through a socket there."""
 
@@ -63,8 +71,7 @@ class PostgresCluster:
         """`is_durable`: with fsync, for tests that crash the machine in earnest; kill -9 does not need it."""
         self._is_durable = is_durable
         self._user: pwd.struct_passwd | None = get_unprivileged_user()
-        # Not below $TMPDIR: root's may be closed to the user that PostgreSQL runs as; and a socket's path must be short.
-        self.folder = Path(tempfile.mkdtemp(prefix="hearth-pg-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="hearth-pg-", dir=_folder_for_sockets(self._user)))
         give_to(self.folder, self._user)
         atexit.register(self.stop)
         self._process: subprocess.Popen[bytes] | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.accounts.harness import POSTGRES_URL, _empty_postgres
+from tests.accounts.harness import _empty_postgres, postgres_url
 from tests.rooms.harness import RoomsServer
 
 
@@ -15,10 +15,10 @@ from tests.rooms.harness import RoomsServer
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RoomsServer]:
     url = "sqlite:///hearth.db"
     if request.param == "postgresql":
-        if not POSTGRES_URL:
+        if not postgres_url():
             pytest.skip("HEARTH_TEST_POSTGRES_URL is not set")
         _empty_postgres()
-        url = POSTGRES_URL
+        url = postgres_url()
     made = RoomsServer(url, tmp_path)
     yield made
     made.close()

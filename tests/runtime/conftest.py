@@ -32,7 +32,8 @@ def reactor() -> Iterator[Any]:
         import uvloop
         from twisted.internet import asyncioreactor
 
-        asyncioreactor.install(uvloop.new_event_loop())
+        install: Any = asyncioreactor.install
+        install(uvloop.new_event_loop())
     from twisted.internet import reactor as running
 
     shared: Any = running

@@ -8,9 +8,23 @@ from typing import Any
 
 import pytest
 
-from homeserver.runtime.config import Config, ConfigError, ServerConfig, load_config, parse_config, section, setting
+from homeserver.runtime.config import (
+    Config,
+    ConfigError,
+    ServerConfig,
+    load_config,
+    parse_config,
+    section,
+    setting,
+)
 from homeserver.runtime.config_docs import markdown, write_example
-from homeserver.runtime.config_sections import ALL_SECTIONS, ListenersConfig, LogConfig, Rate, RateLimitsConfig
+from homeserver.runtime.config_sections import (
+    ALL_SECTIONS,
+    ListenersConfig,
+    LogConfig,
+    Rate,
+    RateLimitsConfig,
+)
 
 
 @section("shop")
@@ -112,8 +126,14 @@ WRONG = [
         "[[listeners]]\nport = 1\n[[listeners]]\nport = 99999",
         "5: [listeners#2] port: found 99999, allowed: a whole number from 0 to 65535",
     ),
-    ("[rate_limits.login]\nburst = 0", "3: [rate_limits.login] burst: found 0, allowed: a whole number from 1"),
-    ("[log]\nlevel = 'loud'", '3: [log] level: found "loud", allowed: "debug" or "info" or "warning" or "error"'),
+    (
+        "[rate_limits.login]\nburst = 0",
+        "3: [rate_limits.login] burst: found 0, allowed: a whole number from 1",
+    ),
+    (
+        "[log]\nlevel = 'loud'",
+        '3: [log] level: found "loud", allowed: "debug" or "info" or "warning" or "error"',
+    ),
 ]
 
 
@@ -178,7 +198,7 @@ def uncommented(text: str) -> dict[str, Any]:
 
 
 def is_setting(line: str) -> bool:
-    return line.startswith("[") or line.partition(" = ")[0].replace("_", "").isalpha() and " = " in line
+    return line.startswith("[") or (line.partition(" = ")[0].replace("_", "").isalpha() and " = " in line)
 
 
 def test_example_holds_every_setting_at_its_default() -> None:

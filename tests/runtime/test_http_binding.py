@@ -179,9 +179,7 @@ def test_wrong_field_of_a_body_is_bad_json_and_named(served: Served, body: bytes
     assert answer.json["error"].startswith(f"{field}:")
 
 
-@pytest.mark.parametrize(
-    ("body", "field"), [(b"{}", "name"), (b'{"name":"a","inner":{}}', "inner.depth")]
-)
+@pytest.mark.parametrize(("body", "field"), [(b"{}", "name"), (b'{"name":"a","inner":{}}', "inner.depth")])
 def test_absent_required_field_is_a_missing_param(served: Served, body: bytes, field: str) -> None:
     answer = served.request("POST", "/shape", body)
     assert (answer.status, answer.json["errcode"]) == (400, "M_MISSING_PARAM")

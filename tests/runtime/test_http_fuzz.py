@@ -82,17 +82,13 @@ def exchange(held: list[Connection], data: bytes) -> int:
     return answer.status
 
 
-FUZZ = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[]))
-anything = st.recursive(
-    leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=12
-)
+anything = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=12)
 shaped = st.fixed_dictionaries(
     {},
-    optional={name: anything for name in ("name", "number", "inner", "many", "table", "content")},
+    optional=dict.fromkeys(("name", "number", "inner", "many", "table", "content"), anything),
 )
 
 
@@ -140,7 +136,15 @@ header_value = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_s
 @FUZZ
 @given(
     name=st.sampled_from(
-        ["Authorization", "Accept-Encoding", "X-Forwarded-For", "Connection", "Expect", "Content-Type", "Cookie"]
+        [
+            "Authorization",
+            "Accept-Encoding",
+            "X-Forwarded-For",
+            "Connection",
+            "Expect",
+            "Content-Type",
+            "Cookie",
+        ]
     ),
     value=header_value | header_value.map(lambda text: f"Bearer {text}"),
 )

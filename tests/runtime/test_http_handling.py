@@ -22,6 +22,8 @@ from homeserver.runtime.http.response import RawJson, Response
 from homeserver.runtime.rate_limit import RateLimiter
 from tests.runtime.conftest import Serve, Served, Someone, build_request
 
+_file_producer: Any = FileBodyProducer  # it has no annotations
+
 
 class Result(msgspec.Struct):
     value: int
@@ -126,7 +128,7 @@ class Handlers:
 
     @endpoint("GET", "/file", auth=Auth.NONE)
     async def get_file(self) -> Response:
-        return Response(200, FileBodyProducer(io.BytesIO(b"f" * 300_000)), [("Content-Type", "video/mp4")])
+        return Response(200, _file_producer(io.BytesIO(b"f" * 300_000)), [("Content-Type", "video/mp4")])
 
     @endpoint("GET", "/fault", auth=Auth.NONE)
     async def get_fault(self) -> None:
@@ -335,14 +337,12 @@ def test_stream_waits_for_a_slow_client_and_ends_when_it_leaves(
 def test_stream_that_breaks_breaks_the_connection(served: Served) -> None:
     connection = served.connect()
     connection.send(build_request("GET", "/broken_stream"))
-    with pytest.raises(Exception, match="IncompleteRead|reset"):
+    with pytest.raises(Exception, match=r"IncompleteRead|reset"):
         connection.answer()
 
 
 @pytest.mark.parametrize("path", ["/fault", "/unencodable"])
-def test_fault_of_ours_is_logged_and_tells_nothing(
-    served: Served, path: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_fault_of_ours_is_logged_and_tells_nothing(served: Served, path: str, caplog: pytest.LogCaptureFixture) -> None:
     answer = served.get(path)
     assert (answer.status, answer.json["errcode"]) == (500, "M_UNKNOWN")
     assert b"secret" not in answer.body
@@ -365,9 +365,7 @@ def test_matrix_error_is_shown_with_its_extra_fields(served: Served) -> None:
     assert answer.json == {"errcode": "M_FORBIDDEN", "error": "No entry", "room": "!a"}
 
 
-def test_access_log_has_the_template_and_user_but_no_token(
-    served: Served, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_access_log_has_the_template_and_user_but_no_token(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "homeserver.access"):
         served.get("/user?access_token=alice_token")
     line = next(record.getMessage() for record in caplog.records if record.name == "homeserver.access")

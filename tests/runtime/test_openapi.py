@@ -40,7 +40,7 @@ class Things:
         auth=Auth.GUEST_OK,
         limit="message",
         tag="Things",
-        spec="client-server-api#things",
+        spec="client-server-api#rate-limiting",
         max_body_bytes=1000,
     )
     async def put_thing(self, path: ThingPath, query: ThingQuery, body: Thing) -> Thing:
@@ -73,7 +73,7 @@ def test_operation_is_made_from_its_declaration(document: dict[str, Any]) -> Non
     assert operation["tags"] == ["Things"]
     assert operation["x-rate-limit"] == "message"
     assert operation["x-aliases"] == ["/_matrix/client/r0/things/{thing_id}"]
-    assert operation["externalDocs"]["url"] == "https://spec.matrix.org/v1.19/client-server-api/#things"
+    assert operation["externalDocs"]["url"] == "https://spec.matrix.org/v1.19/client-server-api/#rate-limiting"
     assert {"accessToken": []} in operation["security"]
 
 

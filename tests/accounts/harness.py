@@ -174,9 +174,7 @@ class AccountsServer:
         self.auth = InteractiveAuth(database, clock, by_type, config.session_lifetime_ms)
         self.sessions = Sessions(database, self.log_writer, clock, login_config)
         self.creator = AccountCreator(database, self.log_writer, clock, self.hashes, self.sessions)
-        self.registrations = Registrations(
-            SERVER_NAME, config, self.creator, self.auth, self.access, self.tokens
-        )
+        self.registrations = Registrations(SERVER_NAME, config, self.creator, self.auth, self.access, self.tokens)
         self.shared_secret = SharedSecretRegistration(SERVER_NAME, config.shared_secret, clock, self.creator)
         self.logins = Logins(database, clock, login_config, self.passwords, self.sessions)
         self.accounts = Accounts(database, self.log_writer, self.hashes, self.rooms)

@@ -34,9 +34,7 @@ def test_changes_are_found_by_position(server: AccountsServer) -> None:
     last = server.rows[-1]
     assert (last.kind, last.data) == ("account_data", {"room_id": "!room:test.example", "type": "m.y"})
     changed = server.wait(
-        server.database.read(
-            load_account_data_between, "@alice:test.example", last.position - 2, last.position
-        )
+        server.database.read(load_account_data_between, "@alice:test.example", last.position - 2, last.position)
     )
     assert [(row.room_id, row.type, row.content) for row in changed] == [
         ("", "m.x", b'{"n":2}'),
@@ -86,9 +84,7 @@ def test_tags_come_and_go_and_are_account_data(server: AccountsServer) -> None:
     assert server.get(f"{ME}/rooms/{ROOM}/account_data/m.tag", token).json == {"tags": {"m.favourite": {}}}
 
 
-@pytest.mark.parametrize(
-    ("order", "errcode"), [("first", "M_BAD_JSON"), (True, "M_BAD_JSON"), (2, "M_INVALID_PARAM")]
-)
+@pytest.mark.parametrize(("order", "errcode"), [("first", "M_BAD_JSON"), (True, "M_BAD_JSON"), (2, "M_INVALID_PARAM")])
 def test_a_tags_order_is_a_number_from_0_to_1(server: AccountsServer, order: Any, errcode: str) -> None:
     token = server.register()["access_token"]
     assert server.put(f"{ME}/rooms/{ROOM}/tags/u.x", {"order": order}, token).errcode == errcode

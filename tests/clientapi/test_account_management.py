@@ -104,9 +104,7 @@ def test_admins_lock_and_suspend(server: AccountsServer) -> None:
     lock, suspend = (f"/_matrix/client/v1/admin/{what}/@bob:test.example" for what in ("lock", "suspend"))
     assert server.put(suspend, {"suspended": True}, alice["access_token"]).json == {"suspended": True}
     assert server.get(suspend, alice["access_token"]).json == {"suspended": True}
-    name = server.put(
-        f"{V3}/profile/@bob:test.example/displayname", {"displayname": "B"}, bob["access_token"]
-    )
+    name = server.put(f"{V3}/profile/@bob:test.example/displayname", {"displayname": "B"}, bob["access_token"])
     assert (name.status, name.errcode) == (403, "M_USER_SUSPENDED")
     assert server.get(lock, bob["access_token"]).errcode == "M_FORBIDDEN"
     assert server.put(lock, {"locked": True}, alice["access_token"]).json == {"locked": True}

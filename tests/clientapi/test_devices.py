@@ -10,9 +10,7 @@ __all__ = ["make_server", "server"]
 def test_devices_are_listed_and_renamed(server: AccountsServer) -> None:
     alice = server.register("alice", device_id="D", initial_device_display_name="phone")
     token = alice["access_token"]
-    assert server.get(f"{V3}/devices", token).json == {
-        "devices": [{"device_id": "D", "display_name": "phone"}]
-    }
+    assert server.get(f"{V3}/devices", token).json == {"devices": [{"device_id": "D", "display_name": "phone"}]}
     assert server.put(f"{V3}/devices/D", {"display_name": "tablet"}, token).json == {}
     assert server.get(f"{V3}/devices/D", token).json["display_name"] == "tablet"
     assert server.rows[-1].kind == "device"

@@ -64,9 +64,7 @@ def test_capitals_become_small_letters(server: AccountsServer) -> None:
 
 
 @pytest.mark.parametrize("username", ["", "a b", "ü", "a:b", "@a", "a\u0000b", "x" * 250, "a\nb"])
-def test_impossible_usernames_are_refused_before_authentication(
-    server: AccountsServer, username: str
-) -> None:
+def test_impossible_usernames_are_refused_before_authentication(server: AccountsServer, username: str) -> None:
     answer = server.post(f"{V3}/register", {"username": username, "password": "pw"})
     assert answer.status == 400
     assert answer.errcode in ("M_INVALID_USERNAME", "M_BAD_JSON")
@@ -152,9 +150,7 @@ def test_a_registration_token_lasts_for_its_uses(make_server: Any) -> None:
     server = make_server(require_token=True)
     server.wait(
         server.database.run(
-            lambda conn: registration_tokens.save_registration_token(
-                conn, "twice", uses_allowed=2, expires_ts_ms=None
-            )
+            lambda conn: registration_tokens.save_registration_token(conn, "twice", uses_allowed=2, expires_ts_ms=None)
         )
     )
     validity = "/_matrix/client/v1/register/m.login.registration_token/validity?token="
@@ -175,9 +171,7 @@ def test_configured_registration_tokens_are_always_valid(make_server: Any) -> No
 
 
 def test_token_and_terms_are_two_stages_in_order(make_server: Any) -> None:
-    server = make_server(
-        require_token=True, tokens=["t"], terms_url="https://example.org/terms", terms_version="3"
-    )
+    server = make_server(require_token=True, tokens=["t"], terms_url="https://example.org/terms", terms_version="3")
     body = {"username": "alice", "password": "pw"}
     first = server.post(f"{V3}/register", body).json
     assert first["flows"] == [{"stages": ["m.login.registration_token", "m.login.terms"]}]

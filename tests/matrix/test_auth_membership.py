@@ -21,9 +21,7 @@ every = pytest.mark.parametrize("version", ALL, ids=repr)
 def attempt(room: Room, sender: str, target: str | None, content: Any, **kwargs: Any) -> bool:
     """Whether such an m.room.member event would be allowed now; `content` may be just the membership."""
     content = {"membership": content} if isinstance(content, str) else content
-    event = room.send(
-        f"try-{room.clock}", "m.room.member", sender, content, target, state=room.state, **kwargs
-    )
+    event = room.send(f"try-{room.clock}", "m.room.member", sender, content, target, state=room.state, **kwargs)
     try:
         check_auth(event, room.auth_state())
     except AuthRejected:
@@ -180,9 +178,7 @@ def test_5_4_2_only_members_invite(version: RoomVersion) -> None:
 @pytest.mark.parametrize(
     ("membership", "expected"), [("join", False), ("ban", False), ("leave", True), ("invite", True)]
 )
-def test_5_4_3_who_is_in_or_banned_is_not_invited(
-    version: RoomVersion, membership: str, expected: bool
-) -> None:
+def test_5_4_3_who_is_in_or_banned_is_not_invited(version: RoomVersion, membership: str, expected: bool) -> None:
     room = room_with(version)
     put(room, ZARA, membership)
     assert attempt(room, ALICE, ZARA, "invite") == expected
@@ -383,9 +379,7 @@ def test_creators_of_a_v12_room_are_never_banned_or_kicked() -> None:
 
 
 @every
-@pytest.mark.parametrize(
-    ("rule", "since"), [("knock", 7), ("knock_restricted", 10), ("invite", 99), ("public", 99)]
-)
+@pytest.mark.parametrize(("rule", "since"), [("knock", 7), ("knock_restricted", 10), ("invite", 99), ("public", 99)])
 def test_5_7_1_the_rule_lets_people_knock(version: RoomVersion, rule: str, since: int) -> None:
     assert attempt(room_with(version, rule), ZARA, ZARA, "knock") == (int(version.identifier) >= since)
 

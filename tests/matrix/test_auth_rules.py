@@ -227,18 +227,14 @@ def test_10_1_levels_are_integers_since_v10(version: RoomVersion, name: str, val
 @pytest.mark.parametrize("version", [V10, V11, V12], ids=repr)
 @pytest.mark.parametrize("table", ["events", "notifications"])
 @pytest.mark.parametrize("value", [[], None, "x", {"a": "1"}, {"a": None}, {"a": True}])
-def test_10_2_tables_are_objects_with_integers_since_v10(
-    version: RoomVersion, table: str, value: object
-) -> None:
+def test_10_2_tables_are_objects_with_integers_since_v10(version: RoomVersion, table: str, value: object) -> None:
     room = room_with_bob(version)
     assert not levels_allowed(room, ALICE, {**base_levels(room), table: value})
     assert levels_allowed(room, ALICE, {**base_levels(room), table: {"a": 1}})
 
 
 @every
-@pytest.mark.parametrize(
-    "users", [[], None, 5, {"bob": 1}, {BOB: "x"}, {BOB: None}, {BOB: True}, {BOB: "1.5"}]
-)
+@pytest.mark.parametrize("users", [[], None, 5, {"bob": 1}, {BOB: "x"}, {BOB: None}, {BOB: True}, {BOB: "1.5"}])
 def test_10_3_users_are_user_ids_with_levels(version: RoomVersion, users: object) -> None:
     room = Room(version)
     room.first_join()
@@ -273,11 +269,7 @@ def test_10_5_the_first_power_levels_may_be_any(version: RoomVersion) -> None:
     "name", ["users_default", "events_default", "state_default", "ban", "redact", "kick", "invite"]
 )
 def test_10_6_single_levels_change_up_to_the_senders_own(version: RoomVersion, name: str) -> None:
-    room = (
-        room_with_bob(version, **{name: 40})
-        if name != "state_default"
-        else room_with_bob(version, state_default=40)
-    )
+    room = room_with_bob(version, **{name: 40}) if name != "state_default" else room_with_bob(version, state_default=40)
     assert levels_allowed(room, BOB, {**base_levels(room), name: 50})
     assert not levels_allowed(room, BOB, {**base_levels(room), name: 51})
     removed = {key: value for key, value in base_levels(room).items() if key != name}

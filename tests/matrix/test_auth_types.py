@@ -14,9 +14,7 @@ from tests.matrix.event_factory import ALICE, BOB, CHARLIE
 every = pytest.mark.parametrize("version", list(ROOM_VERSIONS.values()), ids=repr)
 
 
-def member_types(
-    version: RoomVersion, sender: str, target: str, content: dict[str, Any]
-) -> set[tuple[str, str]]:
+def member_types(version: RoomVersion, sender: str, target: str, content: dict[str, Any]) -> set[tuple[str, str]]:
     keys = auth_types_for(version, "m.room.member", sender, target, content)
     assert len(keys) == len(set(keys))
     return set(keys) - {CREATE, POWER_LEVELS}
@@ -33,9 +31,7 @@ def test_a_message_names_create_levels_and_its_sender() -> None:
 
 
 def test_since_v12_the_create_event_is_not_named() -> None:
-    assert sorted(auth_types_for(V12, "m.room.message", ALICE, None, {})) == sorted(
-        [POWER_LEVELS, member_key(ALICE)]
-    )
+    assert sorted(auth_types_for(V12, "m.room.message", ALICE, None, {})) == sorted([POWER_LEVELS, member_key(ALICE)])
 
 
 @every
@@ -59,9 +55,7 @@ def test_a_third_party_invite_names_its_token() -> None:
     assert ("m.room.third_party_invite", "t") in member_types(V11, ALICE, BOB, content)
 
 
-@pytest.mark.parametrize(
-    "broken", [None, 1, {}, {"signed": 1}, {"signed": {"token": 1}}, {"signed": {"token": []}}]
-)
+@pytest.mark.parametrize("broken", [None, 1, {}, {"signed": 1}, {"signed": {"token": 1}}, {"signed": {"token": []}}])
 def test_a_broken_third_party_invite_names_no_token(broken: object) -> None:
     content = {"membership": "invite", "third_party_invite": broken}
     assert member_types(V11, ALICE, BOB, content) == {member_key(ALICE), member_key(BOB), JOIN_RULES}

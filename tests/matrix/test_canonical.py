@@ -45,9 +45,7 @@ def test_floats_are_encoded_as_canonicaljson_does(value: float) -> None:
 
 
 def test_control_characters_and_key_order_equal_canonicaljson() -> None:
-    value = {
-        chr(code): chr(code) for code in [*range(0x20), 0x22, 0x5C, 0x7F, 0x2028, 0xFFFF, 0x10000, 0xE000]
-    }
+    value = {chr(code): chr(code) for code in [*range(0x20), 0x22, 0x5C, 0x7F, 0x2028, 0xFFFF, 0x10000, 0xE000]}
     assert canonical_json(value) == canonicaljson.encode_canonical_json(value)
 
 
@@ -90,9 +88,7 @@ def test_what_is_not_encodable_is_bad_json(value: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [2**53, -(2**53), 2**64, 1.5, 1e16, 0.0, -0.0, 1e-7])
-@pytest.mark.parametrize(
-    "place", [lambda n: {"a": n}, lambda n: {"a": [1, n]}, lambda n: {"a": {"b": [{"c": n}]}}]
-)
+@pytest.mark.parametrize("place", [lambda n: {"a": n}, lambda n: {"a": [1, n]}, lambda n: {"a": {"b": [{"c": n}]}}])
 def test_strict_versions_refuse_a_number_wherever_it_is(number: float, place: Any) -> None:
     with pytest.raises(BadJson):
         encode_for_version(place(number), V6)

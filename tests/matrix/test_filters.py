@@ -33,9 +33,7 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-def matches(
-    source: dict[str, Any], type: str = "m.room.message", sender: str | None = BOB, **content: Any
-) -> bool:
+def matches(source: dict[str, Any], type: str = "m.room.message", sender: str | None = BOB, **content: Any) -> bool:
     return parse_room_event_filter(source).matches(type, sender, ROOM, content)
 
 

@@ -130,9 +130,7 @@ def test_v12_create_event_gives_the_room_its_id() -> None:
     assert "room_id" not in pdu.json
     assert pdu.room_id == "!" + pdu.event_id[1:]
     assert is_hash_room_id(pdu.room_id)
-    assert (
-        parse_pdu(pdu.json, V12).room_id == load_pdu(pdu.json_bytes, V12, pdu.event_id).room_id == pdu.room_id
-    )
+    assert parse_pdu(pdu.json, V12).room_id == load_pdu(pdu.json_bytes, V12, pdu.event_id).room_id == pdu.room_id
 
 
 def test_json_may_be_changed_by_who_asks_for_it() -> None:
@@ -150,9 +148,7 @@ def test_unsigned_is_filtered_and_no_part_of_the_event() -> None:
 
 
 def test_membership_is_only_that_of_member_events() -> None:
-    assert (
-        build(V11, type="m.room.member", state_key=ALICE, content={"membership": "join"}).membership == "join"
-    )
+    assert build(V11, type="m.room.member", state_key=ALICE, content={"membership": "join"}).membership == "join"
     assert build(V11, type="m.room.member", state_key=ALICE, content={"membership": 1}).membership is None
     assert build(V11, content={"membership": "join"}).membership is None
 
@@ -209,11 +205,7 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     *[("origin_server_ts", bad) for bad in (ABSENT, None, "1", True, 2**63)],
     *[("depth", bad) for bad in (ABSENT, None, "1", True, -1, 2**63)],
     *[("content", bad) for bad in (ABSENT, None, [], "x")],
-    *[
-        (name, bad)
-        for name in ("prev_events", "auth_events")
-        for bad in (ABSENT, None, {}, "x", [1], [None], [[]])
-    ],
+    *[(name, bad) for name in ("prev_events", "auth_events") for bad in (ABSENT, None, {}, "x", [1], [None], [[]])],
     *[(name, ["x"]) for name in ("prev_events", "auth_events")],
     *[("hashes", bad) for bad in (ABSENT, None, [], {}, {"sha256": 1})],
     *[("signatures", bad) for bad in (ABSENT, None, [], {"a": 1}, {"a": {"b": 1}})],

@@ -47,9 +47,7 @@ def topic(value: object) -> Event:
     ],
 )
 def test_event_match(pattern: str, value: object, expected: bool) -> None:
-    assert (
-        holds({"kind": "event_match", "key": "content.topic", "pattern": pattern}, topic(value)) is expected
-    )
+    assert holds({"kind": "event_match", "key": "content.topic", "pattern": pattern}, topic(value)) is expected
 
 
 @pytest.mark.parametrize(
@@ -70,9 +68,7 @@ def test_event_match(pattern: str, value: object, expected: bool) -> None:
     ],
 )
 def test_body_is_matched_by_words(pattern: str, body: object, expected: bool) -> None:
-    assert (
-        holds({"kind": "event_match", "key": "content.body", "pattern": pattern}, message(body)) is expected
-    )
+    assert holds({"kind": "event_match", "key": "content.body", "pattern": pattern}, message(body)) is expected
 
 
 @pytest.mark.parametrize(

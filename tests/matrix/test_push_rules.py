@@ -192,9 +192,7 @@ def test_place_of_a_new_rule(before: str | None, after: str | None, expected: li
     ],
 )
 def test_place_of_an_updated_rule(before: str | None, after: str | None, expected: list[str]) -> None:
-    rules = put_rule(
-        with_rules("a", "b", "c"), Kind.OVERRIDE, "b", {"actions": []}, before=before, after=after
-    )
+    rules = put_rule(with_rules("a", "b", "c"), Kind.OVERRIDE, "b", {"actions": []}, before=before, after=after)
     assert own_ids(rules) == expected
     assert rules.rule(Kind.OVERRIDE, "b").actions == ()
 

@@ -99,8 +99,6 @@ def test_the_event_given_is_left_alone() -> None:
     st.sampled_from(TYPES),
     st.dictionaries(st.sampled_from(sorted(ALL_CONTENT)), st.integers()),
 )
-def test_redacting_twice_is_redacting_once(
-    version: RoomVersion, event_type: str, content: dict[str, int]
-) -> None:
+def test_redacting_twice_is_redacting_once(version: RoomVersion, event_type: str, content: dict[str, int]) -> None:
     once = redact({"type": event_type, "content": content, "unsigned": {}, "origin": "a"}, version)
     assert redact(once, version) == once

@@ -101,9 +101,7 @@ def test_a_state_resolved_with_itself_is_itself(version: RoomVersion, history: A
 
 @relaxed
 @given(versions, histories)
-def test_the_resolution_is_made_of_what_the_states_have_or_their_chains(
-    version: RoomVersion, history: Any
-) -> None:
+def test_the_resolution_is_made_of_what_the_states_have_or_their_chains(version: RoomVersion, history: Any) -> None:
     forked = build(version, history)
     resolved = forked.resolve(forked.states)
     unconflicted, _ = separate(forked.states)
@@ -153,9 +151,7 @@ def _graph(edges: Mapping[EventId, tuple[EventId, ...]]) -> AuthGraph:
 
 
 @given(graphs, state_ids)
-def test_the_auth_difference_is_what_not_every_chain_has(
-    shape: list[set[int]], numbers: list[set[int]]
-) -> None:
+def test_the_auth_difference_is_what_not_every_chain_has(shape: list[set[int]], numbers: list[set[int]]) -> None:
     edges = _as_edges(shape)
     states = [{EventId(str(number)) for number in state} for state in numbers]
     unconflicted = set.intersection(*states)

@@ -45,9 +45,7 @@ def test_a_value_that_is_not_understood_means_shared(visibility: str) -> None:
     assert can_see(Sight("nonsense", None), joined_later=True)
 
 
-@pytest.mark.parametrize(
-    "content", [None, {}, {"history_visibility": None}, {"history_visibility": ["joined"]}]
-)
+@pytest.mark.parametrize("content", [None, {}, {"history_visibility": None}, {"history_visibility": ["joined"]}])
 def test_absent_means_shared(content: dict[str, object] | None) -> None:
     assert parse_visibility(content) == "shared"
 
@@ -75,9 +73,7 @@ def test_users_see_how_they_came_and_went(visibility: str, before: str | None, a
     assert can_see(*sights, joined_later=False, own_membership=True)
 
 
-@pytest.mark.parametrize(
-    ("before", "after"), [("ban", "leave"), ("leave", "ban"), (None, "ban"), (None, "invite")]
-)
+@pytest.mark.parametrize(("before", "after"), [("ban", "leave"), ("leave", "ban"), (None, "ban"), (None, "invite")])
 def test_users_outside_do_not_see_what_is_done_to_them_there(before: str | None, after: str) -> None:
     sights = Sight("joined", before), Sight("joined", after)
     assert not can_see(*sights, joined_later=False, own_membership=True)
@@ -99,7 +95,5 @@ def test_an_invitation_is_seen_where_the_invited_may_see() -> None:
         ("joined", ["leave", "join"], True),
     ],
 )
-def test_a_server_sees_what_one_of_its_users_may(
-    visibility: str, memberships: list[str], expected: bool
-) -> None:
+def test_a_server_sees_what_one_of_its_users_may(visibility: str, memberships: list[str], expected: bool) -> None:
     assert can_server_see(visibility, memberships) == expected

@@ -14,6 +14,7 @@ from attrs import define
 from sqlalchemy import Connection
 
 from homeserver.accounts.limits import MAX_TAG_BYTES, MAX_TYPE_BYTES, check_text
+from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import BadJson, NotFound
 from homeserver.matrix.ids import RoomId, UserId
 from homeserver.runtime.db import Database
@@ -46,7 +47,7 @@ class AccountData:
         check_text("type", type_, MAX_TYPE_BYTES)
         if type_ in SERVER_MANAGED_TYPES:
             raise BadJson(f"{type_} can't be set as account data", status=405)
-        encoded = orjson.dumps(content)
+        encoded = encode_json(content)
 
         def save(conn: Connection, position: int) -> None:
             store.save_account_data(conn, user_id, room_id or store.GLOBAL, type_, encoded, position)

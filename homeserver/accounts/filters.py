@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 from attrs import define, field
 
+from homeserver.matrix.canonical import canonical_json
 from homeserver.matrix.errors import NotFound, TooLarge
 from homeserver.matrix.filters import Filter, parse_filter
 from homeserver.matrix.ids import UserId
@@ -39,7 +40,7 @@ class Filters:
         Raises: BadJson, InvalidParam, TooLarge.
         """
         compiled = parse_filter(definition)
-        encoded = orjson.dumps(definition, option=orjson.OPT_SORT_KEYS)
+        encoded = canonical_json(definition)
         if len(encoded) > MAX_FILTER_BYTES:
             raise TooLarge(f"A filter is at most {MAX_FILTER_BYTES} bytes")
         filter_id = base64.urlsafe_b64encode(blake2b(encoded, digest_size=12).digest()).decode()

@@ -107,6 +107,8 @@ class InteractiveAuth:
         """
         progress = await self._load(operation, auth or {})
         stage_type = (auth or {}).get("type")
+        if stage_type is not None and not isinstance(stage_type, str):
+            raise BadJson("auth.type: must be a string")
         if stage_type is None or stage_type in progress.completed:
             return await self._conclude(operation, flows, progress)
         try:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
 from attrs import define, field
 from sqlalchemy import Connection
 
@@ -21,6 +20,7 @@ from homeserver.accounts.folded_cache import FoldedCache
 from homeserver.accounts.limits import check_text
 from homeserver.accounts.ports import ProfilePropagation, RemoteProfiles
 from homeserver.accounts.requester import Requester
+from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, NotFound
 from homeserver.matrix.ids import ServerName, UserId, domain_of
 from homeserver.runtime.db import Database
@@ -106,7 +106,7 @@ class Profiles:
                 await self._remove(user_id, name)
                 return
             _check_shown(name, value)
-        encoded = orjson.dumps(value)
+        encoded = encode_json(value)
         if len(encoded) > MAX_PROFILE_BYTES:
             raise ProfileTooLarge
         await self.database.read(_check_size, user_id, name, encoded)

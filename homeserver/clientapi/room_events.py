@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
-import orjson
 
 from homeserver.accounts.requester import Requester
 from homeserver.clientapi.event_json import EventJson, array
+from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import NotFound
 from homeserver.matrix.ids import parse_event_id, parse_room_id
 from homeserver.matrix.state_map import member_key
@@ -128,7 +128,7 @@ class RoomEvents:
         view = await self._views.load(parse_room_id(path.room_id), requester.user_id)
         event = await self._load_state_event(view, path)
         if query.format == "content":
-            return RawJson(orjson.dumps(event.pdu.content))
+            return RawJson(encode_json(event.pdu.content))
         return RawJson((await self._json.encode(view, [event], requester))[0])
 
     @endpoint(

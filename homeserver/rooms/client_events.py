@@ -15,6 +15,7 @@ import orjson
 from attrs import frozen
 
 from homeserver.folds.events import EventCache
+from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.format import client_event_json, federation_event
 from homeserver.matrix.ids import DeviceId, EventId, RoomId, UserId
 from homeserver.matrix.versions import RoomVersion
@@ -78,7 +79,7 @@ def _unsigned(
         replaced = related.get(event.replaces)
         if replaced is not None:
             parts += b',"prev_content":%b,"prev_sender":%b' % (
-                orjson.dumps(replaced.pdu.content),
+                encode_json(replaced.pdu.content),
                 orjson.dumps(replaced.pdu.sender),
             )
     if event.redacted_by is not None:
@@ -104,7 +105,7 @@ def encode_for_federation_format(event: StoredEvent, reader: Reader | None, now_
     unsigned: dict[str, Any] = {"age": max(0, now_ms - event.pdu.origin_server_ts)}
     if event.txn_id is not None and is_sender(event, reader):
         unsigned["transaction_id"] = event.txn_id
-    return orjson.dumps(federation_event(event.pdu, unsigned=unsigned))
+    return encode_json(federation_event(event.pdu, unsigned=unsigned))
 
 
 def related_ids(events: Collection[StoredEvent]) -> dict[EventId, RoomId]:

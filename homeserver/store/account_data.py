@@ -8,6 +8,7 @@ import orjson
 from attrs import frozen
 from sqlalchemy import Connection, bindparam, select
 
+from homeserver.matrix.canonical import encode_json
 from homeserver.store.tables.accounts import account_data
 from homeserver.store.upsert import upsert
 
@@ -67,4 +68,4 @@ def save_tag(
         tags.pop(tag, None)
     else:
         tags[tag] = value
-    save_account_data(conn, user_id, room_id, "m.tag", orjson.dumps({"tags": tags}), position)
+    save_account_data(conn, user_id, room_id, "m.tag", encode_json({"tags": tags}), position)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import orjson
 
+from homeserver.matrix.canonical import decode_json, encode_json
 from homeserver.matrix.filters import Filter
 from homeserver.matrix.format import stripped_state
 from homeserver.matrix.ids import UserId
@@ -36,13 +37,13 @@ def encode_event(
     else:
         encoded = encode(event, reader, now_ms, membership=membership, related=related)
     if filter.event_fields is not None:
-        encoded = orjson.dumps(filter.prune(orjson.loads(encoded)))
+        encoded = encode_json(filter.prune(decode_json(encoded)))
     return encoded
 
 
 def encode_stripped(events: Sequence[StoredEvent]) -> bytes:
     """Spec: client-server-api#stripped-state"""
-    return events_json(orjson.dumps(stripped_state(event.pdu)) for event in events)
+    return events_json(encode_json(stripped_state(event.pdu)) for event in events)
 
 
 def encode_receipts(receipts: Iterable[Receipt]) -> bytes | None:

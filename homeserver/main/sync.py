@@ -7,6 +7,7 @@ from attrs import frozen
 from homeserver.clientapi.event_json import EventJson
 from homeserver.clientapi.events import EventsEndpoints
 from homeserver.clientapi.initial_sync import InitialSyncEndpoints
+from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.sync import SyncEndpoint
 from homeserver.folds.recent_log import RecentLog
 from homeserver.folds.room_tails import RoomTails
@@ -35,6 +36,7 @@ def build_sync(core: Core, accounts: AccountServices, rooms: RoomServices) -> Sy
     for follower in (recent.on_rows, tails.on_rows, ignored.on_rows, notifier.on_rows):
         core.log.follow(follower)
     rooms.typing.follow(notifier.on_ephemeral)
+    push_rules = PushRules()
     sources = Sources(
         core.database,
         core.log,
@@ -48,7 +50,7 @@ def build_sync(core: Core, accounts: AccountServices, rooms: RoomServices) -> Sy
         ignored,
         core.unread,
         rooms.typing,
-        PushRules(),
+        push_rules,
     )
     service = SyncService(sources, notifier)
     legacy = LegacySync(service, core.heads, core.events, core.memberships)
@@ -58,6 +60,7 @@ def build_sync(core: Core, accounts: AccountServices, rooms: RoomServices) -> Sy
         [
             SyncEndpoint(service, accounts.filters),
             InitialSyncEndpoints(legacy, rooms.views, rooms.paging, json, rooms.directory, core.database, core.log),
+            PushRuleEndpoints(push_rules),
             EventsEndpoints(legacy, rooms.views, core.database, json),
         ],
     )

@@ -1,0 +1,77 @@
+// matrix-js-sdk against a running server: node talk.mjs URL. Exit code 0 when all went as it should.
+import assert from "node:assert/strict";
+import * as sdk from "matrix-js-sdk";
+import { logger } from "matrix-js-sdk/lib/logger.js";
+
+logger.setLevel("error", false);
+const url = process.argv[2];
+const password = "password of the tests";
+
+function logIn(user, secret) {
+    const identifier = { type: "m.id.user", user };
+    return sdk.createClient({ baseUrl: url }).login("m.login.password", { identifier, password: secret });
+}
+
+async function start(name) {
+    const login = await logIn(name, password);
+    const client = sdk.createClient({
+        baseUrl: url, userId: login.user_id, accessToken: login.access_token, deviceId: login.device_id });
+    const ready = until(client, "sync", (state) => state === "PREPARED");
+    await client.startClient({ initialSyncLimit: 10 });
+    await ready;
+    return client;
+}
+
+function until(emitter, event, holds) {
+    return new Promise((resolve, reject) => {
+        const timer = setTimeout(() => reject(new Error(`no ${event} in time`)), 30000);
+        const listen = (...args) => {
+            if (!holds(...args)) return;
+            clearTimeout(timer);
+            emitter.off(event, listen);
+            resolve(args);
+        };
+        emitter.on(event, listen);
+    });
+}
+
+const alice = await start("alice");
+const bob = await start("bob");
+
+const invited = until(bob, "Room.myMembership", (_room, membership) => membership === "invite");
+const { room_id: roomId } = await alice.createRoom({ name: "a room", invite: [bob.getUserId()] });
+await invited;
+const joined = until(bob, "Room.myMembership", (_room, membership) => membership === "join");
+await bob.joinRoom(roomId);
+await joined;
+
+const heard = until(bob, "Room.timeline", (event) => event.getContent().body === "hello");
+const { event_id: eventId } = await alice.sendTextMessage(roomId, "hello");
+await heard;
+
+const typing = until(bob, "RoomMember.typing", (_event, member) => member.userId === alice.getUserId());
+await alice.sendTyping(roomId, true, 20000);
+await typing;
+
+const read = until(alice, "Room.receipt", () => true);
+await bob.sendReadReceipt(bob.getRoom(roomId).findEventById(eventId));
+await read;
+
+await bob.scrollback(bob.getRoom(roomId), 30);
+const types = bob.getRoom(roomId).getLiveTimeline().getEvents().map((event) => event.getType());
+assert.ok(types.includes("m.room.message"));
+assert.equal(bob.getRoom(roomId).name, "a room");
+
+const redacted = until(bob, "Room.redaction", (event) => event.getAssociatedId() === eventId);
+await alice.redactEvent(roomId, eventId);
+await redacted;
+
+await assert.rejects(bob.setRoomName(roomId, "mine"), (error) => error.errcode === "M_FORBIDDEN");
+await assert.rejects(logIn("alice", "wrong"), (error) => error.errcode === "M_FORBIDDEN");
+
+await bob.leave(roomId);
+for (const client of [alice, bob]) {
+    client.stopClient();
+    await client.logout(true);
+}
+process.exit(0);

@@ -68,14 +68,14 @@ class MetricsConfig:
 
 @section("presence")
 class PresenceConfig:
-    """Who is online."""
+    """Who is online. Presence is not served yet: nothing here has an effect."""
 
-    enabled: bool = setting(True, help="Whether presence is kept and sent.")
+    enabled: bool = setting(False, help="Whether presence is kept and sent.")
 
 
 @section("federation")
 class FederationConfig:
-    """Other servers."""
+    """Other servers. This server does not federate yet: nothing here has an effect."""
 
     enabled: bool = setting(True, help="Whether this server talks to others.")
     verify_certificates: bool = setting(True, help="Whether other servers must have valid certificates.")

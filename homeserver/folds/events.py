@@ -16,7 +16,7 @@ from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent, load_events
 from homeserver.store.log import LogRow
 
-# What an event costs beside its JSON: the parsed content and the objects around it, measured with tracemalloc.
+# Roughly what an event costs beside its JSON (the objects around it), and for each byte of that (parsed content, bytes).
 BYTES_PER_EVENT = 1200
 BYTES_PER_JSON_BYTE = 3
 

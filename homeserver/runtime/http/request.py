@@ -288,6 +288,8 @@ class Request:
         if requester is not None:
             self._admit(requester, auth)
         result = self._invoke(plan)
+        if plan.declaration.long_poll:
+            self._forget_headers()
         return await result if plan.is_async else result
 
     def _admit(self, requester: Any, auth: Auth) -> None:
@@ -301,10 +303,12 @@ class Request:
 
     def _call(self, plan: Plan) -> None:
         result = self._invoke(plan)
-        if plan.is_async:
-            self._run(result)
-        else:
+        if not plan.is_async:
             answer.write_result(self, result)
+            return
+        self._run(result)
+        if self._drive is not None and plan.declaration.long_poll:
+            self._forget_headers()
 
     def _invoke(self, plan: Plan) -> Any:
         limit = plan.declaration.limit
@@ -340,10 +344,9 @@ class Request:
 
     def _run(self, coroutine: Any) -> None:
         self._drive = drive(coroutine, self._done)
-        if self._drive is not None and self._plan is not None and self._plan.declaration.long_poll:
-            self._forget_headers()
 
     def _forget_headers(self) -> None:
+        """Let go of what a handler that waits for long has been given already."""
         encoding = self._headers.get(b"accept-encoding")
         self._headers = _NO_HEADERS if encoding is None else {b"accept-encoding": encoding}
         self._query = b""

@@ -21,6 +21,8 @@ from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.db import Database
 from homeserver.store import accounts as store
 from homeserver.store.accounts import UserRow
+from homeserver.store.cross_signing import delete_cross_signing_keys
+from homeserver.store.key_backups import delete_backups
 from homeserver.store.log_writer import LogItem, LogWriter
 
 logger = logging.getLogger(__name__)
@@ -53,10 +55,10 @@ class Accounts:
         password_hash = await self.hashes.hash(password)
         data: dict[str, Any] = {"device_ids": [], "deleted": True} if log_out else {"change": "password"}
 
-        def save(conn: Connection, _position: int) -> None:
+        def save(conn: Connection, position: int) -> None:
             store.save_password_hash(conn, user_id, password_hash)
             if log_out:
-                data["device_ids"] = save_logout_everywhere(conn, user_id, keep_device)
+                data["device_ids"] = save_logout_everywhere(conn, user_id, keep_device, position)
 
         await self.log_writer.submit(LogItem("device" if log_out else "user", user_id, data, save))
 
@@ -90,9 +92,11 @@ class Accounts:
         await self.load_user(user_id)
         data: dict[str, Any] = {"change": "deactivated", "erased": erase, "device_ids": []}
 
-        def save(conn: Connection, _position: int) -> None:
+        def save(conn: Connection, position: int) -> None:
             store.save_deactivation(conn, user_id, erase=erase)
-            data["device_ids"] = save_logout_everywhere(conn, user_id, None)
+            data["device_ids"] = save_logout_everywhere(conn, user_id, None, position)
+            delete_cross_signing_keys(conn, user_id)
+            delete_backups(conn, user_id)
             if erase:
                 store.delete_personal_data(conn, user_id)
 

@@ -93,11 +93,11 @@ class AccountCreator:
         password_hash = await self.hashes.hash(account.password)
         session = self.sessions.build(account.user_id, account.session) if account.session is not None else None
 
-        def save(conn: Connection, _position: int) -> None:
+        def save(conn: Connection, position: int) -> None:
             if not save_guest_upgrade(conn, account.user_id, password_hash):
                 raise UserInUse
             _use_token(conn, account, self.clock.time_ms())
-            save_logout_everywhere(conn, account.user_id, None)
+            save_logout_everywhere(conn, account.user_id, None, position)
             if session is not None:
                 session.save(conn)
 

@@ -44,8 +44,8 @@ class Devices:
             return
         name = display_name
 
-        def save(conn: Connection, _position: int) -> None:
-            store.save_device_name(conn, user_id, device.device_id, name)
+        def save(conn: Connection, position: int) -> None:
+            store.save_device_name(conn, user_id, device.device_id, name, position)
 
-        data = {"device_ids": [device.device_id], "deleted": False}
+        data = {"device_ids": [device.device_id], "deleted": False, "renamed": True}
         await self.log_writer.submit(LogItem("device", user_id, data, save))

@@ -135,11 +135,12 @@ class Sessions:
     async def delete_devices(self, user_id: UserId, device_ids: Collection[str]) -> None:
         """Remove devices with their tokens; those that don't exist are passed over."""
 
-        def save(conn: Connection) -> None:
-            devices.delete_devices(conn, user_id, device_ids)
+        def save(conn: Connection, position: int) -> None:
+            devices.delete_devices(conn, user_id, device_ids, position)
             access_tokens.delete_device_tokens(conn, user_id, device_ids)
 
-        await self.log_writer.submit(_device_item(user_id, list(device_ids), save, deleted=True))
+        data = {"device_ids": list(device_ids), "deleted": True}
+        await self.log_writer.submit(LogItem("device", user_id, data, save))
 
     async def log_out_everywhere(self, user_id: UserId, *, keep_device: DeviceId | None = None) -> None:
         """End all sessions of a user but, where given, that of one device.
@@ -148,8 +149,8 @@ class Sessions:
         """
         data: dict[str, Any] = {"device_ids": [], "deleted": True}
 
-        def save(conn: Connection, _position: int) -> None:
-            data["device_ids"] = save_logout_everywhere(conn, user_id, keep_device)
+        def save(conn: Connection, position: int) -> None:
+            data["device_ids"] = save_logout_everywhere(conn, user_id, keep_device, position)
 
         await self.log_writer.submit(LogItem("device", user_id, data, save))
 
@@ -178,10 +179,12 @@ class Sessions:
             raise UnknownToken("The refresh token has expired", soft_logout=True)
 
 
-def save_logout_everywhere(conn: Connection, user_id: UserId, keep_device: DeviceId | None) -> list[DeviceId]:
+def save_logout_everywhere(
+    conn: Connection, user_id: UserId, keep_device: DeviceId | None, position: int
+) -> list[DeviceId]:
     """Delete all devices and tokens but those of one device; the devices that went."""
     gone = [device_id for device_id in devices.load_device_ids(conn, user_id) if device_id != keep_device]
-    devices.delete_devices(conn, user_id, gone)
+    devices.delete_devices(conn, user_id, gone, position)
     access_tokens.delete_user_tokens(conn, user_id, keep_device=keep_device)
     return gone
 
@@ -196,10 +199,8 @@ def _save_refresh(conn: Connection, refresh_hash: bytes, tokens: NewTokens) -> N
     access_tokens.save_tokens(conn, tokens)
 
 
-def _device_item(
-    user_id: UserId, device_ids: list[Any], save: Callable[[Connection], None], *, deleted: bool = False
-) -> LogItem:
-    data = {"device_ids": device_ids, "deleted": deleted}
+def _device_item(user_id: UserId, device_ids: list[Any], save: Callable[[Connection], None]) -> LogItem:
+    data = {"device_ids": device_ids, "deleted": False}
     return LogItem("device", user_id, data, lambda conn, _position: save(conn))
 
 

@@ -51,6 +51,7 @@ UNSTABLE_FEATURES = {"org.matrix.msc4222": True}
 @frozen
 class AccountServices:
     access: AccessTokens
+    auth: InteractiveAuth
     last_seen: LastSeen
     hashes: PasswordHashes
     accounts: Accounts
@@ -84,6 +85,7 @@ def build_accounts(
     log.follow(profiles.on_rows)
     return AccountServices(
         access,
+        auth,
         LastSeen(database, clock),
         hashes,
         accounts,

@@ -10,6 +10,7 @@ from homeserver.accounts.commands import AccountCommands
 from homeserver.main.accounts import AccountServices, build_accounts
 from homeserver.main.core import Core, build_core
 from homeserver.main.database import open_database, prepare_data_dir
+from homeserver.main.encryption import EncryptionServices, build_encryption
 from homeserver.main.rooms import RoomServices, build_rooms
 from homeserver.main.sync import SyncServices, build_sync
 from homeserver.main.version import VERSION
@@ -32,6 +33,7 @@ class Services:
     core: Core
     accounts: AccountServices
     rooms: RoomServices
+    encryption: EncryptionServices
     sync: SyncServices
     limiter: RateLimiter
 
@@ -63,7 +65,10 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
     rooms = build_rooms(core)
     accounts = build_accounts(core, rooms.profiles, rooms.departures, limiter, public_base_url(config))
     accounts.hashes.start()
-    return Services(core, accounts, rooms, build_sync(core, accounts, rooms), limiter)
+    encryption = build_encryption(core)
+    await encryption.remote_devices.start()
+    sync = build_sync(core, accounts, rooms, encryption)
+    return Services(core, accounts, rooms, encryption, sync, limiter)
 
 
 def public_base_url(config: Config) -> str:
@@ -93,7 +98,8 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     """Raises: ConfigError, also for a port that is taken."""
     services = await build_services(config, reactor, clock)
     router = Router()
-    for endpoints in (*services.accounts.endpoints, *services.rooms.endpoints, *services.sync.endpoints):
+    parts = (services.accounts, services.rooms, services.encryption, services.sync)
+    for endpoints in (endpoints for part in parts for endpoints in part.endpoints):
         router.add(endpoints)
     accounts = services.accounts
     app = App(reactor, router, accounts.access, services.limiter, accounts.last_seen.note)

@@ -7,15 +7,19 @@ from attrs import frozen
 from homeserver.clientapi.event_json import EventJson
 from homeserver.clientapi.events import EventsEndpoints
 from homeserver.clientapi.initial_sync import InitialSyncEndpoints
+from homeserver.clientapi.keys import KeyEndpoints
 from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.sync import SyncEndpoint
 from homeserver.folds.recent_log import RecentLog
 from homeserver.folds.room_tails import RoomTails
 from homeserver.main.accounts import AccountServices
 from homeserver.main.core import Core
+from homeserver.main.encryption import EncryptionServices
 from homeserver.main.memory import MemoryConfig
 from homeserver.main.rooms import RoomServices
 from homeserver.push.rules import PushRules
+from homeserver.sync.device_lists import DeviceLists
+from homeserver.sync.encryption import DeviceKeyCounts, EncryptionExtension
 from homeserver.sync.legacy import LegacySync
 from homeserver.sync.notifier import Notifier
 from homeserver.sync.service import SyncService
@@ -28,13 +32,18 @@ class SyncServices:
     endpoints: list[object]
 
 
-def build_sync(core: Core, accounts: AccountServices, rooms: RoomServices) -> SyncServices:
+def build_sync(
+    core: Core, accounts: AccountServices, rooms: RoomServices, encryption: EncryptionServices
+) -> SyncServices:
     """The notifier follows the log last: when it wakes anybody, everything else knows the news."""
     recent = RecentLog(core.log.position, core.config.section(MemoryConfig).recent_rows)
     tails, ignored = RoomTails(core.database), IgnoredUsers(core.database)
-    notifier = Notifier(core.clock)
-    for follower in (recent.on_rows, tails.on_rows, ignored.on_rows, notifier.on_rows):
-        core.log.follow(follower)
+    notifier = Notifier(core.clock, core.memberships)
+    device_lists = DeviceLists(core.database, core.log.position)
+    counts = DeviceKeyCounts(core.database)
+    followers = (recent, tails, ignored, device_lists, counts, encryption.to_device, notifier)
+    for follower in followers:
+        core.log.follow(follower.on_rows)
     rooms.typing.follow(notifier.on_ephemeral)
     push_rules = PushRules()
     sources = Sources(
@@ -52,7 +61,7 @@ def build_sync(core: Core, accounts: AccountServices, rooms: RoomServices) -> Sy
         rooms.typing,
         push_rules,
     )
-    service = SyncService(sources, notifier)
+    service = SyncService(sources, notifier, [EncryptionExtension(encryption.to_device, counts, device_lists)])
     legacy = LegacySync(service, core.heads, core.events, core.memberships)
     json = EventJson(core.events, core.clock)
     return SyncServices(
@@ -62,5 +71,13 @@ def build_sync(core: Core, accounts: AccountServices, rooms: RoomServices) -> Sy
             InitialSyncEndpoints(legacy, rooms.views, rooms.paging, json, rooms.directory, core.database, core.log),
             PushRuleEndpoints(push_rules),
             EventsEndpoints(legacy, rooms.views, core.database, json),
+            KeyEndpoints(
+                encryption.uploads,
+                encryption.queries,
+                encryption.claims,
+                encryption.cross_signing,
+                device_lists,
+                accounts.auth,
+            ),
         ],
     )

@@ -11,12 +11,14 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
+
+T = TypeVar("T")
 
 _failure: Any = Failure  # it has no annotations
 
@@ -80,3 +82,16 @@ class Drive:
             throw: Any = result.throwExceptionIntoGenerator
             return throw(self._coroutine)
         return self._coroutine.send(result)
+
+
+async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Runs coroutines side by side; their results in order, once all have ended.
+
+    Raises: what the first of them raised.
+    """
+    running = DeferredList([Deferred.fromCoroutine(coroutine) for coroutine in coroutines], consumeErrors=True)
+    outcomes: list[tuple[bool, Any]] = await running
+    for succeeded, value in outcomes:
+        if not succeeded:
+            value.raiseException()
+    return [value for _, value in outcomes]

@@ -9,6 +9,7 @@ from attrs import asdict, frozen
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from homeserver.matrix.ids import DeviceId, UserId
+from homeserver.store.device_lists import delete_encryption_of_devices, save_device_list_change
 from homeserver.store.tables.accounts import devices
 from homeserver.store.upsert import insert_if_absent
 
@@ -66,10 +67,11 @@ def save_device(conn: Connection, user_id: str, device_id: str, display_name: st
     return conn.execute(_INSERT, values).rowcount == 1
 
 
-def save_device_name(conn: Connection, user_id: str, device_id: str, display_name: str) -> bool:
-    """Rename; False when the user has no such device."""
+def save_device_name(conn: Connection, user_id: str, device_id: str, display_name: str, position: int) -> None:
+    """Rename, at the position of the log row that says so; nothing when the user has no such device."""
     statement = update(devices).where(devices.c.user_id == user_id, devices.c.device_id == device_id)
-    return conn.execute(statement.values(display_name=display_name)).rowcount == 1
+    if conn.execute(statement.values(display_name=display_name)).rowcount == 1:
+        save_device_list_change(conn, user_id, position)
 
 
 def save_last_seen(conn: Connection, rows: Iterable[LastSeenRow]) -> None:
@@ -80,8 +82,11 @@ def save_last_seen(conn: Connection, rows: Iterable[LastSeenRow]) -> None:
         conn.execute(_SEEN, parameters)
 
 
-def delete_devices(conn: Connection, user_id: str, device_ids: Collection[str]) -> None:
+def delete_devices(conn: Connection, user_id: str, device_ids: Collection[str], position: int) -> None:
+    """With their keys and the messages that wait for them; the position of the log row that says so."""
     conn.execute(delete(devices).where(devices.c.user_id == user_id, devices.c.device_id.in_(device_ids)))
+    delete_encryption_of_devices(conn, user_id, device_ids)
+    save_device_list_change(conn, user_id, position)
 
 
 def load_device_ids(conn: Connection, user_id: str) -> list[DeviceId]:

@@ -51,16 +51,19 @@ class DuplicateTransaction(Exception):
 
 @define
 class LogItem:
-    """A durable change that is not an event: one row of the log, and what `save` writes with it."""
+    """A durable change that is not an event: one row of the log (and `also` some more, as kind, key and data, at the
+    positions that follow), and what `save` writes with them; it gets the first position, and may fill in the data.
+    """
 
     kind: str
     key: str
     data: dict[str, Any]
     save: Callable[[Connection, int], None] | None = None
+    also: Sequence[tuple[str, str, dict[str, Any]]] = ()
 
     @property
     def size(self) -> int:
-        return 1
+        return 1 + len(self.also)
 
 
 Item = LogItem | RoomWrite
@@ -313,5 +316,6 @@ def _place(items: Sequence[Item], errors: dict[int, Exception], first: int) -> _
             rows += [_event_row(item.room_id, first + n, new) for n, new in enumerate(item.events)]
         else:
             rows.append(LogRow(first, item.kind, item.key, item.data))
+            rows += [LogRow(first + 1 + n, *more) for n, more in enumerate(item.also)]
         first += item.size
     return _Batch(firsts, errors, rows)

@@ -10,20 +10,25 @@ come in one commit wake once. Timeouts share one timer for each STEP_MS.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
-from homeserver.folds.memberships import UserRooms
+from homeserver.folds.memberships import Memberships, UserRooms
 from homeserver.matrix.ids import RoomId, UserId
 from homeserver.runtime.clock import Clock
 from homeserver.store.log import LogRow
 from homeserver.store.sync import PRIVATE_RECEIPT
 
+logger = logging.getLogger(__name__)
+
 STEP_MS = 100
 MAX_STREAMS = 50_000
-_USER_KINDS = frozenset({"account_data", "push_rules", "device", "to_device", "presence"})
+_USER_KINDS = frozenset({"account_data", "push_rules", "to_device", "one_time_keys", "signatures", "presence"})
+_LIST_KINDS = frozenset({"device", "device_list"})
 
 
 class Waiter:
@@ -55,8 +60,9 @@ class Stream:
 class Notifier:
     """Follows the log (on_rows) and ephemeral changes (on_ephemeral); see the module's text."""
 
-    def __init__(self, clock: Clock, max_streams: int = MAX_STREAMS) -> None:
+    def __init__(self, clock: Clock, memberships: Memberships, max_streams: int = MAX_STREAMS) -> None:
         self._clock = clock
+        self._memberships = memberships
         self._max_streams = max_streams
         self._streams: OrderedDict[UserId, Stream] = OrderedDict()
         self._by_room: dict[RoomId, set[Stream]] = {}
@@ -114,7 +120,24 @@ class Notifier:
             if row.data["receipt_type"] == PRIVATE_RECEIPT:
                 return self._of_user(row.data["user_id"])
             return self._by_room.get(RoomId(row.key), ())
+        if row.kind in _LIST_KINDS:
+            return self._sharing(UserId(row.key))
         return self._of_user(UserId(row.key)) if row.kind in _USER_KINDS else ()
+
+    def _sharing(self, user_id: UserId) -> Iterable[Stream]:
+        """Who shares a room with the user; where memory lacks the user's rooms, that is found out by and by."""
+        rooms = self._memberships.get(user_id)
+        if rooms is None:
+            Deferred.fromCoroutine(self._wake_sharing(user_id)).addErrback(_log_failure)
+            return self._of_user(user_id)
+        joined = [room_id for room_id, row in rooms.items() if row.membership == "join"]
+        return {*self._of_user(user_id), *(stream for room_id in joined for stream in self._by_room.get(room_id, ()))}
+
+    async def _wake_sharing(self, user_id: UserId) -> None:
+        rooms = await self._memberships.load(user_id)
+        for room_id, row in rooms.items():
+            if row.membership == "join":
+                self._wake(self._by_room.get(room_id, ()))
 
     def _of_user(self, user_id: UserId) -> tuple[Stream, ...]:
         stream = self._streams.get(user_id)
@@ -200,3 +223,7 @@ class Notifier:
             if waiter in waiter.stream.waiters:
                 waiter.stream.waiters.discard(waiter)
                 waiter.deferred.callback(False)
+
+
+def _log_failure(failure: Failure) -> None:
+    logger.error("Who shares a room with a user could not be read: %s", failure.value)

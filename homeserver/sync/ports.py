@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from attrs import define, field
+
+from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.filters import Filter
 from homeserver.matrix.ids import RoomId, UserId
 from homeserver.rooms.unread import Counts
+from homeserver.sync.request import SyncRequest
+
+if TYPE_CHECKING:
+    from homeserver.sync.view import View
 
 
 class UnreadCounts(Protocol):
@@ -61,9 +68,25 @@ class FilterSource(Protocol):
         ...
 
 
-class SyncExtension(Protocol):
-    """Adds top-level keys to responses: presence, to-device messages, device lists."""
+@define
+class Parts:
+    """Top-level members of a response, each as `"key":value`. `quiet` ones go along, but are no reason to answer.
 
-    def get_since(self, user_id: UserId, device_id: str | None, after: int | None, upto: int, /) -> list[bytes]:
-        """Parts of the response, each `"key":value`; none if there is nothing new in (after, upto]."""
+    to_device: how far messages to the device are told, where that is not yet all of them.
+    """
+
+    news: list[bytes] = field(factory=list)
+    quiet: list[bytes] = field(factory=list)
+    to_device: int | None = None
+
+
+class SyncExtension(Protocol):
+    """Adds top-level members to responses: presence, messages to devices, device lists."""
+
+    def acknowledge(self, request: SyncRequest, /) -> Awaitable[None] | None:
+        """The client has everything up to the request's token. None when nothing is to be done about that."""
+        ...
+
+    def get_parts(self, view: View, request: SyncRequest, rooms: UserRooms, /) -> Parts | None:
+        """What is new behind the request's token, at the view's moment; None where the view notes needs."""
         ...

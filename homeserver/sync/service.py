@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import orjson
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.errors import MatrixError
@@ -22,7 +22,7 @@ from homeserver.sync.joined import Build, build_joined
 from homeserver.sync.left import build_left, build_stripped
 from homeserver.sync.members_sent import MembersSent
 from homeserver.sync.notifier import Notifier
-from homeserver.sync.ports import SyncExtension
+from homeserver.sync.ports import Parts, SyncExtension
 from homeserver.sync.request import SyncRequest
 from homeserver.sync.segments import Segments
 from homeserver.sync.tokens import SyncToken
@@ -66,6 +66,10 @@ class SyncService:
         deadline_ms = clock.monotonic_ms() + request.timeout_ms
         device = (request.user_id, request.device_id)
         self.members.rewind(device, request.after)
+        for extension in self.extensions:
+            acknowledged = extension.acknowledge(request)
+            if acknowledged is not None:
+                await acknowledged
         is_news = True
         while True:
             answer, rooms = await self.build(request)
@@ -112,7 +116,7 @@ class SyncService:
     def _is_up_to_date(self, request: SyncRequest) -> bool:
         """Nothing at all has happened on the server since."""
         since = request.since
-        if since is None or request.full_state or self.extensions:
+        if since is None or request.full_state:
             return False
         return since.covers(self._token())
 
@@ -132,14 +136,17 @@ class SyncService:
 
     def _build_now(self, build: Build) -> Answer | None:
         """None, or something incomplete, while the view has needs."""
-        view, request = build.view, build.request
+        view = build.view
         token = self._token()
-        since = request.since
         account_data = self._account_data(build)
         self._ask_ahead(build)
         if not view.is_complete:
             return None
         self._set_typing(build)
+        extended = self._extend(build)
+        if extended is None:
+            return None
+        token = evolve(token, to_device=extended.to_device)
         sections: dict[bytes, dict[str, bytes]] = {b"join": {}, b"invite": {}, b"knock": {}, b"leave": {}}
         for room_id, membership in self._candidates(build):
             _add_room(build, sections, room_id, membership)
@@ -149,10 +156,21 @@ class SyncService:
         rooms = rooms_json(sections)
         if rooms is not None:
             parts.append(b'"rooms":%b' % rooms)
+        parts += extended.news
+        is_empty = len(parts) == 1
+        return Answer(b"{%b}" % b",".join([*parts, *extended.quiet]), token, is_empty)
+
+    def _extend(self, build: Build) -> Parts | None:
+        """What the extensions add; None while the view has needs."""
+        found = Parts()
         for extension in self.extensions:
-            after = since.position if since is not None else None
-            parts += extension.get_since(request.user_id, request.device_id, after, view.now)
-        return Answer(b"{%b}" % b",".join(parts), token, len(parts) == 1)
+            parts = extension.get_parts(build.view, build.request, build.rooms)
+            if parts is None:
+                continue
+            found.news += parts.news
+            found.quiet += parts.quiet
+            found.to_device = found.to_device if parts.to_device is None else parts.to_device
+        return found if build.view.is_complete else None
 
     def _candidates(self, build: Build) -> Iterable[tuple[RoomId, MembershipRow]]:
         """The user's rooms that may have something to tell."""

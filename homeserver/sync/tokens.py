@@ -1,6 +1,7 @@
 """Places that clients hold: in the log (next_batch) and in a room's timeline (prev_batch).
 
     s<position>_<ephemeral>   everything up to a position of the log, and ephemeral data up to a serial
+    s<position>_<ephemeral>_<to device>   the same, but messages to the device only up to an earlier position
     t<order>                  behind the event of that order in a room's timeline
 
 A live event's order is its position, so a sync token is a place in every timeline, too.
@@ -14,23 +15,33 @@ from attrs import frozen
 
 from homeserver.matrix.errors import InvalidParam
 
-_SYNC = re.compile(r"s([0-9]{1,18})_([0-9]{1,18})", re.ASCII)
+_SYNC = re.compile(r"s([0-9]{1,18})_([0-9]{1,18})(?:_([0-9]{1,18}))?", re.ASCII)
 _TIMELINE = re.compile(r"t(-?[0-9]{1,19})", re.ASCII)
 
 
 @frozen
 class SyncToken:
-    """What a client has been told: all of the log up to `position`, of ephemeral data up to `ephemeral`."""
+    """What a client has been told: all of the log up to `position`, of ephemeral data up to `ephemeral`.
+
+    to_device: where messages to the device lag behind, because there were too many for one response.
+    """
 
     position: int
     ephemeral: int
+    to_device: int | None = None
+
+    @property
+    def to_device_position(self) -> int:
+        return self.position if self.to_device is None else self.to_device
 
     def covers(self, other: SyncToken) -> bool:
         """There is nothing up to `other` that is not told up to here."""
-        return self.position >= other.position and self.ephemeral >= other.ephemeral
+        is_newer = self.position >= other.position and self.ephemeral >= other.ephemeral
+        return is_newer and self.to_device is None
 
     def __str__(self) -> str:
-        return f"s{self.position}_{self.ephemeral}"
+        lag = "" if self.to_device is None else f"_{self.to_device}"
+        return f"s{self.position}_{self.ephemeral}{lag}"
 
 
 @frozen
@@ -48,7 +59,7 @@ def parse_sync_token(text: str, field: str = "since") -> SyncToken:
     match = _SYNC.fullmatch(text)
     if match is None:
         raise InvalidParam(field, "not a token of this server")
-    return SyncToken(int(match[1]), int(match[2]))
+    return SyncToken(int(match[1]), int(match[2]), int(match[3]) if match[3] is not None else None)
 
 
 def parse_timeline_token(text: str, field: str = "from") -> TimelineToken:

@@ -11,8 +11,8 @@ for, and is good for as long as nothing happened to its room or user behind that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import orjson
 from attrs import define, field, frozen
@@ -132,6 +132,16 @@ class RoomLog:
 HistoryKey = tuple[RoomId, UserId]
 
 
+@frozen
+class Lookup:
+    """Something that an extension looks up: named by kind and key; good until something happens to the subject."""
+
+    kind: str
+    subject: str
+    key: tuple[Hashable, ...]
+    load: Callable[[], Awaitable[Any]] = field(eq=False)
+
+
 class View:
     """For one response. The get_ methods answer from memory or note a need and answer None."""
 
@@ -151,6 +161,8 @@ class View:
         self._push_rules: _Loaded[UserId, bytes] = _Loaded(recent, str)
         self._counts: _Loaded[RoomId, Counts] = _Loaded(recent, str)
         self._receipts: _Loaded[RoomId, list[Receipt]] = _Loaded(recent, str)
+        self._values: _Loaded[Lookup, Any] = _Loaded(recent, lambda lookup: lookup.subject)
+        self._rooms_of: _Loaded[UserId, UserRooms] = _Loaded(recent, str)
         self._gaps: dict[Gap, LoadedGap] = {}
         self._absent: set[RoomId] = set()  # rooms of which we have no head
         self._events: dict[EventId, StoredEvent | None] = {}
@@ -175,6 +187,21 @@ class View:
         if rooms is None:
             self._needs.rooms = True
         return rooms
+
+    def get_rooms_of(self, user_id: UserId) -> UserRooms | None:
+        """The rooms of any user."""
+        rooms = self.sources.memberships.get(user_id)
+        if rooms is None:
+            rooms = self._rooms_of.get(user_id)
+        if rooms is None:
+            self._needs.rooms_of.add(user_id)
+        return rooms
+
+    def get_value(self, lookup: Lookup) -> Any:
+        value = self._values.get(lookup)
+        if value is None:
+            self._needs.lookups.add(lookup)
+        return value
 
     def get_head(self, room_id: RoomId) -> RoomHead | None:
         head = self.sources.heads.get(room_id) or self._heads.get(room_id)
@@ -280,6 +307,7 @@ class View:
             rooms = await sources.memberships.load(self.user_id)
             self._rooms.put_all({self.user_id: rooms}, self._position())
         await self._load_user(needs)
+        await self._load_for_extensions(needs)
         if needs.heads:
             heads = await sources.heads.load_many(needs.heads)
             self._heads.put_all(heads, self._position())
@@ -299,6 +327,14 @@ class View:
         for after, room_ids in needs.receipts.items():
             at, receipts = await sources.database.read(load_receipts, room_ids, after, self.user_id)
             self._receipts.put_all(receipts, at)
+
+    async def _load_for_extensions(self, needs: _Needs) -> None:
+        if needs.rooms_of:
+            at = self._position()
+            self._rooms_of.put_all(await self.sources.memberships.load_many(list(needs.rooms_of)), at)
+        for lookup in needs.lookups:
+            at = self._position()
+            self._values.put_all({lookup: await lookup.load()}, at)
 
     async def _load_user(self, needs: _Needs) -> None:
         sources, user_id = self.sources, self.user_id
@@ -340,6 +376,8 @@ class _Needs:
     histories: set[HistoryKey] = field(factory=set)
     events: dict[EventId, RoomHead] = field(factory=dict)
     receipts: dict[int, set[RoomId]] = field(factory=dict)
+    rooms_of: set[UserId] = field(factory=set)
+    lookups: set[Lookup] = field(factory=set)
 
     @property
     def any(self) -> bool:
@@ -355,6 +393,8 @@ class _Needs:
             or self.histories
             or self.events
             or self.receipts
+            or self.rooms_of
+            or self.lookups
         )
 
 

@@ -17,6 +17,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 # Answers that any endpoint may give, whatever its section lists.
 _ERROR = {"type": "object", "required": ["errcode"], "properties": {"errcode": {"type": "string"}}}
 _PARAMETER = re.compile(r"\\\{[^}]*\\\}")
+# Some operations with user-interactive authentication do not list its challenge among their responses.
+_CHALLENGE = {"anyOf": [_ERROR, {"type": "object", "required": ["flows", "session"]}]}
 
 
 class NotAsSpecified(AssertionError):
@@ -76,7 +78,7 @@ class Specification:
         responses = self._document["paths"][template][method]["responses"]
         response = responses.get(str(status))
         if response is None:
-            return Draft202012Validator(_ERROR) if status >= 400 else None
+            return Draft202012Validator(_CHALLENGE if status == 401 else _ERROR) if status >= 400 else None
         schema = response.get("content", {}).get("application/json", {}).get("schema")
         return None if schema is None else Draft202012Validator(_with_any_of(schema))
 

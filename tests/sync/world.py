@@ -122,7 +122,7 @@ class World:
         self.recent = RecentLog(position, self.max_rows)
         self.tails = RoomTails(self.database)
         self.ignored = IgnoredUsers(self.database)
-        self.notifier = Notifier(self.clock)
+        self.notifier = Notifier(self.clock, self.memberships)
         self.typing = Typing(self.clock.time_ms())
         for follower in (
             self.events,

@@ -1,0 +1,128 @@
+"""Server-side key backups: encrypted sessions that a new device of the user restores.
+
+Only their owner ever reads them, and no sync tells of them, so they are no rows of the log.
+
+Spec: client-server-api#server-side-key-backups
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from attrs import define
+
+from homeserver.e2ee.limits import MAX_AUTH_DATA_BYTES, check_string, encode_bounded
+from homeserver.matrix.errors import InvalidParam, MatrixError, NotFound
+from homeserver.matrix.ids import UserId
+from homeserver.runtime.db import Database
+from homeserver.store import key_backups as store
+from homeserver.store.key_backups import BackedUpSession, BackupVersion
+
+MAX_VERSION = 2**31
+
+
+class WrongBackupVersion(MatrixError):
+    """Keys go to the newest version only."""
+
+    status = 403
+    errcode = "M_WRONG_ROOM_KEYS_VERSION"
+
+    def __init__(self, current: int) -> None:
+        super().__init__("Not the newest version of the backup", current_version=str(current))
+
+
+@define(eq=False)
+class KeyBackups:
+    database: Database
+
+    async def load_version(self, user_id: UserId, version: str | None) -> BackupVersion:
+        """That version, or the newest. Raises: NotFound."""
+        if version is None:
+            found = await self.database.read(store.load_latest_version, user_id)
+        else:
+            found = await self.database.read(store.load_version, user_id, parse_version(version))
+        if found is None:
+            raise NotFound("No such key backup")
+        return found
+
+    async def create(self, user_id: UserId, algorithm: str, auth_data: dict[str, Any]) -> str:
+        """Raises: InvalidParam, TooLarge."""
+        check_string(algorithm, "algorithm")
+        encoded = encode_bounded(auth_data, "auth_data", MAX_AUTH_DATA_BYTES)
+        return str(await self.database.run(store.create_version, user_id, algorithm, encoded))
+
+    async def update(
+        self, user_id: UserId, version: str, algorithm: str, auth_data: dict[str, Any], given_version: str | None
+    ) -> None:
+        """Replace the auth data. Raises: NotFound, InvalidParam."""
+        known = await self.load_version(user_id, version)
+        if given_version is not None and given_version != version:
+            raise InvalidParam("version", "is not that of the path")
+        if algorithm != known.algorithm:
+            raise InvalidParam("algorithm", f"must be that of the backup, {known.algorithm}")
+        encoded = encode_bounded(auth_data, "auth_data", MAX_AUTH_DATA_BYTES)
+        await self.database.run(store.save_auth_data, user_id, known.version, encoded)
+
+    async def delete(self, user_id: UserId, version: str) -> None:
+        """Raises: NotFound."""
+        if not await self.database.run(store.delete_version, user_id, parse_version(version)):
+            raise NotFound("No such key backup")
+
+    async def load_sessions(
+        self, user_id: UserId, version: str, room_id: str | None = None, session_id: str | None = None
+    ) -> Sequence[BackedUpSession]:
+        """Raises: NotFound."""
+        known = await self.load_version(user_id, version)
+        return await self.database.read(store.load_sessions, user_id, known.version, room_id, session_id)
+
+    async def save_sessions(self, user_id: UserId, version: str, sessions: Sequence[BackedUpSession]) -> BackupVersion:
+        """Raises: NotFound, WrongBackupVersion."""
+        latest = await self.load_version(user_id, None)
+        if str(latest.version) != version:
+            await self.load_version(user_id, version)
+            raise WrongBackupVersion(latest.version)
+        return _there(await self.database.run(store.save_sessions, user_id, latest.version, sessions))
+
+    async def delete_sessions(
+        self, user_id: UserId, version: str, room_id: str | None = None, session_id: str | None = None
+    ) -> BackupVersion:
+        """Raises: NotFound."""
+        number = parse_version(version)
+        return _there(await self.database.run(store.delete_sessions, user_id, number, room_id, session_id))
+
+
+def parse_version(version: str) -> int:
+    """Versions are opaque to clients; what is none of ours is not found."""
+    if not version.isascii() or not version.isdigit() or len(version) > 10 or int(version) >= MAX_VERSION:
+        raise NotFound("No such key backup")
+    return int(version)
+
+
+def encode_sessions(sessions: Sequence[BackedUpSession]) -> bytes:
+    """The `rooms` of an answer, with the stored session data spliced in."""
+    rooms: dict[str, list[bytes]] = {}
+    for session in sessions:
+        rooms.setdefault(session.room_id, []).append(
+            b"%b:%b" % (orjson.dumps(session.session_id), encode_session(session))
+        )
+    return b"{%b}" % b",".join(
+        b'%b:{"sessions":{%b}}' % (orjson.dumps(room_id), b",".join(parts)) for room_id, parts in rooms.items()
+    )
+
+
+def encode_session(session: BackedUpSession) -> bytes:
+    """A KeyBackupData object as JSON."""
+    return b'{"first_message_index":%d,"forwarded_count":%d,"is_verified":%b,"session_data":%b}' % (
+        session.first_message_index,
+        session.forwarded_count,
+        b"true" if session.is_verified else b"false",
+        session.session_data,
+    )
+
+
+def _there(version: BackupVersion | None) -> BackupVersion:
+    if version is None:
+        raise NotFound("No such key backup")
+    return version

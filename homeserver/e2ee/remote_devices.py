@@ -1,0 +1,227 @@
+"""Devices of users elsewhere: a cache that is exact for as long as their servers tell us of changes.
+
+A list is good from the moment it was fetched whole, while we share a room with the user (so that changes are sent to us)
+and the chain of updates has no gap. A gap marks it stale, and a stale list is fetched again before it is used.
+
+Log rows made here, keyed by the remote user: "device_list" {device_ids}.
+
+Spec: server-server-api#device-management
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from attrs import define, field
+from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+
+from homeserver.e2ee.limits import MAX_DEVICE_KEYS_BYTES
+from homeserver.e2ee.ports import RemoteKeys
+from homeserver.e2ee.uploads import DEVICE_LIST
+from homeserver.matrix.canonical import encode_json
+from homeserver.matrix.errors import MatrixError
+from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
+from homeserver.runtime.coroutine import gather
+from homeserver.runtime.db import Database
+from homeserver.store import device_lists, remote_devices
+from homeserver.store.cross_signing import MASTER, SELF_SIGNING, save_cross_signing_key
+from homeserver.store.device_keys import save_device_keys
+from homeserver.store.device_lists import RemoteDeviceList, load_remote_lists, save_device_list_change
+from homeserver.store.log import LogRow
+from homeserver.store.log_writer import LogItem, LogWriter
+
+logger = logging.getLogger(__name__)
+
+MAX_DEVICES = 5_000  # of one user
+_GONE = frozenset({"leave", "ban"})
+
+
+class BadDeviceList(MatrixError):
+    """A server's answer about its user is no device list."""
+
+    status = 502
+
+
+@define(eq=False)
+class RemoteDevices:
+    server_name: ServerName
+    database: Database
+    log_writer: LogWriter
+    remote: RemoteKeys
+    _fetching: dict[UserId, list[Deferred[None]]] = field(factory=dict, init=False)
+    _sweeps: int = field(default=0, init=False)  # asked for since the one under way began, and that one
+
+    async def start(self) -> None:
+        """Lists may have gone out of date between the last leave and the last stop."""
+        await self.database.run(remote_devices.delete_unshared_lists, self.server_name)
+
+    async def load_known(self, user_ids: Collection[UserId]) -> set[UserId]:
+        """Those of the users whose keys in the store are exact; fetched first where we share a room."""
+        known, sharing = await self.database.read(_load_lists, user_ids, self.server_name)
+        wanted = [user_id for user_id in user_ids if user_id in sharing]
+        missing = [user_id for user_id in wanted if user_id not in known or known[user_id].is_stale]
+        failed = {user_id for user_id, done in zip(missing, await self._fetch_all(missing), strict=True) if not done}
+        return set(wanted) - failed
+
+    async def receive_update(self, origin: ServerName, content: Mapping[str, Any]) -> None:
+        """An m.device_list_update EDU; one that is not well-formed or not the origin's to send is passed over.
+
+        Spec: server-server-api#definition-mdevice_list_update
+        """
+        user_id, device_id, stream_id = content.get("user_id"), content.get("device_id"), content.get("stream_id")
+        if not _is_user_of(user_id, origin) or not isinstance(device_id, str) or not _is_stream_id(stream_id):
+            return
+        user = UserId(str(user_id))
+        known, sharing = await self.database.read(_load_lists, [user], self.server_name)
+        if user not in sharing:
+            return
+        list_ = known.get(user)
+        if list_ is None or list_.is_stale or not _follows(content.get("prev_id"), list_):
+            await self._mark_stale(user, list_)
+            return
+        await self._apply(RemoteDeviceList(user, int(str(stream_id)), is_stale=False), DeviceId(device_id), content)
+
+    async def receive_signing_keys(self, origin: ServerName, content: Mapping[str, Any]) -> None:
+        """An m.signing_key_update EDU.
+
+        Spec: server-server-api#definition-msigning_key_update
+        """
+        user_id = content.get("user_id")
+        if not _is_user_of(user_id, origin):
+            return
+        user = UserId(str(user_id))
+        keys = _signing_keys(user, content)
+        if not keys:
+            return
+
+        def save(conn: Connection, position: int) -> None:
+            for usage, json in keys.items():
+                save_cross_signing_key(conn, user, usage, json)
+            save_device_list_change(conn, user, position)
+
+        await self.log_writer.submit(LogItem(DEVICE_LIST, user, {"device_ids": []}, save))
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        """Follow memberships: where the last shared room may have gone, so may the truth of lists."""
+        if any(row.membership is not None and row.membership.membership in _GONE for row in rows):
+            self._sweeps += 1
+            if self._sweeps == 1:
+                Deferred.fromCoroutine(self._sweep()).addErrback(_log_failure)
+
+    async def _sweep(self) -> None:
+        while self._sweeps:
+            asked = self._sweeps
+            try:
+                await self.database.run(remote_devices.delete_unshared_lists, self.server_name)
+            finally:
+                self._sweeps -= asked
+
+    async def _fetch_all(self, user_ids: Sequence[UserId]) -> list[bool]:
+        return await gather([self._fetch(user_id) for user_id in user_ids])
+
+    async def _fetch(self, user_id: UserId) -> bool:
+        """Fetch a user's list, once for all who want it now; whether it is known then."""
+        waiting = self._fetching.get(user_id)
+        if waiting is not None:
+            done: Deferred[None] = Deferred()
+            waiting.append(done)
+            await done
+            known = await self.database.read(load_remote_lists, [user_id])
+            return user_id in known and not known[user_id].is_stale
+        self._fetching[user_id] = []
+        try:
+            await self._replace(user_id, await self.remote.fetch_devices(user_id))
+        except MatrixError as error:
+            logger.info("The devices of %s could not be fetched: %s", user_id, error.error)
+            return False
+        finally:
+            for done in self._fetching.pop(user_id):
+                done.callback(None)
+        return True
+
+    async def _replace(self, user_id: UserId, answer: Mapping[str, Any]) -> None:
+        """Raises: BadDeviceList."""
+        stream_id, given = answer.get("stream_id"), answer.get("devices")
+        if not _is_stream_id(stream_id) or not isinstance(given, list) or len(given) > MAX_DEVICES:
+            raise BadDeviceList(f"The answer about the devices of {user_id} is not well-formed")
+        devices = dict(filter(None, (_device(user_id, device) for device in given)))
+        known = RemoteDeviceList(user_id, int(str(stream_id)), is_stale=False)
+
+        def save(conn: Connection, position: int) -> None:
+            remote_devices.replace_devices(conn, known, devices, _signing_keys(user_id, answer))
+            save_device_list_change(conn, user_id, position)
+
+        await self.log_writer.submit(LogItem(DEVICE_LIST, user_id, {"device_ids": list(devices)}, save))
+
+    async def _mark_stale(self, user_id: UserId, known: RemoteDeviceList | None) -> None:
+        stale = RemoteDeviceList(user_id, known.stream_id if known is not None else 0, is_stale=True)
+
+        def save(conn: Connection, position: int) -> None:
+            device_lists.save_remote_list(conn, stale)
+            save_device_list_change(conn, user_id, position)
+
+        await self.log_writer.submit(LogItem(DEVICE_LIST, user_id, {"device_ids": []}, save))
+
+    async def _apply(self, known: RemoteDeviceList, device_id: DeviceId, content: Mapping[str, Any]) -> None:
+        device = _device(known.user_id, content)
+
+        def save(conn: Connection, position: int) -> None:
+            if content.get("deleted") is True or device is None:
+                remote_devices.delete_remote_devices(conn, known.user_id, [device_id])
+            else:
+                save_device_keys(conn, known.user_id, device_id, device[1])
+            device_lists.save_remote_list(conn, known)
+            save_device_list_change(conn, known.user_id, position)
+
+        await self.log_writer.submit(LogItem(DEVICE_LIST, known.user_id, {"device_ids": [device_id]}, save))
+
+
+def _load_lists(
+    conn: Connection, user_ids: Collection[UserId], server_name: ServerName
+) -> tuple[dict[UserId, RemoteDeviceList], set[UserId]]:
+    return load_remote_lists(conn, user_ids), remote_devices.load_sharing(conn, user_ids, server_name)
+
+
+def _is_user_of(user_id: object, origin: ServerName) -> bool:
+    return isinstance(user_id, str) and user_id.startswith("@") and domain_of(user_id) == origin
+
+
+def _is_stream_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _follows(prev_ids: object, known: RemoteDeviceList) -> bool:
+    """The update builds on nothing that we have not seen."""
+    if prev_ids is None:
+        return True
+    return isinstance(prev_ids, list) and all(_is_stream_id(prev) and prev <= known.stream_id for prev in prev_ids)
+
+
+def _device(user_id: UserId, device: object) -> tuple[DeviceId, bytes] | None:
+    """A device's id and keys (with its name in `unsigned`); None without keys, or with somebody else's."""
+    if not isinstance(device, dict) or not isinstance(device.get("keys"), dict):
+        return None
+    device_id, keys, name = device.get("device_id"), device["keys"], device.get("device_display_name")
+    if not isinstance(device_id, str) or keys.get("user_id") != user_id or keys.get("device_id") != device_id:
+        return None
+    unsigned = {"unsigned": {"device_display_name": name}} if isinstance(name, str) else {}
+    encoded = encode_json({**{k: v for k, v in keys.items() if k != "unsigned"}, **unsigned})
+    return (DeviceId(device_id), encoded) if len(encoded) <= MAX_DEVICE_KEYS_BYTES else None
+
+
+def _signing_keys(user_id: UserId, answer: Mapping[str, Any]) -> dict[str, bytes]:
+    found = {}
+    for usage in (MASTER, SELF_SIGNING):
+        key = answer.get(f"{usage}_key")
+        if isinstance(key, dict) and key.get("user_id") == user_id and isinstance(key.get("keys"), dict):
+            encoded = encode_json(key)
+            if len(key["keys"]) == 1 and len(encoded) <= MAX_DEVICE_KEYS_BYTES:
+                found[usage] = encoded
+    return found
+
+
+def _log_failure(failure: Any) -> None:
+    logger.error("Old device lists could not be forgotten: %s", failure.value)

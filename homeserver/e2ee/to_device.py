@@ -1,0 +1,193 @@
+"""Messages to devices: kept until the device acknowledges them by the token of its next sync.
+
+Log rows made here: "to_device" {device_ids} keyed by the recipient; for other servers' users "edu" {edu_type, content}
+keyed by their server, from which federation sends them.
+
+Spec: client-server-api#send-to-device-messaging
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from secrets import token_urlsafe
+from typing import Any
+
+from attrs import define, field
+from sqlalchemy import Connection
+
+from homeserver.accounts.folded_cache import FoldedCache
+from homeserver.e2ee.limits import MAX_MESSAGE_BYTES, MAX_RECIPIENTS, check_count, encode_bounded
+from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.db import Database
+from homeserver.store import to_device as store
+from homeserver.store.log import LogRow
+from homeserver.store.log_writer import LogItem, LogWriter
+from homeserver.store.to_device import ToDeviceMessage, Waiting
+
+TO_DEVICE = "to_device"
+EDU = "edu"
+DIRECT_TO_DEVICE = "m.direct_to_device"
+ALL_DEVICES = "*"
+MAX_PAGE = 100  # messages in one response
+MAX_QUEUES = 50_000
+KEPT_TRANSACTIONS_MS = 30 * 24 * 60 * 60 * 1000
+SENDS_BETWEEN_TRIMS = 10_000
+
+# User -> device (or "*") -> content.
+Messages = Mapping[UserId, Mapping[str, Mapping[str, Any]]]
+Row = tuple[str, str, dict[str, Any]]
+
+
+@define(eq=False)
+class ToDevice:
+    server_name: ServerName
+    database: Database
+    log_writer: LogWriter
+    clock: Clock
+    _queues: FoldedCache[tuple[UserId, DeviceId], Waiting] = field(factory=lambda: FoldedCache(MAX_QUEUES), init=False)
+    _sent: int = field(default=0, init=False)
+
+    async def send(self, sender: UserId, device_id: DeviceId, txn_id: str, type_: str, messages: Messages) -> None:
+        """Accept a client's messages, once for each transaction id.
+
+        Devices that there are not get nothing. Raises: TooLarge.
+        """
+        check_count(sum(map(len, messages.values())), "messages", MAX_RECIPIENTS)
+        local, remote = self._split(messages)
+        addressed = await self._address(sender, type_, local)
+        rows = [*_rows(addressed), *self._edus(sender, type_, remote)]
+        await self._save((sender, device_id, txn_id), addressed, rows)
+
+    async def receive(self, origin: ServerName, content: Mapping[str, Any]) -> None:
+        """An m.direct_to_device EDU, taken once for each message id; what is not well-formed in it is passed over.
+
+        Spec: server-server-api#definition-mdirect_to_device
+        """
+        sender, type_, message_id = content.get("sender"), content.get("type"), content.get("message_id")
+        given = content.get("messages")
+        if not (isinstance(sender, str) and isinstance(type_, str) and isinstance(message_id, str)):
+            return
+        if domain_of(sender) != origin or not isinstance(given, dict) or len(message_id) > 255:
+            return
+        local, _ = self._split({user_id: devices for user_id, devices in given.items() if isinstance(devices, dict)})
+        addressed = await self._address(UserId(sender), type_, local)
+        await self._save((origin, DeviceId(""), message_id), addressed, _rows(addressed))
+
+    # -- receiving devices -------------------------------------------------------------------------------------------
+
+    async def load_page(
+        self, user_id: UserId, device_id: DeviceId, after: int, upto: int, limit: int = MAX_PAGE
+    ) -> list[tuple[int, bytes]]:
+        """The oldest messages in (after, upto], each with its position."""
+        return await self.database.read(store.load_messages, user_id, device_id, after, upto, limit)
+
+    async def acknowledge(self, user_id: UserId, device_id: DeviceId, upto: int) -> None:
+        """The device has what stands up to there: it is deleted."""
+        waiting = await self.load_waiting(user_id, device_id)
+        if not 0 < waiting.oldest <= upto:
+            return
+        version = self._queues.version
+        left = await self.database.run(store.delete_messages, user_id, device_id, upto)
+        if self._queues.put((user_id, device_id), left, version) is None and self._queues.version != version:
+            self._queues.drop((user_id, device_id))
+
+    def get_waiting(self, user_id: UserId, device_id: DeviceId) -> Waiting | None:
+        """What waits for the device, if memory knows."""
+        return self._queues.get((user_id, device_id))
+
+    async def load_waiting(self, user_id: UserId, device_id: DeviceId) -> Waiting:
+        known = self._queues.get((user_id, device_id))
+        if known is not None:
+            return known
+        version = self._queues.version
+        waiting = await self.database.read(store.load_waiting, user_id, device_id)
+        self._queues.put((user_id, device_id), waiting, version)
+        return waiting
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        """Follow the log."""
+        for row in rows:
+            if row.kind == TO_DEVICE:
+                for device_id in row.data["device_ids"]:
+                    self._note((UserId(row.key), device_id), row.position)
+            elif row.kind == "device" and row.data.get("deleted"):
+                for device_id in row.data["device_ids"]:
+                    self._queues.drop((UserId(row.key), device_id))
+
+    def _note(self, key: tuple[UserId, DeviceId], position: int) -> None:
+        known = self._queues.get(key)
+        self._queues.touch()
+        if known is not None:
+            self._queues.put(key, Waiting(known.oldest or position, position), self._queues.version)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def _split(self, messages: Messages) -> tuple[Messages, Messages]:
+        local = {user_id: devices for user_id, devices in messages.items() if domain_of(user_id) == self.server_name}
+        return local, {user_id: devices for user_id, devices in messages.items() if user_id not in local}
+
+    async def _address(self, sender: UserId, type_: str, messages: Messages) -> dict[UserId, dict[DeviceId, bytes]]:
+        """The messages as JSON, for the devices that there are."""
+        if not messages:
+            return {}
+        devices = await self.database.read(store.load_devices_of, list(messages))
+        found: dict[UserId, dict[DeviceId, bytes]] = {}
+        for user_id, by_device in messages.items():
+            addressed = _addressed(by_device, devices.get(user_id, ()))
+            if addressed:
+                found[user_id] = {
+                    device_id: encode_bounded(
+                        {"content": content, "sender": sender, "type": type_}, "messages", MAX_MESSAGE_BYTES
+                    )
+                    for device_id, content in addressed.items()
+                }
+        return found
+
+    def _edus(self, sender: UserId, type_: str, messages: Messages) -> list[Row]:
+        by_server: dict[ServerName, dict[UserId, Mapping[str, Any]]] = {}
+        for user_id, devices in messages.items():
+            by_server.setdefault(domain_of(user_id), {})[user_id] = devices
+        rows: list[Row] = []
+        for server, users in by_server.items():
+            content = {"sender": sender, "type": type_, "message_id": token_urlsafe(16), "messages": users}
+            rows.append((EDU, server, {"edu_type": DIRECT_TO_DEVICE, "content": content}))
+        return rows
+
+    async def _save(
+        self, transaction: tuple[str, DeviceId, str], addressed: dict[UserId, dict[DeviceId, bytes]], rows: list[Row]
+    ) -> None:
+        if not rows or await self.database.read(store.load_has_transaction, *transaction):
+            return
+        now_ms = self.clock.time_ms()
+
+        def save(conn: Connection, position: int) -> None:
+            if not store.save_transaction(conn, *transaction, now_ms):  # the same request, twice at once
+                for _, _, data in rows:
+                    data.clear()
+                    data["device_ids"] = []
+                return
+            messages = [
+                ToDeviceMessage(user_id, device_id, position + place, json)
+                for place, (user_id, devices) in enumerate(addressed.items())
+                for device_id, json in devices.items()
+            ]
+            store.save_messages(conn, messages)
+
+        (kind, key, data), *also = rows
+        await self.log_writer.submit(LogItem(kind, key, data, save, also))
+        self._sent += 1
+        if self._sent % SENDS_BETWEEN_TRIMS == 0:
+            await self.database.run(store.delete_old_transactions, now_ms - KEPT_TRANSACTIONS_MS)
+
+
+def _rows(addressed: Mapping[UserId, Mapping[DeviceId, bytes]]) -> list[Row]:
+    """One for each recipient, at whose position the messages stand."""
+    return [(TO_DEVICE, user_id, {"device_ids": list(devices)}) for user_id, devices in addressed.items()]
+
+
+def _addressed(by_device: Mapping[str, Any], devices: Sequence[DeviceId]) -> dict[DeviceId, Any]:
+    """Device -> content, for those of the named devices that there are; "*" names all others."""
+    everybody = by_device.get(ALL_DEVICES)
+    found = {device_id: by_device.get(device_id, everybody) for device_id in devices}
+    return {device_id: content for device_id, content in found.items() if isinstance(content, dict)}

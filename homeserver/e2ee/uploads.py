@@ -1,0 +1,199 @@
+"""POST /keys/upload: a device's identity keys, one-time keys and fallback keys.
+
+Log rows made here, keyed by the user:
+    "device_list" {device_ids}    the identity keys of devices changed
+    "one_time_keys" {device_ids}  the counts of unclaimed keys changed
+
+Spec: client-server-api#post_matrixclientv3keysupload
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from attrs import define, frozen
+from sqlalchemy import Connection
+
+from homeserver.e2ee.limits import (
+    MAX_DEVICE_KEYS_BYTES,
+    MAX_KEY_BYTES,
+    MAX_KEYS_PER_UPLOAD,
+    MAX_ONE_TIME_KEYS,
+    check_count,
+    check_object,
+    check_string,
+    encode_bounded,
+)
+from homeserver.matrix.errors import InvalidParam, LimitExceeded, MatrixError
+from homeserver.matrix.ids import DeviceId, UserId
+from homeserver.runtime.db import Database
+from homeserver.store import device_keys as store
+from homeserver.store.cross_signing import delete_signatures
+from homeserver.store.device_keys import KeyCounts, UploadedKey
+from homeserver.store.device_lists import save_device_list_change
+from homeserver.store.log_writer import LogItem, LogWriter
+
+DEVICE_LIST = "device_list"
+ONE_TIME_KEYS = "one_time_keys"
+
+
+@frozen
+class KeyUpload:
+    """What a request brings. device_keys: as JSON, without unsigned; None where it brings none."""
+
+    device_keys: bytes | None
+    one_time_keys: list[UploadedKey]
+    fallback_keys: list[UploadedKey]
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self.one_time_keys or self.fallback_keys)
+
+
+@frozen
+class _Known:
+    """What the device has already: identity keys, keys of the ids that are uploaded, counts."""
+
+    device_keys: bytes | None
+    one_time_keys: dict[str, bytes]
+    counts: KeyCounts
+
+
+@define(eq=False)
+class KeyUploads:
+    database: Database
+    log_writer: LogWriter
+
+    async def upload(self, user_id: UserId, device_id: DeviceId, upload: KeyUpload) -> dict[str, int]:
+        """Store the keys; how many one-time keys there are then, by algorithm.
+
+        Raises: MatrixError (400) for a one-time key whose id stands for another key already; LimitExceeded.
+        """
+        known = await self.database.read(_load_known, user_id, device_id, [key.key_id for key in upload.one_time_keys])
+        new = _new_keys(upload.one_time_keys, known)
+        device_keys = upload.device_keys if upload.device_keys != known.device_keys else None
+        if device_keys is not None or new or upload.fallback_keys:
+            await self._save(user_id, device_id, KeyUpload(device_keys, new, upload.fallback_keys), known)
+        counts = dict(known.counts.one_time)
+        for key in new:
+            counts[key.algorithm] = counts.get(key.algorithm, 0) + 1
+        return counts
+
+    async def _save(self, user_id: UserId, device_id: DeviceId, upload: KeyUpload, known: _Known) -> None:
+        data: dict[str, Any] = {"device_ids": [device_id]}
+        keys = upload.device_keys
+
+        def save(conn: Connection, position: int) -> None:
+            store.save_one_time_keys(conn, user_id, device_id, position, upload.one_time_keys)
+            store.save_fallback_keys(conn, user_id, device_id, upload.fallback_keys)
+            if keys is None:
+                return
+            store.save_device_keys(conn, user_id, device_id, keys)
+            if known.device_keys is not None and _identity(known.device_keys) != _identity(keys):
+                delete_signatures(conn, user_id, [device_id])
+            data["prev"] = save_device_list_change(conn, user_id, position)
+
+        if keys is None:
+            item = LogItem(ONE_TIME_KEYS, user_id, data, save)
+        else:
+            also = [(ONE_TIME_KEYS, user_id, {"device_ids": [device_id]})] if upload.has_keys else []
+            item = LogItem(DEVICE_LIST, user_id, data, save, also)
+        await self.log_writer.submit(item)
+
+
+def _load_known(conn: Connection, user_id: UserId, device_id: DeviceId, key_ids: list[str]) -> _Known:
+    return _Known(
+        store.load_one_device_keys(conn, user_id, device_id),
+        store.load_one_time_keys(conn, user_id, device_id, key_ids),
+        store.load_key_counts(conn, user_id, device_id),
+    )
+
+
+def _new_keys(keys: list[UploadedKey], known: _Known) -> list[UploadedKey]:
+    """Those that the device has not uploaded before."""
+    for key in keys:
+        before = known.one_time_keys.get(key.name)
+        if before is not None and orjson.loads(before) != orjson.loads(key.json):
+            raise MatrixError(f"One-time key {key.name} exists already, and is another one")
+    new = [key for key in keys if key.name not in known.one_time_keys]
+    if sum(known.counts.one_time.values()) + len(new) > MAX_ONE_TIME_KEYS:
+        raise LimitExceeded(60_000, f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys")
+    return new
+
+
+def parse_upload(user_id: UserId, device_id: DeviceId, body: Mapping[str, Any]) -> KeyUpload:
+    """Raises: InvalidParam, TooLarge."""
+    device_keys = body.get("device_keys")
+    fallback = body.get("fallback_keys")
+    if fallback is None:
+        fallback = body.get("org.matrix.msc2732.fallback_keys")
+    parsed = KeyUpload(
+        parse_device_keys(user_id, device_id, device_keys) if device_keys is not None else None,
+        _parse_keys(body.get("one_time_keys"), "one_time_keys"),
+        _parse_keys(fallback, "fallback_keys"),
+    )
+    if len({key.algorithm for key in parsed.fallback_keys}) != len(parsed.fallback_keys):
+        raise InvalidParam("fallback_keys", "at most one for each algorithm")
+    return parsed
+
+
+def parse_device_keys(user_id: UserId, device_id: DeviceId, value: object) -> bytes:
+    """Identity keys as JSON, without unsigned.
+
+    Raises: InvalidParam when they aren't that device's; TooLarge.
+
+    Spec: client-server-api#device-keys
+    """
+    field = "device_keys"
+    keys = check_object(value, field)
+    if keys.get("user_id") != user_id:
+        raise InvalidParam(f"{field}.user_id", f"must be {user_id}, whose token this is")
+    if keys.get("device_id") != device_id:
+        raise InvalidParam(f"{field}.device_id", f"must be {device_id}, whose token this is")
+    algorithms = keys.get("algorithms")
+    if not isinstance(algorithms, list) or not all(isinstance(name, str) for name in algorithms):
+        raise InvalidParam(f"{field}.algorithms", "must be a list of strings")
+    for name, key in check_object(keys.get("keys"), f"{field}.keys").items():
+        check_string(key, f"{field}.keys.{name}", MAX_KEY_BYTES)
+    check_signatures(keys.get("signatures"), field)
+    own = {name: part for name, part in keys.items() if name != "unsigned"}
+    return encode_bounded(own, field, MAX_DEVICE_KEYS_BYTES)
+
+
+def check_signatures(value: object, field: str) -> dict[str, dict[str, str]]:
+    """The `signatures` of an object: user -> key id -> signature. Raises: InvalidParam."""
+    field = f"{field}.signatures"
+    signatures = check_object(value, field)
+    for signer, by_key in signatures.items():
+        for key_id, signature in check_object(by_key, f"{field}.{signer}").items():
+            check_string(signature, f"{field}.{signer}.{key_id}", MAX_KEY_BYTES)
+    return signatures
+
+
+def _parse_keys(value: object, field: str) -> list[UploadedKey]:
+    if value is None:
+        return []
+    keys = check_object(value, field)
+    check_count(len(keys), field, MAX_KEYS_PER_UPLOAD)
+    return [_parse_key(name, key, field) for name, key in keys.items()]
+
+
+def _parse_key(name: str, key: object, field: str) -> UploadedKey:
+    algorithm, separator, key_id = check_string(name, field).partition(":")
+    if not (algorithm and separator and key_id):
+        raise InvalidParam(field, 'names must be "<algorithm>:<key id>"')
+    where = f"{field}.{name}"
+    if isinstance(key, dict):
+        check_string(key.get("key"), f"{where}.key", MAX_KEY_BYTES)
+        if "signatures" in key:
+            check_signatures(key["signatures"], where)
+    elif not isinstance(key, str):
+        raise InvalidParam(where, "must be a string or an object")
+    return UploadedKey(algorithm, key_id, encode_bounded(key, where, MAX_KEY_BYTES))
+
+
+def _identity(json: bytes) -> object:
+    """What signatures stand for: the keys themselves."""
+    return orjson.loads(json).get("keys")

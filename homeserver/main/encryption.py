@@ -1,0 +1,53 @@
+"""End-to-end encryption: its services and endpoints."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from homeserver.clientapi.dehydrated_devices import DehydratedDeviceEndpoints
+from homeserver.clientapi.key_backup import KeyBackupEndpoints
+from homeserver.clientapi.to_device import ToDeviceEndpoints
+from homeserver.e2ee.claims import KeyClaims
+from homeserver.e2ee.cross_signing import CrossSigning
+from homeserver.e2ee.dehydrated_devices import DehydratedDevices
+from homeserver.e2ee.key_backups import KeyBackups
+from homeserver.e2ee.ports import NoRemoteKeys, RemoteKeys
+from homeserver.e2ee.queries import KeyQueries
+from homeserver.e2ee.remote_devices import RemoteDevices
+from homeserver.e2ee.to_device import ToDevice
+from homeserver.e2ee.uploads import KeyUploads
+from homeserver.main.core import Core
+
+
+@frozen
+class EncryptionServices:
+    uploads: KeyUploads
+    queries: KeyQueries
+    claims: KeyClaims
+    cross_signing: CrossSigning
+    to_device: ToDevice
+    remote_devices: RemoteDevices
+    endpoints: list[object]
+
+
+def build_encryption(core: Core, remote: RemoteKeys | None = None) -> EncryptionServices:
+    database, log = core.database, core.log
+    remote = remote or NoRemoteKeys()
+    remote_devices = RemoteDevices(core.server_name, database, log, remote)
+    queries = KeyQueries(core.server_name, database, remote, remote_devices)
+    uploads = KeyUploads(database, log)
+    to_device = ToDevice(core.server_name, database, log, core.clock)
+    log.follow(remote_devices.on_rows)
+    return EncryptionServices(
+        uploads,
+        queries,
+        KeyClaims(core.server_name, log, remote),
+        CrossSigning(database, log, queries),
+        to_device,
+        remote_devices,
+        [
+            ToDeviceEndpoints(to_device),
+            KeyBackupEndpoints(KeyBackups(database)),
+            DehydratedDeviceEndpoints(DehydratedDevices(database, log, core.clock, uploads, to_device)),
+        ],
+    )

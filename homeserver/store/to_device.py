@@ -1,0 +1,102 @@
+"""Messages to devices, from the moment they are accepted until their device acknowledges them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from attrs import frozen
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
+
+from homeserver.matrix.ids import DeviceId, UserId
+from homeserver.store.events import chunked
+from homeserver.store.tables.accounts import devices
+from homeserver.store.tables.e2ee import to_device_messages as m
+from homeserver.store.tables.e2ee import to_device_transactions as t
+from homeserver.store.upsert import insert_if_absent
+
+
+@frozen
+class ToDeviceMessage:
+    user_id: UserId
+    device_id: DeviceId
+    position: int
+    json: bytes  # {"type", "sender", "content"}
+
+
+@frozen
+class Waiting:
+    """Positions of a device's oldest and newest message; both 0 without any."""
+
+    oldest: int
+    newest: int
+
+
+NOTHING_WAITS = Waiting(0, 0)
+
+_INSERT = insert(m)
+_INSERT_TRANSACTION = insert_if_absent(t)
+_PAGE = (
+    select(m.c.position, m.c.json)
+    .where(m.c.user_id == bindparam("user"), m.c.device_id == bindparam("device"))
+    .where(m.c.position > bindparam("after"), m.c.position <= bindparam("upto"))
+    .order_by(m.c.position)
+    .limit(bindparam("limit"))
+)
+_WAITING = select(func.min(m.c.position), func.max(m.c.position)).where(
+    m.c.user_id == bindparam("user"), m.c.device_id == bindparam("device")
+)
+_DELETE = delete(m).where(
+    m.c.user_id == bindparam("user"), m.c.device_id == bindparam("device"), m.c.position <= bindparam("upto")
+)
+
+
+def save_messages(conn: Connection, messages: Sequence[ToDeviceMessage]) -> None:
+    if messages:
+        values = [
+            {"user_id": x.user_id, "device_id": x.device_id, "position": x.position, "json": x.json} for x in messages
+        ]
+        conn.execute(_INSERT, values)
+
+
+def save_transaction(conn: Connection, sender: str, device_id: str, txn_id: str, now_ms: int) -> bool:
+    """False when that transaction was there before."""
+    values = {"sender": sender, "device_id": device_id, "txn_id": txn_id, "received_ts_ms": now_ms}
+    return conn.execute(_INSERT_TRANSACTION, values).rowcount == 1
+
+
+def load_has_transaction(conn: Connection, sender: str, device_id: str, txn_id: str) -> bool:
+    statement = select(t.c.received_ts_ms).where(t.c.sender == sender, t.c.device_id == device_id, t.c.txn_id == txn_id)
+    return conn.execute(statement).first() is not None
+
+
+def delete_old_transactions(conn: Connection, before_ts_ms: int) -> None:
+    conn.execute(delete(t).where(t.c.received_ts_ms < before_ts_ms))
+
+
+def load_messages(
+    conn: Connection, user_id: str, device_id: str, after: int, upto: int, limit: int
+) -> list[tuple[int, bytes]]:
+    """The oldest `limit` messages in (after, upto], each with its position."""
+    names = {"user": user_id, "device": device_id, "after": after, "upto": upto, "limit": limit}
+    return [(row[0], row[1]) for row in conn.execute(_PAGE, names)]
+
+
+def load_waiting(conn: Connection, user_id: str, device_id: str) -> Waiting:
+    row = conn.execute(_WAITING, {"user": user_id, "device": device_id}).one()
+    return Waiting(row[0], row[1]) if row[0] is not None else NOTHING_WAITS
+
+
+def delete_messages(conn: Connection, user_id: str, device_id: str, upto: int) -> Waiting:
+    """Delete what was acknowledged; what still waits."""
+    conn.execute(_DELETE, {"user": user_id, "device": device_id, "upto": upto})
+    return load_waiting(conn, user_id, device_id)
+
+
+def load_devices_of(conn: Connection, user_ids: Collection[UserId]) -> dict[UserId, list[DeviceId]]:
+    """The devices of each of the local users."""
+    found: dict[UserId, list[DeviceId]] = {}
+    for chunk in chunked(user_ids):
+        statement = select(devices.c.user_id, devices.c.device_id).where(devices.c.user_id.in_(list(chunk)))
+        for user_id, device_id in conn.execute(statement):
+            found.setdefault(user_id, []).append(device_id)
+    return found

@@ -1,0 +1,265 @@
+"""Keys of devices: uploaded, asked for, claimed, changed."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from homeserver.matrix.signing import sign_json
+from tests.e2ee.key_maker import V3, Device, SigningKeys, fallback_key, one_time_keys
+from tests.kit.client import Client
+
+UPLOAD = f"{V3}/keys/upload"
+COUNT = "device_one_time_keys_count"
+PASSWORD = "password of the tests"
+
+
+def upload(client: Client, **more: Any) -> Device:
+    device = Device(client.user_id, client.device_id)
+    client.post(UPLOAD, {"device_keys": device.keys(), **more})
+    return device
+
+
+def claim(client: Client, owner: Client, algorithm: str = "signed_curve25519") -> Any:
+    wanted = {"one_time_keys": {owner.user_id: {owner.device_id: algorithm}}}
+    keys = client.post(f"{V3}/keys/claim", wanted)["one_time_keys"]
+    return keys.get(owner.user_id, {}).get(owner.device_id)
+
+
+def test_keys_are_uploaded_and_asked_for(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    alice.put(f"/devices/{alice.device_id}", {"display_name": "Phone"})
+    device = upload(alice)
+    answer = bob.post(f"{V3}/keys/query", {"device_keys": {alice.user_id: []}})
+    found = answer["device_keys"][alice.user_id][alice.device_id]
+    assert found == {**device.keys(), "unsigned": {"device_display_name": "Phone"}}
+    assert answer["failures"] == {}
+    named = bob.post(f"{V3}/keys/query", {"device_keys": {alice.user_id: ["OTHER"], bob.user_id: []}})
+    assert named["device_keys"] == {alice.user_id: {}, bob.user_id: {}}
+
+
+def test_one_time_keys_are_handed_out_once_and_in_upload_order(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    first, second = one_time_keys("b", "a"), one_time_keys("0")
+    assert alice.post(UPLOAD, {"one_time_keys": first})["one_time_key_counts"] == {"signed_curve25519": 2}
+    assert alice.post(UPLOAD, {"one_time_keys": second})["one_time_key_counts"] == {"signed_curve25519": 3}
+    given = [claim(bob, alice) for _ in range(4)]
+    assert given == [{name: key} for name, key in {**first, **second}.items()] + [None]
+    assert alice.post(UPLOAD, {})["one_time_key_counts"] == {"signed_curve25519": 0}
+
+
+def test_a_fallback_key_is_given_when_all_are_gone(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    fallback = fallback_key("f")
+    alice.post(UPLOAD, {"one_time_keys": one_time_keys("a"), "fallback_keys": fallback})
+    since = alice.sync()
+    assert since["device_unused_fallback_key_types"] == ["signed_curve25519"]
+    assert since[COUNT] == {"signed_curve25519": 1}
+    assert "signed_curve25519:a" in claim(bob, alice)
+    assert claim(bob, alice) == claim(bob, alice) == fallback
+    after = alice.sync(since=since["next_batch"])
+    assert after["device_unused_fallback_key_types"] == []
+    assert after[COUNT] == {"signed_curve25519": 0}
+    alice.post(UPLOAD, {"fallback_keys": fallback})  # the same key again is used as before
+    assert alice.sync()["device_unused_fallback_key_types"] == []
+    alice.post(UPLOAD, {"fallback_keys": fallback_key("g")})
+    assert alice.sync()["device_unused_fallback_key_types"] == ["signed_curve25519"]
+
+
+def test_an_id_that_stands_for_another_key_is_refused(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    keys = one_time_keys("a")
+    alice.post(UPLOAD, {"one_time_keys": keys})
+    assert alice.post(UPLOAD, {"one_time_keys": keys})["one_time_key_counts"] == {"signed_curve25519": 1}
+    error = alice.post(UPLOAD, {"one_time_keys": one_time_keys("a")}, expect=400)
+    assert "signed_curve25519:a" in error["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"device_keys": []}, "device_keys"),
+        ({"device_keys": {"user_id": "@bob:test.example"}}, "device_keys.user_id"),
+        ({"one_time_keys": {"noseparator": {"key": "x"}}}, "one_time_keys"),
+        ({"one_time_keys": {"signed_curve25519:a": 7}}, "one_time_keys.signed_curve25519:a"),
+        ({"one_time_keys": {"signed_curve25519:a": {"key": 7}}}, "one_time_keys.signed_curve25519:a.key"),
+        ({"one_time_keys": {"signed_curve25519:a": {"key": "x", "signatures": 1}}}, "signatures"),
+        ({"fallback_keys": {"a:1": {"key": "x"}, "a:2": {"key": "x"}}}, "fallback_keys"),
+    ],
+)
+def test_malformed_uploads_name_the_field(hearth: Any, body: Any, named: str) -> None:
+    alice = hearth.register("alice")
+    error = alice.post(UPLOAD, body, expect=400)
+    assert error["errcode"] == "M_INVALID_PARAM"
+    assert named in error["error"]
+
+
+def test_huge_uploads_are_refused(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    many = {"one_time_keys": one_time_keys(*map(str, range(1001)))}
+    assert alice.post(UPLOAD, many, expect=413)["errcode"] == "M_TOO_LARGE"
+    large = {"one_time_keys": {"signed_curve25519:a": {"key": "x" * 4000, "more": "y" * 4000}}}
+    assert alice.post(UPLOAD, large, expect=413)["errcode"] == "M_TOO_LARGE"
+
+
+def test_a_device_that_logs_out_takes_its_keys_along(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    other = hearth.client()
+    other.login("alice", PASSWORD)
+    upload(other, one_time_keys=one_time_keys("a"))
+    other.logout()
+    assert bob.post(f"{V3}/keys/query", {"device_keys": {alice.user_id: []}})["device_keys"] == {alice.user_id: {}}
+    assert claim(bob, other) is None
+
+
+# -- changes ---------------------------------------------------------------------------------------------------------
+
+
+def encrypted_room(alice: Client, bob: Client) -> str:
+    room = alice.create_room(
+        invite=[bob.user_id],
+        initial_state=[
+            {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
+        ],
+    )
+    bob.join(room)
+    return room
+
+
+def changes(client: Client, since: str, to: str) -> Any:
+    return client.get(f"{V3}/keys/changes", query={"from": since, "to": to})
+
+
+def test_those_who_share_a_room_hear_of_changed_devices(hearth: Any) -> None:
+    alice, bob, carol = (hearth.register(name) for name in ("alice", "bob", "carol"))
+    encrypted_room(alice, bob)
+    since, stranger = bob.sync()["next_batch"], carol.sync()["next_batch"]
+    upload(alice)
+    found = bob.sync(since=since)
+    assert found["device_lists"] == {"changed": [alice.user_id], "left": []}
+    assert "device_lists" not in carol.sync(since=stranger)
+    assert changes(bob, since, found["next_batch"])["changed"] == [alice.user_id]
+    assert changes(carol, since, found["next_batch"])["changed"] == []
+    again = bob.sync(since=found["next_batch"])
+    assert "device_lists" not in again
+
+
+def test_a_waiting_client_is_woken_by_changed_devices(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    encrypted_room(alice, bob)
+    since = bob.sync()["next_batch"]
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(bob.sync, since=since, timeout=20_000)
+        upload(alice)
+        assert waiting.result(15)["device_lists"]["changed"] == [alice.user_id]
+
+
+def test_who_joins_an_encrypted_room_has_changed_and_who_leaves_has_left(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    upload(alice)
+    upload(bob)
+    before_a, before_b = alice.sync()["next_batch"], bob.sync()["next_batch"]
+    room = encrypted_room(alice, bob)
+    after_a, after_b = alice.sync(since=before_a), bob.sync(since=before_b)
+    assert bob.user_id in after_a["device_lists"]["changed"]
+    assert alice.user_id in after_b["device_lists"]["changed"]
+    assert bob.user_id in changes(alice, before_a, after_a["next_batch"])["changed"]
+    bob.put(f"{V3}/profile/{bob.user_id}/displayname", {"displayname": "Bobby"})
+    renamed = alice.sync(since=after_a["next_batch"])
+    assert "device_lists" not in renamed
+    bob.leave(room)
+    left = alice.sync(since=renamed["next_batch"])
+    assert left["device_lists"] == {"changed": [], "left": [bob.user_id]}
+    assert bob.sync(since=after_b["next_batch"])["device_lists"]["left"] == [alice.user_id]
+    assert changes(alice, renamed["next_batch"], left["next_batch"])["left"] == [bob.user_id]
+
+
+def test_changes_outlive_a_restart(start_local: Any) -> None:
+    hearth = start_local()
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    encrypted_room(alice, bob)
+    since = bob.sync()["next_batch"]
+    upload(alice)
+    hearth.restart()
+    bob.base_url = hearth.url
+    assert bob.sync(since=since)["device_lists"]["changed"] == [alice.user_id]
+
+
+# -- cross-signing ---------------------------------------------------------------------------------------------------
+
+SIGNING = f"{V3}/keys/device_signing/upload"
+
+
+def query(client: Client, user_id: str) -> Any:
+    return client.post(f"{V3}/keys/query", {"device_keys": {user_id: []}})
+
+
+def test_the_first_upload_of_signing_keys_needs_no_password_and_another_does(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    keys, others = SigningKeys(alice.user_id), SigningKeys(alice.user_id)
+    alice.post(SIGNING, keys.upload())
+    alice.post(SIGNING, keys.upload())  # nothing new
+    seen = query(bob, alice.user_id)
+    assert seen["master_keys"][alice.user_id] == keys.upload()["master_key"]
+    assert "user_signing_keys" not in seen or alice.user_id not in seen["user_signing_keys"]
+    assert alice.user_id in query(alice, alice.user_id)["user_signing_keys"]
+    session = alice.post(SIGNING, others.upload(), expect=401)["session"]
+    auth = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": alice.user_id},
+        "password": PASSWORD,
+        "session": session,
+    }
+    alice.post(SIGNING, {**others.upload(), "auth": auth})
+    assert query(bob, alice.user_id)["master_keys"][alice.user_id] == others.upload()["master_key"]
+
+
+def test_wrongly_signed_signing_keys_are_refused(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    keys, others = SigningKeys(alice.user_id), SigningKeys(alice.user_id)
+    wrong = {**keys.upload(), "self_signing_key": others.upload()["self_signing_key"]}
+    assert alice.post(SIGNING, wrong, expect=400)["errcode"] == "M_INVALID_SIGNATURE"
+    alone = {"self_signing_key": keys.upload()["self_signing_key"]}
+    assert alice.post(SIGNING, alone, expect=400)["errcode"] == "M_MISSING_PARAM"
+    foreign = SigningKeys("@bob:test.example").upload()
+    assert "user_id" in alice.post(SIGNING, foreign, expect=400)["error"]
+
+
+def test_signatures_are_seen_by_those_whom_they_concern(hearth: Any) -> None:
+    alice, bob, carol = (hearth.register(name) for name in ("alice", "bob", "carol"))
+    encrypted_room(alice, bob)
+    device, keys, theirs = upload(alice), SigningKeys(alice.user_id), SigningKeys(bob.user_id)
+    alice.post(SIGNING, keys.upload())
+    bob.post(SIGNING, theirs.upload())
+    since_a, since_b = alice.sync()["next_batch"], bob.sync()["next_batch"]
+    signed_device = sign_json(device.keys(), alice.user_id, keys.self_signing)
+    signed_bob = sign_json(theirs.upload()["master_key"], alice.user_id, keys.user_signing)
+    body = {
+        alice.user_id: {alice.device_id: signed_device},
+        bob.user_id: {theirs.master.verify_key.to_base64(): signed_bob},
+    }
+    assert alice.post(f"{V3}/keys/signatures/upload", body) == {"failures": {}}
+    assert query(carol, alice.user_id)["device_keys"][alice.user_id][alice.device_id]["signatures"][
+        alice.user_id
+    ].keys() == {
+        f"ed25519:{alice.device_id}",
+        str(keys.self_signing.key_id),
+    }
+    assert alice.user_id in query(alice, bob.user_id)["master_keys"][bob.user_id]["signatures"]
+    assert alice.user_id not in query(carol, bob.user_id)["master_keys"][bob.user_id].get("signatures", {})
+    assert alice.sync(since=since_a)["device_lists"]["changed"] == [alice.user_id, bob.user_id]
+    assert bob.sync(since=since_b)["device_lists"]["changed"] == [alice.user_id]
+
+
+def test_forged_signatures_fail_one_by_one(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    device, keys = upload(alice), SigningKeys(alice.user_id)
+    alice.post(SIGNING, keys.upload())
+    forged = sign_json(device.keys(), alice.user_id, SigningKeys(alice.user_id).self_signing)
+    other = sign_json(device.keys(more="other"), alice.user_id, keys.self_signing)
+    body = {alice.user_id: {alice.device_id: forged, "NONE": other}}
+    failures = alice.post(f"{V3}/keys/signatures/upload", body)["failures"][alice.user_id]
+    assert failures[alice.device_id]["errcode"] == "M_INVALID_SIGNATURE"
+    assert failures["NONE"]["errcode"] == "M_NOT_FOUND"

@@ -15,6 +15,7 @@ from homeserver.matrix.canonical import decode_json
 from homeserver.matrix.errors import InvalidParam, MatrixError, NotFound
 from homeserver.matrix.filters import EMPTY_FILTER, Filter, parse_filter
 from homeserver.matrix.ids import UserId
+from homeserver.presence.presence import Presence
 from homeserver.runtime.http.endpoint import Auth, endpoint
 from homeserver.runtime.http.response import RawJson
 from homeserver.sync.ports import FilterSource
@@ -68,9 +69,12 @@ class InlineFilters:
 
 
 class SyncEndpoint:
-    def __init__(self, service: SyncService, filters: FilterSource) -> None:
+    """`presence` is None on a server that keeps none."""
+
+    def __init__(self, service: SyncService, filters: FilterSource, presence: Presence | None = None) -> None:
         self._service = service
         self._filters = filters
+        self._presence = presence
         self._inline = InlineFilters()
 
     @endpoint(
@@ -94,8 +98,15 @@ class SyncEndpoint:
             query.full_state,
             query.state_kind,
         )
+        state = query.set_presence
         del query, filter  # a poll may wait for long: it keeps nothing that it doesn't need
-        return RawJson(await self._service.sync(request))
+        if self._presence is None:
+            return RawJson(await self._service.sync(request))
+        self._presence.begin_sync(request.user_id, request.device_id or "", state)
+        try:
+            return RawJson(await self._service.sync(request))
+        finally:
+            self._presence.end_sync(request.user_id, request.device_id or "")
 
     def _get_filter(self, user_id: UserId, text: str) -> Filter | None:
         if not text:

@@ -19,6 +19,7 @@ from homeserver.rooms.writer import RoomWriter
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.config import Config, ServerConfig
 from homeserver.runtime.db import Database
+from homeserver.runtime.serial import Serial
 from homeserver.store.log import load_head_position
 from homeserver.store.log_writer import LogWriter
 
@@ -40,6 +41,7 @@ class Core:
     heads: RoomHeads
     unread: Unread
     writer: RoomWriter
+    serial: Serial
 
 
 async def build_core(config: Config, reactor: Any, clock: Clock, database: Database) -> Core:
@@ -72,4 +74,5 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
         heads,
         unread,
         writer,
+        Serial(clock),
     )

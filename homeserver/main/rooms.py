@@ -67,7 +67,7 @@ def build_rooms(core: Core) -> RoomServices:
     sending = Sending(core.writer, core.events, Transactions(), membership, StatePolicy(aliases))
     summaries = RoomSummaries(core.server_name, core.heads, core.events, core.memberships, remote)
     directory = RoomDirectory(config, core.database, core.heads, core.log)
-    typing = Typing(core.clock)
+    typing = Typing(core.clock, core.serial)
     paging = Paging(core.database, core.events)
     core.log.follow(reader.on_rows)
     return RoomServices(

@@ -8,6 +8,7 @@ from homeserver.clientapi.event_json import EventJson
 from homeserver.clientapi.events import EventsEndpoints
 from homeserver.clientapi.initial_sync import InitialSyncEndpoints
 from homeserver.clientapi.keys import KeyEndpoints
+from homeserver.clientapi.presence import PresenceEndpoints
 from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.sync import SyncEndpoint
 from homeserver.folds.recent_log import RecentLog
@@ -17,11 +18,15 @@ from homeserver.main.core import Core
 from homeserver.main.encryption import EncryptionServices
 from homeserver.main.memory import MemoryConfig
 from homeserver.main.rooms import RoomServices
+from homeserver.presence.presence import Presence
 from homeserver.push.rules import PushRules
+from homeserver.runtime.config_sections import PresenceConfig
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.encryption import DeviceKeyCounts, EncryptionExtension
 from homeserver.sync.legacy import LegacySync
 from homeserver.sync.notifier import Notifier
+from homeserver.sync.ports import SyncExtension
+from homeserver.sync.presence import PresenceExtension
 from homeserver.sync.service import SyncService
 from homeserver.sync.view import IgnoredUsers, Sources
 
@@ -29,6 +34,7 @@ from homeserver.sync.view import IgnoredUsers, Sources
 @frozen
 class SyncServices:
     notifier: Notifier
+    presence: Presence | None
     endpoints: list[object]
 
 
@@ -39,6 +45,7 @@ def build_sync(
     recent = RecentLog(core.log.position, core.config.section(MemoryConfig).recent_rows)
     tails, ignored = RoomTails(core.database), IgnoredUsers(core.database)
     notifier = Notifier(core.clock, core.memberships)
+    presence = build_presence(core)
     device_lists = DeviceLists(core.database, core.log.position)
     counts = DeviceKeyCounts(core.database)
     followers = (recent, tails, ignored, device_lists, counts, encryption.to_device, notifier)
@@ -61,13 +68,19 @@ def build_sync(
         rooms.typing,
         push_rules,
     )
-    service = SyncService(sources, notifier, [EncryptionExtension(encryption.to_device, counts, device_lists)])
+    extensions: list[SyncExtension] = [EncryptionExtension(encryption.to_device, counts, device_lists)]
+    if presence is not None:
+        presence.follow(notifier.on_presence)
+        extensions.append(PresenceExtension(presence))
+    service = SyncService(sources, notifier, extensions)
     legacy = LegacySync(service, core.heads, core.events, core.memberships)
     json = EventJson(core.events, core.clock)
     return SyncServices(
         notifier,
+        presence,
         [
-            SyncEndpoint(service, accounts.filters),
+            SyncEndpoint(service, accounts.filters, presence),
+            PresenceEndpoints(presence, core.memberships, core.clock),
             InitialSyncEndpoints(legacy, rooms.views, rooms.paging, json, rooms.directory, core.database, core.log),
             PushRuleEndpoints(push_rules),
             EventsEndpoints(legacy, rooms.views, core.database, json),
@@ -81,3 +94,12 @@ def build_sync(
             ),
         ],
     )
+
+
+def build_presence(core: Core) -> Presence | None:
+    """None where the configuration wants none. It follows the log before those who wait are woken."""
+    if not core.config.section(PresenceConfig).enabled:
+        return None
+    presence = Presence(core.server_name, core.clock, core.serial)
+    core.log.follow(presence.on_rows)
+    return presence

@@ -10,6 +10,7 @@ from typing import Any
 
 from homeserver.matrix.ids import RoomId, UserId
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.serial import Serial
 
 MAX_TIMEOUT_MS = 120_000
 # How many rooms' last changes are remembered after nobody types there any more.
@@ -17,15 +18,20 @@ MAX_QUIET_ROOMS = 10_000
 
 
 class Typing:
-    """The serial grows with every change, over restarts too: it begins at the wall clock's milliseconds."""
+    """`serial` numbers the changes of all ephemeral data, not of typing alone."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, serial: Serial) -> None:
         self._clock = clock
+        self._serial = serial
         self._rooms: dict[RoomId, dict[UserId, Any]] = {}
         # Room -> serial of its newest change; in the order of the changes.
         self._changed: dict[RoomId, int] = {}
         self._followers: list[Callable[[Collection[RoomId]], object]] = []
-        self.serial = clock.time_ms()
+
+    @property
+    def serial(self) -> int:
+        """Of the newest change of ephemeral data anywhere."""
+        return self._serial.value
 
     def follow(self, follower: Callable[[Collection[RoomId]], object]) -> None:
         """Call `follower` with the rooms of each change."""
@@ -71,9 +77,8 @@ class Typing:
         self._change(room_id)
 
     def _change(self, room_id: RoomId) -> None:
-        self.serial = max(self.serial + 1, self._clock.time_ms())
         self._changed.pop(room_id, None)
-        self._changed[room_id] = self.serial
+        self._changed[room_id] = self._serial.raise_it()
         if len(self._changed) > MAX_QUIET_ROOMS:
             oldest = next(iter(self._changed))
             if oldest not in self._rooms:

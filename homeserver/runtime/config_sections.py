@@ -68,9 +68,11 @@ class MetricsConfig:
 
 @section("presence")
 class PresenceConfig:
-    """Who is online. Presence is not served yet: nothing here has an effect."""
+    """Who is online."""
 
-    enabled: bool = setting(False, help="Whether presence is kept and sent.")
+    enabled: bool = setting(
+        False, help="Whether presence is kept and told to those who share a room. Without it, everybody is offline."
+    )
 
 
 @section("federation")
@@ -111,6 +113,7 @@ class RateLimitsConfig:
     search: Rate = setting(Rate(per_second=1.0, burst=20), help="Searches, and listings of the public rooms.")
     report: Rate = setting(Rate(per_second=0.1, burst=10), help="Reports of content.")
     availability: Rate = setting(Rate(per_second=1.0, burst=20), help="Questions whether a user name is free.")
+    presence: Rate = setting(Rate(per_second=1.0, burst=10), help="Setting one's presence.")
     typing: Rate = setting(Rate(per_second=5.0, burst=50), help="Typing notifications and receipts.")
 
 

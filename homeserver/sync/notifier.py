@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 STEP_MS = 100
 MAX_STREAMS = 50_000
-_USER_KINDS = frozenset({"account_data", "push_rules", "to_device", "one_time_keys", "signatures", "presence"})
+_USER_KINDS = frozenset({"account_data", "push_rules", "to_device", "one_time_keys", "signatures"})
 _LIST_KINDS = frozenset({"device", "device_list"})
 
 
@@ -108,9 +108,9 @@ class Notifier:
         for room_id in room_ids:
             self._wake(self._by_room.get(room_id, ()))
 
-    def on_user(self, user_id: UserId) -> None:
-        """Something that is not in the log changed for this user."""
-        self._wake(self._of_user(user_id))
+    def on_presence(self, user_id: UserId) -> None:
+        """The user's presence changed."""
+        self._wake(self._sharing(user_id))
 
     def _concerned(self, row: LogRow) -> Iterable[Stream]:
         if row.kind == "event":

@@ -34,9 +34,7 @@ class TypingSource(Protocol):
 
     @property
     def serial(self) -> int:
-        """Of the newest change in any room. Grows over restarts, too: it begins at the wall clock's
-        milliseconds.
-        """
+        """Of the newest change of ephemeral data (typing, presence). Grows over restarts, too."""
         ...
 
     def typing(self, room_id: RoomId, /) -> tuple[int, Collection[UserId]]:

@@ -1,4 +1,4 @@
-"""Push rules, to read. (Changing them is not here yet: everybody has the predefined ones.)
+"""Push rules.
 
 Spec: client-server-api#push-rules-api
 """
@@ -9,18 +9,34 @@ from typing import Any
 
 import msgspec
 
+from homeserver.accounts.limits import check_text
 from homeserver.accounts.requester import Requester
+from homeserver.matrix.push_rule_changes import delete_rule, put_rule, set_actions, set_enabled
 from homeserver.matrix.push_rules import parse_kind
 from homeserver.push.rules import PushRules
-from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
+from homeserver.runtime.http.endpoint import Auth, JsonObject, JsonValue, endpoint
 
 TAG = "Push notifications"
+MAX_RULE_ID_BYTES = 255
 RULE_PATH = "/_matrix/client/v3/pushrules/global/{kind}/{rule_id}"
 
 
 class RulePath(msgspec.Struct):
     kind: str
     rule_id: str
+
+
+class PlaceQuery(msgspec.Struct):
+    before: str | None = None
+    after: str | None = None
+
+
+class EnabledBody(msgspec.Struct):
+    enabled: bool
+
+
+class ActionsBody(msgspec.Struct):
+    actions: JsonValue
 
 
 class PushRuleEndpoints:
@@ -36,7 +52,7 @@ class PushRuleEndpoints:
         spec="client-server-api#get_matrixclientv3pushrules",
     )
     async def get_rules(self, requester: Requester) -> JsonObject:
-        return self._rules.get_set(requester.user_id).to_json(requester.user_id)
+        return (await self._rules.load(requester.user_id)).to_json(requester.user_id)
 
     @endpoint(
         "GET",
@@ -47,14 +63,14 @@ class PushRuleEndpoints:
         spec="client-server-api#get_matrixclientv3pushrulesglobal",
     )
     async def get_global_rules(self, requester: Requester) -> JsonObject:
-        rules: JsonObject = self._rules.get_set(requester.user_id).to_json(requester.user_id)["global"]
+        rules: JsonObject = (await self._rules.load(requester.user_id)).to_json(requester.user_id)["global"]
         return rules
 
     @endpoint(
         "GET", RULE_PATH, auth=Auth.USER, tag=TAG, spec="client-server-api#get_matrixclientv3pushrulesglobalkindruleid"
     )
     async def get_rule(self, requester: Requester, path: RulePath) -> JsonObject:
-        return self._rule(requester, path)
+        return await self._rule(requester, path)
 
     @endpoint(
         "GET",
@@ -64,7 +80,7 @@ class PushRuleEndpoints:
         spec="client-server-api#get_matrixclientv3pushrulesglobalkindruleidenabled",
     )
     async def get_enabled(self, requester: Requester, path: RulePath) -> JsonObject:
-        return {"enabled": self._rule(requester, path)["enabled"]}
+        return {"enabled": (await self._rule(requester, path))["enabled"]}
 
     @endpoint(
         "GET",
@@ -74,9 +90,57 @@ class PushRuleEndpoints:
         spec="client-server-api#get_matrixclientv3pushrulesglobalkindruleidactions",
     )
     async def get_actions(self, requester: Requester, path: RulePath) -> JsonObject:
-        return {"actions": self._rule(requester, path)["actions"]}
+        return {"actions": (await self._rule(requester, path))["actions"]}
 
-    def _rule(self, requester: Requester, path: RulePath) -> dict[str, Any]:
+    @endpoint(
+        "PUT", RULE_PATH, auth=Auth.USER, tag=TAG, spec="client-server-api#put_matrixclientv3pushrulesglobalkindruleid"
+    )
+    async def put_rule(self, requester: Requester, path: RulePath, query: PlaceQuery, body: JsonObject) -> JsonObject:
+        kind = parse_kind(path.kind)
+        check_text("ruleId", path.rule_id, MAX_RULE_ID_BYTES)
+        await self._rules.change(
+            requester.user_id,
+            lambda rules: put_rule(rules, kind, path.rule_id, body, before=query.before, after=query.after),
+        )
+        return {}
+
+    @endpoint(
+        "DELETE",
+        RULE_PATH,
+        auth=Auth.USER,
+        tag=TAG,
+        spec="client-server-api#delete_matrixclientv3pushrulesglobalkindruleid",
+    )
+    async def delete_rule(self, requester: Requester, path: RulePath) -> JsonObject:
+        kind = parse_kind(path.kind)
+        await self._rules.change(requester.user_id, lambda rules: delete_rule(rules, kind, path.rule_id))
+        return {}
+
+    @endpoint(
+        "PUT",
+        RULE_PATH + "/enabled",
+        auth=Auth.USER,
+        tag=TAG,
+        spec="client-server-api#put_matrixclientv3pushrulesglobalkindruleidenabled",
+    )
+    async def put_enabled(self, requester: Requester, path: RulePath, body: EnabledBody) -> JsonObject:
+        kind = parse_kind(path.kind)
+        await self._rules.change(requester.user_id, lambda rules: set_enabled(rules, kind, path.rule_id, body.enabled))
+        return {}
+
+    @endpoint(
+        "PUT",
+        RULE_PATH + "/actions",
+        auth=Auth.USER,
+        tag=TAG,
+        spec="client-server-api#put_matrixclientv3pushrulesglobalkindruleidactions",
+    )
+    async def put_actions(self, requester: Requester, path: RulePath, body: ActionsBody) -> JsonObject:
+        kind = parse_kind(path.kind)
+        await self._rules.change(requester.user_id, lambda rules: set_actions(rules, kind, path.rule_id, body.actions))
+        return {}
+
+    async def _rule(self, requester: Requester, path: RulePath) -> dict[str, Any]:
         """Raises: InvalidParam, NotFound."""
         kind = parse_kind(path.kind)
-        return self._rules.get_set(requester.user_id).rule(kind, path.rule_id).to_json(kind, requester.user_id)
+        return (await self._rules.load(requester.user_id)).rule(kind, path.rule_id).to_json(kind, requester.user_id)

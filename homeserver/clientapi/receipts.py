@@ -75,12 +75,12 @@ class ReceiptEndpoints:
     )
     async def post_read_markers(self, requester: Requester, path: RoomPath, body: MarkersBody) -> JsonObject:
         room_id = parse_room_id(path.room_id)
-        if body.fully_read is not None:
-            event_id = parse_event_id(body.fully_read, "m.fully_read")
-            await self._receipts.set_fully_read(requester.user_id, room_id, event_id)
-        for receipt_type, value in ((READ, body.read), (PRIVATE, body.private)):
-            if value is not None:
-                event_id = parse_event_id(value, receipt_type)
+        wanted = ((FULLY_READ, body.fully_read), (READ, body.read), (PRIVATE, body.private))
+        markers = {type_: parse_event_id(event_id, type_) for type_, event_id in wanted if event_id is not None}
+        for receipt_type, event_id in markers.items():
+            if receipt_type == FULLY_READ:
+                await self._receipts.set_fully_read(requester.user_id, room_id, event_id)
+            else:
                 await self._receipts.set_receipt(requester.user_id, room_id, receipt_type, event_id)
         return {}
 

@@ -24,7 +24,8 @@ V = TypeVar("V")
 
 class Fold(Generic[K, V]):
     """`load(conn, keys)` gives a value for each key that it is asked for; `apply(key, value, row)` the value after a row
-    that `keys_of(row)` said concerns it, or None where the row alone does not tell (it is then loaded again)."""
+    that `keys_of(row)` said concerns it, or None where the row alone does not tell (it is then loaded again). `on_gone` is
+    told of keys that memory no longer has."""
 
     def __init__(
         self,
@@ -34,12 +35,14 @@ class Fold(Generic[K, V]):
         keys_of: Callable[[LogRow], Iterable[K]],
         apply: Callable[[K, V, LogRow], V | None],
         max_entries: int,
+        on_gone: Callable[[K], object] | None = None,
     ) -> None:
         self._database = database
         self._load = load
         self._keys_of = keys_of
         self._apply = apply
         self._max_entries = max_entries
+        self._on_gone = on_gone
         self._entries: OrderedDict[K, V] = OrderedDict()
         self._loading: dict[K, _Loading[V]] = {}
 
@@ -77,9 +80,17 @@ class Fold(Generic[K, V]):
                     if value is not None:
                         self._entries[key] = value
                     else:
-                        del self._entries[key]
+                        self._drop(key)
                 elif key in self._loading:
                     self._loading[key].rows.append(row)
+
+    def is_loading(self, key: K) -> bool:
+        return key in self._loading
+
+    def _drop(self, key: K) -> None:
+        del self._entries[key]
+        if self._on_gone is not None:
+            self._on_gone(key)
 
     async def _load_now(self, keys: list[K]) -> dict[K, V]:
         for key in keys:
@@ -109,7 +120,7 @@ class Fold(Generic[K, V]):
         if newest is not None:
             self._entries[key] = newest
             if len(self._entries) > self._max_entries:
-                self._entries.popitem(last=False)
+                self._drop(next(iter(self._entries)))
         loading.succeed(newest if newest is not None else value)
         return newest
 

@@ -78,7 +78,12 @@ class Histories:
 
     def __init__(self, database: Database, max_entries: int) -> None:
         self._fold: Fold[HistoryKey, UserHistory] = Fold(
-            database, load=_load, keys_of=self._keys_of, apply=_apply, max_entries=max_entries
+            database,
+            load=_load,
+            keys_of=self._keys_of,
+            apply=_apply,
+            max_entries=max_entries,
+            on_gone=self._on_gone,
         )
         self._by_room: dict[RoomId, set[UserId]] = {}
         self.get = self._fold.get
@@ -92,13 +97,20 @@ class Histories:
             self._by_room.setdefault(room_id, set()).add(user_id)
         return await self._fold.load_many(keys)
 
+    def _on_gone(self, key: HistoryKey) -> None:
+        room_id, user_id = key
+        users = self._by_room.get(room_id, set())
+        users.discard(user_id)
+        if not users:
+            self._by_room.pop(room_id, None)
+
     def _keys_of(self, row: LogRow) -> Iterable[HistoryKey]:
         room_id = RoomId(row.key)
         for delta in row.deltas:
             if delta.key[0] == _MEMBER:
                 yield (room_id, UserId(delta.key[1]))
             elif delta.key == (_VISIBILITY, ""):
-                yield from [(room_id, user_id) for user_id in self._by_room.get(room_id, ())]
+                yield from [(room_id, user_id) for user_id in tuple(self._by_room.get(room_id, ()))]
 
 
 def _load(conn: Connection, keys: Sequence[HistoryKey]) -> dict[HistoryKey, UserHistory]:

@@ -55,6 +55,7 @@ class AccountServices:
     last_seen: LastSeen
     hashes: PasswordHashes
     accounts: Accounts
+    profiles: Profiles
     account_data: AccountData
     filters: Filters
     commands: AccountCommands
@@ -89,6 +90,7 @@ def build_accounts(
         LastSeen(database, clock),
         hashes,
         accounts,
+        profiles,
         account_data,
         filters,
         AccountCommands(core.server_name, creator, accounts),

@@ -55,7 +55,7 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     memberships = Memberships(database, memory.users)
     histories = Histories(database, memory.histories)
     heads = RoomHeads(database, events, memory.room_state_entries)
-    unread = Unread(database)
+    unread = Unread(database, heads)
     writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
     log.observe_rooms(heads)
     for follower in (events.on_rows, memberships.on_rows, histories.on_rows, unread.on_rows):

@@ -8,6 +8,7 @@ from homeserver.clientapi.event_json import EventJson
 from homeserver.clientapi.events import EventsEndpoints
 from homeserver.clientapi.initial_sync import InitialSyncEndpoints
 from homeserver.clientapi.keys import KeyEndpoints
+from homeserver.clientapi.notifications import NotificationEndpoints
 from homeserver.clientapi.presence import PresenceEndpoints
 from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.sync import SyncEndpoint
@@ -19,6 +20,7 @@ from homeserver.main.encryption import EncryptionServices
 from homeserver.main.memory import MemoryConfig
 from homeserver.main.rooms import RoomServices
 from homeserver.presence.presence import Presence
+from homeserver.push.notifications import Notifications
 from homeserver.push.rules import PushRules
 from homeserver.runtime.config_sections import PresenceConfig
 from homeserver.sync.device_lists import DeviceLists
@@ -42,6 +44,9 @@ def build_sync(
     core: Core, accounts: AccountServices, rooms: RoomServices, encryption: EncryptionServices
 ) -> SyncServices:
     """The notifier follows the log last: when it wakes anybody, everything else knows the news."""
+    push_rules = PushRules(core.database, core.log)
+    notifications = Notifications(core.database, core.log, core.memberships, push_rules, accounts.profiles)
+    core.log.follow(push_rules.on_rows)
     recent = RecentLog(core.log.position, core.config.section(MemoryConfig).recent_rows)
     tails, ignored = RoomTails(core.database), IgnoredUsers(core.database)
     notifier = Notifier(core.clock, core.memberships)
@@ -52,7 +57,6 @@ def build_sync(
     for follower in followers:
         core.log.follow(follower.on_rows)
     rooms.typing.follow(notifier.on_ephemeral)
-    push_rules = PushRules()
     sources = Sources(
         core.database,
         core.log,
@@ -68,11 +72,11 @@ def build_sync(
         rooms.typing,
         push_rules,
     )
-    extensions: list[SyncExtension] = [EncryptionExtension(encryption.to_device, counts, device_lists)]
     if presence is not None:
         presence.follow(notifier.on_presence)
-        extensions.append(PresenceExtension(presence))
-    service = SyncService(sources, notifier, extensions)
+    told: list[SyncExtension] = [EncryptionExtension(encryption.to_device, counts, device_lists)]
+    told += [PresenceExtension(presence)] if presence is not None else []
+    service = SyncService(sources, notifier, told)
     legacy = LegacySync(service, core.heads, core.events, core.memberships)
     json = EventJson(core.events, core.clock)
     return SyncServices(
@@ -83,15 +87,9 @@ def build_sync(
             PresenceEndpoints(presence, core.memberships, core.clock),
             InitialSyncEndpoints(legacy, rooms.views, rooms.paging, json, rooms.directory, core.database, core.log),
             PushRuleEndpoints(push_rules),
+            NotificationEndpoints(notifications, rooms.views, json),
             EventsEndpoints(legacy, rooms.views, core.database, json),
-            KeyEndpoints(
-                encryption.uploads,
-                encryption.queries,
-                encryption.claims,
-                encryption.cross_signing,
-                device_lists,
-                accounts.auth,
-            ),
+            key_endpoints(encryption, device_lists, accounts),
         ],
     )
 
@@ -103,3 +101,8 @@ def build_presence(core: Core) -> Presence | None:
     presence = Presence(core.server_name, core.clock, core.serial)
     core.log.follow(presence.on_rows)
     return presence
+
+
+def key_endpoints(encryption: EncryptionServices, lists: DeviceLists, accounts: AccountServices) -> KeyEndpoints:
+    parts = (encryption.uploads, encryption.queries, encryption.claims, encryption.cross_signing)
+    return KeyEndpoints(*parts, lists, accounts.auth)

@@ -1,22 +1,91 @@
-"""The push rules of a user.
+"""The push rules of users, and their changes.
+
+Log rows made here: "push_rules" {} keyed by user.
 
 Spec: client-server-api#push-rules
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import orjson
+from attrs import define, field
+from sqlalchemy import Connection
 
-from homeserver.matrix.ids import UserId
-from homeserver.matrix.push_rules import DEFAULT_RULE_SET, RuleSet
+from homeserver.accounts.folded_cache import FoldedCache
+from homeserver.matrix.canonical import encode_json
+from homeserver.matrix.errors import TooLarge
+from homeserver.matrix.ids import RoomId, UserId
+from homeserver.matrix.push_rule_changes import put_rule
+from homeserver.matrix.push_rules import DEFAULT_RULE_SET, Kind, RuleSet, find_rule
+from homeserver.runtime.db import Database
+from homeserver.store.log import LogRow
+from homeserver.store.log_writer import LogItem, LogWriter
+from homeserver.store.push_rules import load_rule_sets, save_rule_set
+
+KIND = "push_rules"
+MAX_CACHED = 20_000
+MAX_STORED_BYTES = 128 * 1024
+
+Change = Callable[[RuleSet], RuleSet]
 
 
+@define(eq=False)
 class PushRules:
-    """Every user has the predefined rules; there is no way to change them yet."""
+    """Follows the log."""
 
-    def get_set(self, _user_id: UserId) -> RuleSet:
-        return DEFAULT_RULE_SET
+    database: Database
+    log_writer: LogWriter
+    _cache: FoldedCache[UserId, RuleSet] = field(factory=lambda: FoldedCache(MAX_CACHED), init=False)
 
-    async def load_content(self, user_id: UserId) -> bytes:
+    async def load(self, user_id: UserId) -> RuleSet:
+        known = self._cache.get(user_id)
+        if known is not None:
+            return known
+        version = self._cache.version
+        found = await self.database.read(load_rule_sets, [user_id])
+        rules = found.get(user_id, DEFAULT_RULE_SET)
+        self._cache.put(user_id, rules, version)
+        return rules
+
+    async def load_content(self, user_id: UserId, /) -> bytes:
         """The content of m.push_rules, as JSON."""
-        return orjson.dumps({"global": self.get_set(user_id).to_json(user_id)["global"]})
+        rules = await self.load(user_id)
+        return orjson.dumps({"global": rules.to_json(user_id)["global"]})
+
+    async def change(self, user_id: UserId, change: Change) -> None:
+        """Put what `change` makes of the user's rules in their place.
+
+        It is called on what memory has, which finds most errors, and then within the transaction: no change is lost.
+        Raises: what `change` raises; TooLarge.
+        """
+        _encode(change(await self.load(user_id)))
+
+        def save(conn: Connection, _position: int) -> None:
+            rules = load_rule_sets(conn, [user_id]).get(user_id, DEFAULT_RULE_SET)
+            save_rule_set(conn, user_id, _encode(change(rules)))
+
+        await self.log_writer.submit(LogItem(KIND, user_id, {}, save))
+
+    async def copy_room_rules(self, user_id: UserId, old_room: RoomId, new_room: RoomId) -> None:
+        """What the user has set for a room holds for the one that replaces it.
+
+        Spec: client-server-api#server-behaviour-16
+        """
+        rule = find_rule((await self.load(user_id)).own_rules(Kind.ROOM), old_room)
+        if rule is not None:
+            body = {"actions": list(rule.actions)}
+            await self.change(user_id, lambda rules: put_rule(rules, Kind.ROOM, new_room, body))
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        for row in rows:
+            if row.kind == KIND:
+                self._cache.drop(UserId(row.key))
+
+
+def _encode(rules: RuleSet) -> bytes:
+    encoded = encode_json(rules.to_stored())
+    if len(encoded) > MAX_STORED_BYTES:
+        raise TooLarge(f"The push rules take {len(encoded)} bytes, of at most {MAX_STORED_BYTES}")
+    return encoded

@@ -90,7 +90,7 @@ class StoredEvent:
         return f"<StoredEvent {self.pdu.event_id} {self.pdu.type} at {self.timeline_order}>"
 
 
-_COLUMNS = (
+EVENT_COLUMNS = (
     e.c.event_id,
     e.c.json,
     e.c.nid,
@@ -108,7 +108,7 @@ _COLUMNS = (
 )
 
 
-# A row of _COLUMNS. (SQLAlchemy types rows of up to ten columns.)
+# A row of EVENT_COLUMNS. (SQLAlchemy types rows of up to ten columns.)
 EventRow = Any
 
 
@@ -140,7 +140,7 @@ def chunked(values: Collection[Any], size: int = CHUNK) -> Iterable[Sequence[Any
         yield values[start : start + size]
 
 
-_BY_ID = select(*_COLUMNS).where(e.c.event_id.in_(bindparam("ids", expanding=True)))
+_BY_ID = select(*EVENT_COLUMNS).where(e.c.event_id.in_(bindparam("ids", expanding=True)))
 
 
 def load_events(conn: Connection, ids: Collection[EventId], versions: dict[RoomId, RoomVersion]) -> list[StoredEvent]:
@@ -167,7 +167,7 @@ def _visible_in_timeline() -> Any:
 
 def _page(backwards: bool) -> Select[Any]:
     order = e.c.timeline_order
-    statement = select(*_COLUMNS).where(
+    statement = select(*EVENT_COLUMNS).where(
         e.c.room_id == bindparam("room_id"),
         order > bindparam("after"),
         order <= bindparam("upto"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, select, text
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.store.events import chunked
@@ -28,7 +28,8 @@ class ReceiptRow:
     ts_ms: int
 
 
-_UPSERT = upsert(r)
+# Receipts never move back, whoever wrote in between.
+_UPSERT = text(f"{upsert(r)} WHERE excluded.event_order > receipts.event_order")
 
 
 def save_receipt(conn: Connection, receipt: ReceiptRow, position: int) -> None:

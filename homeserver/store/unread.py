@@ -51,5 +51,6 @@ def _statement(floors: Sequence[tuple[RoomId, int]], sender_not: UserId) -> Sele
         .select_from(floor)
         .join(e, and_(e.c.room_id == floor.c.room_id, e.c.timeline_order > floor.c.floor))
         .where(e.c.push_outcome > 0, e.c.redacted_by.is_(None), e.c.sender != sender_not)
+        .where(e.c.rejected.is_(None), e.c.soft_failed.is_(False))
         .order_by(e.c.timeline_order)
     )

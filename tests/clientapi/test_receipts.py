@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -149,3 +150,37 @@ def test_typing_is_seen_and_ends(alice: Any, bob: Any, room: str) -> None:
 
 def test_typing_for_others_is_refused(alice: Any, bob: Any, room: str) -> None:
     alice.put("/rooms/{}/typing/{}", {"typing": True}, at=(room, bob.user_id), expect="M_FORBIDDEN")
+
+
+def test_receipts_of_one_moment_end_at_the_newest(alice: Any, bob: Any, room: str) -> None:
+    event_ids = [alice.send(room, str(n)) for n in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda event_id: _receipt(bob.another_device(), room, event_id), event_ids))
+    [content] = _ephemeral(_room(alice, room), "m.receipt")
+    assert list(content) == [event_ids[-1]]
+
+
+def test_read_markers_are_all_read_before_any_is_set(alice: Any, bob: Any, room: str) -> None:
+    event_id = alice.send(room, "hello")
+    markers = {"m.fully_read": event_id, "m.read": "not an id"}
+    bob.post("/rooms/{}/read_markers", markers, at=[room], expect="M_INVALID_PARAM")
+    assert _room(bob, room).get("account_data", {"events": []})["events"] == []
+
+
+def test_a_receipt_names_the_thread_of_its_event(alice: Any, bob: Any, room: str) -> None:
+    root = alice.send(room, "root")
+    threaded = alice.send(
+        room, {"msgtype": "m.text", "body": "in it", "m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    )
+    reaction = alice.send(
+        room, {"m.relates_to": {"rel_type": "m.annotation", "event_id": threaded, "key": "x"}}, "m.reaction"
+    )
+    for event_id in (threaded, reaction):
+        _threaded(bob, room, event_id, "main", expect="M_INVALID_PARAM")
+        _threaded(bob, room, event_id, root)
+    _threaded(bob, room, root, "main")
+    _threaded(bob, room, root, threaded, expect="M_INVALID_PARAM")
+
+
+def _threaded(client: Any, room: str, event_id: str, thread_id: str, **about: Any) -> None:
+    client.post("/rooms/{}/receipt/m.read/{}", {"thread_id": thread_id}, at=(room, event_id), **about)

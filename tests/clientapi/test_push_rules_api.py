@@ -1,0 +1,155 @@
+"""Changing push rules, and what counts and notifications make of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+RULE = "/pushrules/global/{}/{}"
+MENTION = {"msgtype": "m.text", "body": "look"}
+
+
+@pytest.fixture
+def alice(hearth: Any) -> Any:
+    return hearth.register("alice")
+
+
+@pytest.fixture
+def bob(hearth: Any) -> Any:
+    return hearth.register("bob")
+
+
+@pytest.fixture
+def room(alice: Any, bob: Any) -> str:
+    room_id: str = alice.create_room(preset="public_chat")
+    bob.join(room_id)
+    bob.sync()
+    return room_id
+
+
+def counts(client: Any, room: str) -> tuple[int, int]:
+    unread = client.sync(since=None)["rooms"]["join"][room]["unread_notifications"]
+    return unread["notification_count"], unread["highlight_count"]
+
+
+def rules_of(answer: Any, kind: str) -> list[str]:
+    [rules] = [event["content"] for event in answer["account_data"]["events"] if event["type"] == "m.push_rules"]
+    return [rule["rule_id"] for rule in rules["global"][kind]]
+
+
+def test_rules_are_added_in_order_read_changed_and_deleted(bob: Any) -> None:
+    since = bob.sync()["next_batch"]
+    for rule_id in ("one", "two"):
+        bob.put(RULE, {"actions": ["notify"], "pattern": rule_id}, at=("content", rule_id))
+    bob.put(RULE, {"actions": [], "pattern": "x"}, at=("content", "three"), query={"after": "one"})
+    bob.put(RULE, {"actions": [], "pattern": "x"}, at=("content", "four"), query={"before": "one"})
+    assert rules_of(bob.sync(since=since), "content") == ["two", "four", "one", "three"]
+    bob.put(RULE + "/actions", {"actions": ["notify", {"set_tweak": "highlight"}]}, at=("content", "one"))
+    bob.put(RULE + "/enabled", {"enabled": False}, at=("content", "one"))
+    rule = bob.get(RULE, at=("content", "one"))
+    assert (rule["actions"], rule["enabled"]) == (["notify", {"set_tweak": "highlight"}], False)
+    assert bob.get(RULE + "/enabled", at=("content", "one")) == {"enabled": False}
+    bob.delete(RULE, at=("content", "one"))
+    assert bob.get(RULE, at=("content", "one"), expect=404)["errcode"] == "M_NOT_FOUND"
+
+
+def test_rules_outlive_a_restart(hearth: Any, bob: Any) -> None:
+    bob.put(RULE + "/enabled", {"enabled": True}, at=("override", ".m.rule.master"))
+    hearth.restart()
+    bob.base_url = hearth.url
+    assert bob.get(RULE + "/enabled", at=("override", ".m.rule.master")) == {"enabled": True}
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "rule_id", "body", "errcode"),
+    [
+        ("PUT", "wrong", "x", {"actions": []}, "M_INVALID_PARAM"),
+        ("PUT", "room", ".m.own", {"actions": []}, "M_INVALID_PARAM"),
+        ("PUT", "content", "x", {"actions": []}, "M_MISSING_PARAM"),
+        ("PUT", "override", "x", {"actions": "notify"}, "M_BAD_JSON"),
+        (
+            "PUT",
+            "override",
+            "x",
+            {"actions": [], "conditions": [{"kind": "room_member_count", "is": "many"}]},
+            "M_BAD_JSON",
+        ),
+        ("DELETE", "room", "x", None, "M_NOT_FOUND"),
+        ("DELETE", "override", ".m.rule.master", None, "M_INVALID_PARAM"),
+    ],
+)
+def test_what_is_no_rule_is_refused(bob: Any, method: str, kind: str, rule_id: str, body: Any, errcode: str) -> None:
+    bob.request(method, RULE, body, at=(kind, rule_id), expect=errcode)
+
+
+def test_a_rule_too_many_is_refused(bob: Any) -> None:
+    body = {"actions": [{"set_tweak": "sound", "value": "x" * 140_000}]}
+    bob.put(RULE, body, at=("room", "!a:b"), expect="M_TOO_LARGE")
+
+
+def test_own_rules_are_counted_by(alice: Any, bob: Any, room: str) -> None:
+    assert counts(bob, room) == (0, 0)
+    alice.send(room, "before")
+    assert counts(bob, room) == (1, 0)
+    bob.put(RULE, {"actions": []}, at=("room", room))  # a muted room
+    assert counts(bob, room) == (0, 0)
+    bob.put(RULE, {"actions": ["notify", {"set_tweak": "highlight"}], "pattern": "cake"}, at=("content", "cake"))
+    alice.send(room, "no pie")
+    alice.send(room, "there is Cake!")
+    assert counts(bob, room) == (1, 1)
+    bob.delete(RULE, at=("room", room))
+    assert counts(bob, room) == (3, 1)
+
+
+def test_own_rules_count_after_a_restart_as_before(hearth: Any, alice: Any, bob: Any, room: str) -> None:
+    condition = {"kind": "event_property_is", "key": "content.urgent", "value": True}
+    body = {"actions": ["notify", {"set_tweak": "highlight"}], "conditions": [condition]}
+    bob.put(RULE, body, at=("override", "urgent"))
+    assert counts(bob, room) == (0, 0)
+    alice.send(room, {"msgtype": "m.text", "body": "x", "urgent": True})
+    alice.send(room, "calm")
+    assert counts(bob, room) == (2, 1)
+    hearth.restart()
+    alice.base_url = bob.base_url = hearth.url
+    assert counts(bob, room) == (2, 1)
+
+
+def test_a_notice_that_mentions_does_not_highlight(alice: Any, bob: Any, room: str) -> None:
+    mentions = {"m.mentions": {"user_ids": [bob.user_id]}}
+    alice.send(room, {"msgtype": "m.notice", "body": "bot says", **mentions})
+    assert counts(bob, room) == (0, 0)
+    alice.send(room, {"msgtype": "m.text", "body": "to nobody", "m.mentions": {"user_ids": ["", "@", 7]}})
+    assert counts(bob, room) == (1, 0)
+
+
+def test_counts_begin_at_the_join(hearth: Any, alice: Any, room: str) -> None:
+    alice.send(room, "before")
+    carol = hearth.register("carol")
+    carol.sync()
+    carol.join(room)
+    assert counts(carol, room) == (0, 0)
+    alice.send(room, "after")
+    assert counts(carol, room) == (1, 0)
+
+
+def test_what_notified_is_listed(alice: Any, bob: Any, room: str) -> None:
+    first = alice.send(room, "one")
+    bob.post("/rooms/{}/receipt/m.read/{}", at=(room, first))
+    alice.send(room, {**MENTION, "m.mentions": {"user_ids": [bob.user_id]}})
+    alice.send(room, "three")
+    bob.send(room, "own")
+    listed = bob.get("/notifications")["notifications"]
+    assert [(item["event"]["content"]["body"], item["read"]) for item in listed] == [
+        ("three", False),
+        ("look", False),
+        ("one", True),
+    ]
+    assert {item["room_id"] for item in listed} == {room}
+    page = bob.get("/notifications", query={"limit": 2})
+    assert len(page["notifications"]) == 2
+    rest = bob.get("/notifications", query={"from": page["next_token"]})
+    assert [item["event"]["content"]["body"] for item in rest["notifications"]] == ["one"]
+    only = bob.get("/notifications", query={"only": "highlight"})["notifications"]
+    assert [item["event"]["content"]["body"] for item in only] == ["look"]
+    assert bob.get("/notifications", query={"from": "x"}, expect=400)["errcode"] == "M_INVALID_PARAM"

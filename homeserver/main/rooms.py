@@ -24,6 +24,7 @@ from homeserver.rooms.config import RoomsConfig
 from homeserver.rooms.creation import RoomCreation
 from homeserver.rooms.departures import RoomDepartures
 from homeserver.rooms.directory import RoomDirectory
+from homeserver.rooms.guest_removal import GuestRemoval
 from homeserver.rooms.member_content import MemberContents
 from homeserver.rooms.membership import RoomMembership
 from homeserver.rooms.paging import Paging
@@ -45,6 +46,7 @@ from homeserver.rooms.view import RoomViews
 class RoomServices:
     views: RoomViews
     paging: Paging
+    membership: RoomMembership
     directory: RoomDirectory
     typing: Typing
     profiles: RoomProfiles
@@ -70,9 +72,11 @@ def build_rooms(core: Core) -> RoomServices:
     typing = Typing(core.clock, core.serial)
     paging = Paging(core.database, core.events)
     core.log.follow(reader.on_rows)
+    core.log.follow(GuestRemoval(core.database, membership).on_rows)
     return RoomServices(
         views,
         paging,
+        membership,
         directory,
         typing,
         RoomProfiles(core.writer, core.memberships, contents),

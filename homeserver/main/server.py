@@ -14,6 +14,7 @@ from homeserver.main.encryption import EncryptionServices, build_encryption
 from homeserver.main.rooms import RoomServices, build_rooms
 from homeserver.main.sync import SyncServices, build_sync
 from homeserver.main.version import VERSION
+from homeserver.rooms.succession import Succession
 from homeserver.runtime.clock import Clock, SystemClock
 from homeserver.runtime.config import Config, ServerConfig
 from homeserver.runtime.config_sections import ListenersConfig, MetricsConfig, RateLimitsConfig
@@ -68,6 +69,8 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
     encryption = build_encryption(core)
     await encryption.remote_devices.start()
     sync = build_sync(core, accounts, rooms, encryption)
+    succession = Succession(core.heads, core.memberships, accounts.account_data, sync.push_rules)
+    rooms.membership.after_join = succession.on_joined
     return Services(core, accounts, rooms, encryption, sync, limiter)
 
 

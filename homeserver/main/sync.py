@@ -37,6 +37,7 @@ from homeserver.sync.view import IgnoredUsers, Sources
 class SyncServices:
     notifier: Notifier
     presence: Presence | None
+    push_rules: PushRules
     endpoints: list[object]
 
 
@@ -82,6 +83,7 @@ def build_sync(
     return SyncServices(
         notifier,
         presence,
+        push_rules,
         [
             SyncEndpoint(service, accounts.filters, presence),
             PresenceEndpoints(presence, core.memberships, core.clock),

@@ -9,7 +9,7 @@ Spec: client-server-api#room-membership
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import define
@@ -44,6 +44,8 @@ class RoomMembership:
     memberships: Memberships
     contents: MemberContents
     remote: RemoteServers
+    # Awaited with the user and the room of each new join (rooms/succession.py).
+    after_join: Callable[[UserId, RoomId], Awaitable[None]] | None = None
 
     @property
     def server_name(self) -> ServerName:
@@ -64,7 +66,12 @@ class RoomMembership:
 
         Spec: client-server-api#post_matrixclientv3roomsroomidjoin
         """
+        head = await self._load_resident(room_id)
+        if head is not None and head.is_joined(requester.user_id):
+            return
         await self._join(requester, room_id, via, given, third_party_signed, anew=False)
+        if self.after_join is not None:
+            await self.after_join(requester.user_id, room_id)
 
     async def leave(self, requester: Requester, room_id: RoomId, given: Mapping[str, Any] = _NOTHING) -> EventId:
         """Leave, refuse an invite, or take back a knock; nothing happens if the user left before.

@@ -1,0 +1,48 @@
+"""Guests leave a room that closes to them.
+
+Spec: client-server-api#guest-access
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from attrs import define
+from twisted.internet.defer import Deferred
+
+from homeserver.accounts.requester import Requester
+from homeserver.matrix.errors import MatrixError
+from homeserver.matrix.ids import RoomId, domain_of
+from homeserver.rooms.membership import GUEST_ACCESS, RoomMembership
+from homeserver.runtime.db import Database
+from homeserver.store.accounts import load_users
+from homeserver.store.log import LogRow
+
+logger = logging.getLogger(__name__)
+
+_REASON = {"reason": "The room is closed to guests"}
+
+
+@define(eq=False)
+class GuestRemoval:
+    """Follows the log."""
+
+    database: Database
+    membership: RoomMembership
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        for row in rows:
+            if row.event is not None and row.event.pdu.is_state and row.event.pdu.key == GUEST_ACCESS:
+                if row.event.pdu.content.get("guest_access") != "can_join" and row.deltas:
+                    Deferred.fromCoroutine(self._remove(RoomId(row.key)))
+
+    async def _remove(self, room_id: RoomId) -> None:
+        try:
+            head = await self.membership.writer.heads.load(room_id)
+            local = [user for user in head.joined_users() if domain_of(user) == self.membership.server_name]
+            users = await self.database.read(load_users, local)
+            for user_id in [user_id for user_id, user in users.items() if user.is_guest]:
+                await self.membership.leave(Requester(user_id), room_id, _REASON)
+        except MatrixError as error:
+            logger.warning("The guests of %s could not be removed: %s", room_id, error.error)

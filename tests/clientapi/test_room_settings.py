@@ -1,0 +1,45 @@
+"""What happens to members when a room closes to guests, or is replaced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+GUEST_ACCESS = "m.room.guest_access"
+
+
+def test_guests_leave_a_room_that_closes_to_them(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    room = alice.create_room(preset="public_chat")
+    alice.set_state(room, GUEST_ACCESS, {"guest_access": "can_join"})
+    guest = hearth.client()
+    guest.register_guest()
+    guest.join(room)
+    bob.join(room)
+    guest.sync()
+    alice.set_state(room, GUEST_ACCESS, {"guest_access": "forbidden"})
+    left: Any = None
+    for _ in range(3):  # the change of access may come by itself
+        left = guest.sync(timeout=20_000)["rooms"].get("leave", {}).get(room)
+        if left is not None:
+            break
+    assert left["timeline"]["events"][-1]["content"]["membership"] == "leave"
+    assert alice.get("/rooms/{}/joined_members", at=[room])["joined"].keys() == {alice.user_id, bob.user_id}
+
+
+def test_what_was_set_for_a_room_goes_along_to_its_successor(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    bob.put("/user/{}/rooms/{}/tags/{}", {"order": 0.5}, at=(bob.user_id, room, "m.favourite"))
+    bob.put("/user/{}/account_data/m.direct", {alice.user_id: [room]}, at=[bob.user_id])
+    bob.put("/pushrules/global/room/{}", {"actions": []}, at=[room])
+    new = alice.post("/rooms/{}/upgrade", {"new_version": "11"}, at=[room])["replacement_room"]
+    bob.join(new)
+    tags = bob.get("/user/{}/rooms/{}/tags", at=(bob.user_id, new))["tags"]
+    assert tags == {"m.favourite": {"order": 0.5}}
+    direct = bob.get("/user/{}/account_data/m.direct", at=[bob.user_id])
+    assert direct == {alice.user_id: [room, new]}
+    assert bob.get("/pushrules/global/room/{}", at=[new])["actions"] == []
+    stranger = hearth.register("carol")
+    stranger.join(new)
+    assert stranger.get("/user/{}/rooms/{}/tags", at=(stranger.user_id, new))["tags"] == {}

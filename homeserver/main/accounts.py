@@ -45,7 +45,11 @@ from homeserver.main.core import Core
 from homeserver.rooms.config import RoomsConfig
 
 # What is true beyond the specification's versions. Each entry has a test.
-UNSTABLE_FEATURES = {"org.matrix.msc4222": True}
+UNSTABLE_FEATURES = {
+    "org.matrix.msc3814.v1": True,
+    "org.matrix.msc4222": True,
+    "org.matrix.simplified_msc3575": True,
+}
 
 
 @frozen

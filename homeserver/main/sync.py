@@ -11,8 +11,10 @@ from homeserver.clientapi.keys import KeyEndpoints
 from homeserver.clientapi.notifications import NotificationEndpoints
 from homeserver.clientapi.presence import PresenceEndpoints
 from homeserver.clientapi.push_rules import PushRuleEndpoints
+from homeserver.clientapi.sliding_sync import SlidingSyncEndpoints
 from homeserver.clientapi.sync import SyncEndpoint
 from homeserver.folds.recent_log import RecentLog
+from homeserver.folds.room_activity import RoomActivity
 from homeserver.folds.room_tails import RoomTails
 from homeserver.main.accounts import AccountServices
 from homeserver.main.core import Core
@@ -30,6 +32,9 @@ from homeserver.sync.notifier import Notifier
 from homeserver.sync.ports import SyncExtension
 from homeserver.sync.presence import PresenceExtension
 from homeserver.sync.service import SyncService
+from homeserver.sync.sliding.extensions import SlidingExtensions
+from homeserver.sync.sliding.lists import RoomLists
+from homeserver.sync.sliding.service import SlidingSync
 from homeserver.sync.view import IgnoredUsers, Sources
 
 
@@ -54,7 +59,8 @@ def build_sync(
     presence = build_presence(core)
     device_lists = DeviceLists(core.database, core.log.position)
     counts = DeviceKeyCounts(core.database)
-    followers = (recent, tails, ignored, device_lists, counts, encryption.to_device, notifier)
+    activity = RoomActivity(core.database)
+    followers = (recent, tails, activity, ignored, device_lists, counts, encryption.to_device, notifier)
     for follower in followers:
         core.log.follow(follower.on_rows)
     rooms.typing.follow(notifier.on_ephemeral)
@@ -75,9 +81,11 @@ def build_sync(
     )
     if presence is not None:
         presence.follow(notifier.on_presence)
-    told: list[SyncExtension] = [EncryptionExtension(encryption.to_device, counts, device_lists)]
+    encrypted = EncryptionExtension(encryption.to_device, counts, device_lists)
+    told: list[SyncExtension] = [encrypted]
     told += [PresenceExtension(presence)] if presence is not None else []
     service = SyncService(sources, notifier, told)
+    sliding = SlidingSync(sources, notifier, RoomLists(activity), SlidingExtensions(encrypted))
     legacy = LegacySync(service, core.heads, core.events, core.memberships)
     json = EventJson(core.events, core.clock)
     return SyncServices(
@@ -86,6 +94,7 @@ def build_sync(
         push_rules,
         [
             SyncEndpoint(service, accounts.filters, presence),
+            SlidingSyncEndpoints(sliding, presence),
             PresenceEndpoints(presence, core.memberships, core.clock),
             InitialSyncEndpoints(legacy, rooms.views, rooms.paging, json, rooms.directory, core.database, core.log),
             PushRuleEndpoints(push_rules),

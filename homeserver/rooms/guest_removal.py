@@ -17,6 +17,7 @@ from homeserver.matrix.ids import RoomId, domain_of
 from homeserver.rooms.membership import GUEST_ACCESS, RoomMembership
 from homeserver.runtime.db import Database
 from homeserver.store.accounts import load_users
+from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,9 @@ class GuestRemoval:
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
-            if row.event is not None and row.event.pdu.is_state and row.event.pdu.key == GUEST_ACCESS:
-                if row.event.pdu.content.get("guest_access") != "can_join" and row.deltas:
-                    Deferred.fromCoroutine(self._remove(RoomId(row.key)))
+            changed = [delta.key for delta in row.deltas]
+            if row.event is not None and GUEST_ACCESS in changed and not _admits_guests(row.event):
+                Deferred.fromCoroutine(self._remove(RoomId(row.key)))
 
     async def _remove(self, room_id: RoomId) -> None:
         try:
@@ -46,3 +47,7 @@ class GuestRemoval:
                 await self.membership.leave(Requester(user_id), room_id, _REASON)
         except MatrixError as error:
             logger.warning("The guests of %s could not be removed: %s", room_id, error.error)
+
+
+def _admits_guests(event: StoredEvent) -> bool:
+    return event.pdu.content.get("guest_access") == "can_join"

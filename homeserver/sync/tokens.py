@@ -2,6 +2,7 @@
 
     s<position>_<ephemeral>   everything up to a position of the log, and ephemeral data up to a serial
     s<position>_<ephemeral>_<to device>   the same, but messages to the device only up to an earlier position
+    s<position>_<ephemeral>~<serial>   a position of a sliding sync connection
     t<order>                  behind the event of that order in a room's timeline
 
 A live event's order is its position, so a sync token is a place in every timeline, too.
@@ -16,6 +17,7 @@ from attrs import frozen
 from homeserver.matrix.errors import InvalidParam
 
 _SYNC = re.compile(r"s([0-9]{1,18})_([0-9]{1,18})(?:_([0-9]{1,18}))?", re.ASCII)
+_POS = re.compile(r"s([0-9]{1,18})_([0-9]{1,18})~([0-9]{1,9})", re.ASCII)
 _TIMELINE = re.compile(r"t(-?[0-9]{1,19})", re.ASCII)
 
 
@@ -69,8 +71,21 @@ def parse_timeline_token(text: str, field: str = "from") -> TimelineToken:
     """
     match = _TIMELINE.fullmatch(text)
     if match is None:
-        return TimelineToken(parse_sync_token(text, field).position)
+        return TimelineToken(parse_sync_token(text.partition("~")[0], field).position)
     order = int(match[1])
     if abs(order) >= 2**63:
         raise InvalidParam(field, "not a token of this server")
     return TimelineToken(order)
+
+
+def format_pos(position: int, ephemeral: int, serial: int) -> str:
+    """A position of a sliding sync connection; also a place in timelines."""
+    return f"s{position}_{ephemeral}~{serial}"
+
+
+def parse_pos(text: str) -> tuple[int, int, int]:
+    """Position of the log, ephemeral serial, serial within the connection. Raises: InvalidParam."""
+    match = _POS.fullmatch(text)
+    if match is None:
+        raise InvalidParam("pos", "not a position of this server")
+    return int(match[1]), int(match[2]), int(match[3])

@@ -1,0 +1,48 @@
+"""The newest events of rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import Connection, bindparam, func, select
+
+from homeserver.matrix.ids import RoomId
+from homeserver.store.events import chunked
+from homeserver.store.tables.rooms import events as e
+from homeserver.store.tables.rooms import rooms
+
+# Spec: MSC4186, "bump stamps"
+BUMPING = frozenset(
+    {
+        "m.room.create",
+        "m.room.message",
+        "m.room.encrypted",
+        "m.sticker",
+        "m.call.invite",
+        "m.poll.start",
+        "m.beacon_info",
+        "org.matrix.msc3381.poll.start",
+        "org.matrix.msc3672.beacon_info",
+    }
+)
+
+_LIVE = (e.c.room_id == rooms.c.room_id, e.c.rejected.is_(None), e.c.soft_failed.is_(False), e.c.timeline_order > 0)
+_LAST = select(func.max(e.c.timeline_order)).where(*_LIVE).correlate(rooms).scalar_subquery()
+_BUMP = (
+    select(e.c.timeline_order)
+    .where(*_LIVE, e.c.type.in_(sorted(BUMPING)))
+    .order_by(e.c.timeline_order.desc())
+    .limit(1)
+    .correlate(rooms)
+    .scalar_subquery()
+)
+_OF_ROOMS = select(rooms.c.room_id, _LAST, _BUMP).where(rooms.c.room_id.in_(bindparam("ids", expanding=True)))
+
+
+def load_activity(conn: Connection, room_ids: Collection[RoomId]) -> dict[RoomId, tuple[int, int]]:
+    """Room -> places of its newest live event, and of the newest that makes it rise in lists; 0 for none."""
+    return {
+        row[0]: (row[1] or 0, row[2] or 0)
+        for chunk in chunked(room_ids)
+        for row in conn.execute(_OF_ROOMS, {"ids": list(chunk)})
+    }

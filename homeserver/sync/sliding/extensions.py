@@ -1,0 +1,221 @@
+"""What a sliding sync response tells beside rooms: messages to the device, encryption, account data, receipts, typing.
+
+Spec: MSC3885, MSC3884, MSC3959, MSC3960, MSC3961
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+from attrs import define
+
+from homeserver.folds.memberships import UserRooms
+from homeserver.matrix.errors import InvalidParam
+from homeserver.matrix.ids import RoomId
+from homeserver.store.account_data import AccountDataRow, load_account_data_between
+from homeserver.store.sync import Receipt
+from homeserver.sync.encoding import encode_account_data, encode_typing
+from homeserver.sync.encryption import SIGNED_CURVE25519, EncryptionExtension
+from homeserver.sync.segments import receipts_of, visible_receipts
+from homeserver.sync.service import PUSH_RULES_TYPE
+from homeserver.sync.sliding.connections import ConnectionState
+from homeserver.sync.sliding.lists import Windows
+from homeserver.sync.sliding.request import Extension, SlidingRequest
+from homeserver.sync.sliding.rooms import RoomPart
+from homeserver.sync.tokens import SyncToken
+from homeserver.sync.view import Lookup, View
+
+MAX_TO_DEVICE = 100
+_ALL = "*"
+
+
+@define
+class Told:
+    """The `extensions` of a response, and whether anything in it is news."""
+
+    json: dict[str, Any]
+    is_news: bool
+
+
+@define(eq=False)
+class SlidingExtensions:
+    encryption: EncryptionExtension
+
+    async def acknowledge(self, request: SlidingRequest) -> None:
+        """Delete the messages that the request's `since` stands behind. Raises: InvalidParam."""
+        since = _to_device_since(request)
+        if since:
+            await self.encryption.to_device.acknowledge(request.user_id, request.device_id, since)
+
+    def tell(
+        self,
+        view: View,
+        request: SlidingRequest,
+        state: ConnectionState | None,
+        rooms: UserRooms,
+        windows: Windows,
+        parts: Mapping[RoomId, RoomPart],
+    ) -> Told | None:
+        """None where the view notes needs."""
+        found: dict[str, Any] = {}
+        news = False
+        steps: tuple[tuple[str, Callable[[], tuple[Any, bool]]], ...] = (
+            ("to_device", lambda: self._to_device(view, request, state)),
+            ("e2ee", lambda: self._e2ee(view, request, state, rooms)),
+            ("account_data", lambda: _account_data(view, request, state, windows, parts)),
+            ("receipts", lambda: _receipts(view, request, state, windows, parts)),
+            ("typing", lambda: _typing(view, request, state, windows, parts)),
+        )
+        for name, step in steps:
+            if request.extension(name).enabled:
+                value, is_news = step()
+                if value is not None:
+                    found[name] = value
+                news = news or is_news
+        return Told(found, news) if view.is_complete else None
+
+    def _to_device(self, view: View, request: SlidingRequest, state: ConnectionState | None) -> tuple[Any, bool]:
+        limit = max(1, min(request.extension("to_device").limit, MAX_TO_DEVICE))
+        messages = self.encryption.get_messages(view, request.device_id, _to_device_since(request), limit)
+        upto = messages[-1][0] if len(messages) == limit else view.now
+        events = [orjson.Fragment(json) for _, json in messages]
+        if not events and state is not None:
+            return None, False
+        return {"next_batch": str(upto), "events": events}, bool(events)
+
+    def _e2ee(
+        self, view: View, request: SlidingRequest, state: ConnectionState | None, rooms: UserRooms
+    ) -> tuple[Any, bool]:
+        counts = self.encryption.counts.get(view, request.device_id)
+        since = SyncToken(state.position, state.ephemeral) if state is not None else None
+        changes = self.encryption.device_lists.get_changes(view, rooms, since.position) if since is not None else None
+        if counts is None or not view.is_complete:
+            return None, False
+        found: dict[str, Any] = {
+            "device_one_time_keys_count": {SIGNED_CURVE25519: 0, **counts.one_time},
+            "device_unused_fallback_key_types": list(counts.unused_fallback),
+        }
+        news = self.encryption.is_count_news(view, request.device_id, since)
+        if changes is not None and (changes.changed or changes.left):
+            found["device_lists"] = {"changed": sorted(changes.changed), "left": sorted(changes.left)}
+            news = True
+        return found, news
+
+
+def _to_device_since(request: SlidingRequest) -> int:
+    since = request.extension("to_device").since
+    if since is None or not request.extension("to_device").enabled:
+        return 0
+    if not since.isascii() or not since.isdigit() or len(since) > 18:
+        raise InvalidParam("extensions.to_device.since", "not a token of this server")
+    return int(since)
+
+
+def _wanted_rooms(extension: Extension, windows: Windows) -> Iterable[RoomId]:
+    """The rooms of the response's windows that the extension is asked about."""
+    for room_id in windows.configs:
+        lists = windows.lists.get(room_id, ())
+        by_list = bool(lists) and (
+            extension.lists is None or _ALL in extension.lists or any(x in extension.lists for x in lists)
+        )
+        is_named = extension.rooms is None or _ALL in extension.rooms or room_id in extension.rooms
+        if by_list or (room_id in windows.subscribed and is_named):
+            yield room_id
+
+
+def _is_new(room_id: RoomId, state: ConnectionState | None) -> bool:
+    return state is None or room_id not in state.rooms
+
+
+def _load_account_data(view: View, after: int) -> Sequence[AccountDataRow] | None:
+    user_id, database = view.user_id, view.sources.database
+
+    async def load() -> Sequence[AccountDataRow]:
+        return await database.read(load_account_data_between, user_id, after, 2**62)
+
+    rows: Sequence[AccountDataRow] | None = view.get_value(Lookup("account_data", user_id, (after,), load))
+    return rows
+
+
+def _account_data(
+    view: View,
+    request: SlidingRequest,
+    state: ConnectionState | None,
+    windows: Windows,
+    parts: Mapping[RoomId, RoomPart],
+) -> tuple[Any, bool]:
+    after = state.position if state is not None else 0
+    recent = view.sources.recent
+    wanted = set(_wanted_rooms(request.extension("account_data"), windows))
+    fresh = {room_id for room_id in wanted if _is_new(room_id, state)}
+    is_known = state is not None and after >= recent.floor
+    kinds = {row.kind for row in recent.rows_after(view.user_id, after)} if is_known else {"account_data", "push_rules"}
+    if not fresh and not kinds & {"account_data", "push_rules"}:
+        return None, False
+    changed = _load_account_data(view, after) if kinds & {"account_data"} else ()
+    whole = _load_account_data(view, 0) if fresh else ()
+    rules = view.get_push_rules() if "push_rules" in kinds else None
+    found = [_fragment(row) for row in changed or () if not row.room_id and row.type != PUSH_RULES_TYPE]
+    if rules is not None:
+        found.append(orjson.Fragment(encode_account_data(PUSH_RULES_TYPE, rules)))
+    rooms: dict[str, list[orjson.Fragment]] = {}
+    for row in [row for row in whole or () if row.room_id in fresh] + [
+        row for row in changed or () if row.room_id in wanted and row.room_id not in fresh
+    ]:
+        rooms.setdefault(row.room_id, []).append(_fragment(row))
+    return {"global": found, "rooms": rooms}, bool(found or rooms)
+
+
+def _fragment(row: AccountDataRow) -> orjson.Fragment:
+    return orjson.Fragment(encode_account_data(row.type, row.content))
+
+
+def _receipts(
+    view: View,
+    request: SlidingRequest,
+    state: ConnectionState | None,
+    windows: Windows,
+    parts: Mapping[RoomId, RoomPart],
+) -> tuple[Any, bool]:
+    """Of rooms that are new, those of the reader and those at events of the timeline; of others, the new ones."""
+    found: dict[str, orjson.Fragment] = {}
+    for room_id in _wanted_rooms(request.extension("receipts"), windows):
+        receipts = _room_receipts(view, room_id, state, parts.get(room_id))
+        encoded = visible_receipts(receipts, view.user_id) if receipts else None
+        if encoded is not None:
+            found[room_id] = orjson.Fragment(encoded)
+    return ({"rooms": found}, True) if found else (None, False)
+
+
+def _room_receipts(
+    view: View, room_id: RoomId, state: ConnectionState | None, part: RoomPart | None
+) -> Sequence[Receipt] | None:
+    recent = view.sources.recent
+    sent = state.rooms.get(room_id) if state is not None else None
+    if sent is not None and sent.position >= recent.floor:
+        return receipts_of(recent.rows_after(room_id, sent.position))
+    receipts = view.get_receipts(room_id, sent.position if sent is not None else 0)
+    if receipts is None or sent is not None:
+        return receipts
+    shown = {event.event_id for event in part.timeline} if part is not None else set()
+    return [receipt for receipt in receipts if receipt.user_id == view.user_id or receipt.event_id in shown]
+
+
+def _typing(
+    view: View,
+    request: SlidingRequest,
+    state: ConnectionState | None,
+    windows: Windows,
+    parts: Mapping[RoomId, RoomPart],
+) -> tuple[Any, bool]:
+    typing = view.sources.typing
+    changed = typing.rooms_changed_since(state.ephemeral) if state is not None else ()
+    found: dict[str, orjson.Fragment] = {}
+    for room_id in _wanted_rooms(request.extension("typing"), windows):
+        is_new = _is_new(room_id, state)
+        _, users = typing.typing(room_id)
+        if room_id in changed or (is_new and users):
+            found[room_id] = orjson.Fragment(encode_typing(users))
+    return ({"rooms": found}, True) if found else (None, False)

@@ -1,0 +1,201 @@
+"""Which rooms a request is about: filtered, ordered and cut to windows.
+
+Spec: MSC4186
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from attrs import define, field
+
+from homeserver.folds.memberships import UserRooms
+from homeserver.folds.room_activity import RoomActivity
+from homeserver.matrix.ids import RoomId
+from homeserver.rooms.head import RoomHead
+from homeserver.store.account_data import load_account_data_between
+from homeserver.store.memberships import MembershipRow
+from homeserver.sync.sliding.connections import ConnectionState
+from homeserver.sync.sliding.request import Filters, ListConfig, RoomConfig, SlidingRequest, check_sequence
+from homeserver.sync.view import Lookup, View
+
+ENCRYPTION = ("m.room.encryption", "")
+_LISTED = frozenset({"join", "invite", "knock"})
+
+
+@define
+class Windows:
+    """The rooms of a request, the newest first. lists: names of the lists in whose windows a room is."""
+
+    configs: dict[RoomId, RoomConfig] = field(factory=dict)
+    lists: dict[RoomId, list[str]] = field(factory=dict)
+    counts: dict[str, int] = field(factory=dict)
+    subscribed: set[RoomId] = field(factory=set)
+
+    def add(self, room_id: RoomId, config: RoomConfig) -> None:
+        known = self.configs.get(room_id)
+        self.configs[room_id] = config if known is None else known.join(config)
+
+
+@define(eq=False)
+class RoomLists:
+    activity: RoomActivity
+
+    def pick(
+        self, view: View, request: SlidingRequest, rooms: UserRooms, state: ConnectionState | None
+    ) -> Windows | None:
+        """None where the view notes needs."""
+        known = {room_id: row for room_id, row in rooms.items() if _is_listed(row, state)}
+        found = Windows()
+        if request.lists:
+            ordered = self._order(view, known)
+            if ordered is None:
+                return None
+            for name, config in request.lists.items():
+                self._cut(view, known, ordered, name, config, found)
+        for room_id, room in request.subscriptions.items():
+            if room_id in known:
+                found.add(room_id, room)
+                found.subscribed.add(room_id)
+        return found if view.is_complete else None
+
+    def bump_stamp(self, room_id: RoomId, membership: MembershipRow) -> int:
+        activity = self.activity.get(room_id)
+        if membership.membership != "join" or activity is None:
+            return membership.position
+        return activity.bump
+
+    def _order(self, view: View, known: Mapping[RoomId, MembershipRow]) -> Sequence[RoomId] | None:
+        """By the newest event; of rooms that the user is not in, by the user's membership."""
+        stamps: dict[RoomId, int] = {}
+        missing = []
+        for room_id, row in known.items():
+            if row.membership != "join":
+                stamps[room_id] = row.position
+                continue
+            activity = self.activity.get(room_id)
+            if activity is None:
+                missing.append(room_id)
+            else:
+                stamps[room_id] = activity.last
+        if missing:
+            loaded = view.get_value(
+                Lookup("activity", view.user_id, tuple(missing), lambda: self.activity.load_many(missing))
+            )
+            if loaded is None:
+                return None
+            stamps |= {room_id: activity.last for room_id, activity in loaded.items()}
+        return sorted(known, key=lambda room_id: -stamps[room_id])
+
+    def _cut(
+        self,
+        view: View,
+        known: Mapping[RoomId, MembershipRow],
+        ordered: Sequence[RoomId],
+        name: str,
+        config: ListConfig,
+        found: Windows,
+    ) -> None:
+        wanted = ordered if config.filters == Filters() else _filtered(view, known, ordered, config.filters)
+        found.counts[name] = len(wanted)
+        indices = check_sequence(config.ranges, len(wanted))
+        for index in sorted(indices):
+            room_id = wanted[index]
+            found.add(room_id, config.room)
+            found.lists.setdefault(room_id, []).append(name)
+
+
+def _is_listed(row: MembershipRow, state: ConnectionState | None) -> bool:
+    """Rooms that the user left are told of only where the client has them; from which others removed the user, too."""
+    if row.forgotten:
+        return False
+    if row.membership in _LISTED:
+        return True
+    was_sent = state is not None and row.room_id in state.rooms
+    return was_sent or (row.membership in ("leave", "ban") and row.sender != row.user_id)
+
+
+def _filtered(
+    view: View, known: Mapping[RoomId, MembershipRow], room_ids: Sequence[RoomId], filters: Filters
+) -> list[RoomId]:
+    if filters.is_invited is not None:
+        room_ids = [room for room in room_ids if (known[room].membership == "invite") == filters.is_invited]
+    if filters.is_dm is not None:
+        direct = direct_rooms(view)
+        room_ids = [room for room in room_ids if (room in direct) == filters.is_dm]
+    if filters.tags is not None or filters.not_tags is not None:
+        tags = _tags(view)
+        room_ids = [room for room in room_ids if _has_tags(tags.get(room, frozenset()), filters)]
+    if filters.spaces is not None:
+        children = _children(view, known, filters.spaces)
+        room_ids = [room for room in room_ids if room in children]
+    wants_state = (filters.is_encrypted, filters.room_types, filters.not_room_types) != (None, None, None)
+    if wants_state:
+        heads = {room: view.get_head(room) for room in room_ids}
+        room_ids = [room for room in room_ids if _fits(heads[room], filters)]
+    return list(room_ids)
+
+
+def _fits(head: RoomHead | None, filters: Filters) -> bool:
+    if head is None:
+        return filters.room_types is None and not filters.is_encrypted
+    if filters.is_encrypted is not None and (ENCRYPTION in head.state) != filters.is_encrypted:
+        return False
+    room_type = head.create.content.get("type")
+    if filters.not_room_types is not None and room_type in filters.not_room_types:
+        return False
+    return filters.room_types is None or room_type in filters.room_types
+
+
+def _has_tags(tags: frozenset[str], filters: Filters) -> bool:
+    if filters.not_tags is not None and tags & filters.not_tags:
+        return False
+    return filters.tags is None or bool(tags & filters.tags)
+
+
+def _account_data(view: View) -> Sequence[Any]:
+    user_id, database = view.user_id, view.sources.database
+
+    async def load() -> Sequence[Any]:
+        return await database.read(load_account_data_between, user_id, 0, 2**62)
+
+    rows: Sequence[Any] | None = view.get_value(Lookup("account_data", user_id, (0,), load))
+    return rows or ()
+
+
+def direct_rooms(view: View) -> set[str]:
+    """The rooms in the user's m.direct; empty while the view notes a need."""
+    for row in _account_data(view):
+        if row.type == "m.direct" and not row.room_id:
+            content = orjson.loads(row.content)
+            return {
+                room for rooms in content.values() if isinstance(rooms, list) for room in rooms if isinstance(room, str)
+            }
+    return set()
+
+
+def _tags(view: View) -> dict[str, frozenset[str]]:
+    found = {}
+    for row in _account_data(view):
+        if row.type == "m.tag" and row.room_id:
+            tags = orjson.loads(row.content).get("tags")
+            found[row.room_id] = frozenset(tags) if isinstance(tags, dict) else frozenset()
+    return found
+
+
+def _children(view: View, known: Mapping[RoomId, MembershipRow], spaces: frozenset[str]) -> set[str]:
+    """The rooms that the spaces, where the user is in them, name as theirs."""
+    found: set[str] = set()
+    for space in spaces:
+        row = known.get(RoomId(space))
+        head = view.get_head(RoomId(space)) if row is not None and row.membership == "join" else None
+        if head is None:
+            continue
+        for (type_, key), event_id in head.state.items():
+            if type_ == "m.space.child":
+                event = view.get_event(event_id, head)
+                if event is not None and isinstance(event.pdu.content.get("via"), list):
+                    found.add(key)
+    return found

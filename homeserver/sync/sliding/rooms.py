@@ -1,0 +1,344 @@
+"""One room of a sliding sync response.
+
+Spec: MSC4186
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from attrs import define, evolve, field, frozen
+
+from homeserver.folds.histories import UserHistory
+from homeserver.matrix.canonical import encode_json
+from homeserver.matrix.filters import EMPTY_FILTER
+from homeserver.matrix.format import stripped_state
+from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.matrix.state_map import StateKey
+from homeserver.rooms.client_events import Reader
+from homeserver.rooms.head import MEMBER, RoomHead
+from homeserver.store.events import StoredEvent
+from homeserver.store.memberships import MembershipRow
+from homeserver.store.sync import Gap
+from homeserver.sync.encoding import encode_event
+from homeserver.sync.left import STRIPPED
+from homeserver.sync.sliding.connections import SentRoom
+from homeserver.sync.sliding.request import RoomConfig, Shape, SlidingRequest
+from homeserver.sync.summary import get_heroes
+from homeserver.sync.view import View
+from homeserver.sync.window import Window, pick_window
+
+NAME: StateKey = ("m.room.name", "")
+AVATAR: StateKey = ("m.room.avatar", "")
+MAX_LAZY_MEMBERS = 2_000
+
+
+@define
+class RoomPart:
+    """A room's object (None: nothing to tell), and how far the client has the room then."""
+
+    json: dict[str, Any] | None
+    sent: SentRoom
+    timeline: Sequence[StoredEvent] = ()
+    is_initial: bool = False
+
+
+@frozen(eq=False)
+class _Windows:
+    """shown: the timeline to tell; changes: what happened behind `after`, which is the same but for expansions."""
+
+    shown: Window
+    changes: Window
+    after: int
+
+
+@define(eq=False)
+class RoomBuilder:
+    """Builds the rooms of one response. The methods answer None where the view notes needs."""
+
+    view: View
+    request: SlidingRequest
+    ignored: frozenset[str]
+    direct: set[str]
+    _reader: Reader = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._reader = Reader(self.request.user_id, self.request.device_id)
+
+    def build(
+        self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None, lists: Sequence[str], bump: int
+    ) -> RoomPart | None:
+        if membership.membership in ("invite", "knock"):
+            part = self._build_stripped(membership, config, sent)
+        elif membership.membership == "join":
+            part = self._build_joined(membership, config, sent)
+        else:
+            part = self._build_left(membership, config, sent)
+        if part is not None and part.json is not None:
+            part.json["bump_stamp"] = bump
+            if self.request.shape is Shape.STABLE:
+                part.json["membership"] = membership.membership
+                part.json["lists"] = sorted(lists)
+        return part
+
+    # -- rooms that the user is not in -------------------------------------------------------------------------------
+
+    def _build_stripped(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
+        now = SentRoom(self.view.now, config)
+        if sent is not None and membership.position <= sent.position:
+            return RoomPart(None, evolve(sent, config=config))
+        head = self.view.get_head(membership.room_id)
+        if head is None:
+            return None
+        wanted = [head.state[key] for key in STRIPPED if key in head.state]
+        sender = head.state.get((MEMBER, membership.sender))
+        wanted += [] if sender is None or membership.sender == membership.user_id else [sender]
+        events = self._events([*wanted, membership.event_id], head)
+        if events is None:
+            return None
+        name = "stripped_state" if self.request.shape is Shape.STABLE else "invite_state"
+        room: dict[str, Any] = {
+            "initial": True,
+            name: [stripped_state(event.pdu) for event in events],
+            "joined_count": head.joined,
+            "invited_count": head.invited,
+        }
+        self._describe(room, head, {event.pdu.key: event for event in events if event.pdu.is_state})
+        return RoomPart(room, now, is_initial=True)
+
+    def _build_left(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
+        """The client sees the event by which the user went, and what came before it."""
+        if sent is not None and membership.position <= sent.position:
+            return RoomPart(None, evolve(sent, config=config))
+        head = self.view.get_head(membership.room_id)
+        event = self.view.get_event(membership.event_id, head) if head is not None else None
+        if head is None or event is None:
+            return None
+        encoded = self._encode([event], {}, None)
+        room = {"initial": sent is None, "timeline": encoded, "required_state": encoded, "limited": sent is not None}
+        room |= {"prev_batch": f"t{event.order - 1}", "num_live": 0 if sent is None else 1}
+        return RoomPart(room, SentRoom(self.view.now, config), [event], sent is None)
+
+    # -- rooms that the user is in -----------------------------------------------------------------------------------
+
+    def _build_joined(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
+        view, room_id = self.view, membership.room_id
+        if sent is not None and not _is_expanded(config, sent.config) and not self._has_rows(room_id, sent.position):
+            return RoomPart(None, evolve(sent, position=view.now, config=config))
+        head, history = view.get_head(room_id), view.get_history(room_id)
+        if head is None or history is None:
+            return None
+        if sent is not None and self._must_begin_anew(membership, config, sent, history):
+            sent = None
+        after = sent.position if sent is not None else 0
+        changes = self._window(head, history, after, config.timeline_limit, with_state=sent is not None)
+        window = changes
+        if sent is not None and config.timeline_limit > sent.config.timeline_limit:
+            window = self._window(head, history, 0, config.timeline_limit, with_state=False)
+        if changes is None or window is None:
+            return None
+        return self._assemble(config, sent, head, _Windows(window, changes, after), history)
+
+    def _must_begin_anew(
+        self, membership: MembershipRow, config: RoomConfig, sent: SentRoom, history: UserHistory
+    ) -> bool:
+        """The user came (back) into the room since, or wants more of a timeline than memory tells the changes behind."""
+        if membership.position > sent.position and history.membership_at(sent.position) != "join":
+            return True
+        wants_more = config.timeline_limit > sent.config.timeline_limit
+        return wants_more and sent.position < self.view.sources.recent.floor
+
+    def _window(
+        self, head: RoomHead, history: UserHistory, after: int, limit: int, *, with_state: bool
+    ) -> Window | None:
+        log = self.view.get_room_log(Gap(head.room_id, after, None, limit + 1, with_state))
+        if log is None:
+            return None
+        sees = None if history.sees_all and not self.ignored else (lambda event: self._sees(history, event))
+        return pick_window(log, head.state, after=after, upto=self.view.now, limit=limit, matches=sees)
+
+    def _has_rows(self, room_id: RoomId, after: int) -> bool:
+        recent = self.view.sources.recent
+        return after < recent.floor or recent.last_position(room_id) > after
+
+    def _sees(self, history: UserHistory, event: StoredEvent) -> bool:
+        if event.pdu.sender in self.ignored and event.pdu.state_key is None:
+            return False
+        return history.can_see(event)
+
+    def _assemble(
+        self, config: RoomConfig, sent: SentRoom | None, head: RoomHead, windows: _Windows, history: UserHistory
+    ) -> RoomPart | None:
+        keys, members = self._state(config, sent, head, windows)
+        state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
+        related = self.view.get_related(windows.shown.events, head)
+        counts = self.view.get_counts(head.room_id)
+        if state is None or counts is None or not self.view.is_complete:
+            return None
+        changed = windows.changes.final.keys()
+        now = SentRoom(self.view.now, config, members)
+        has_news = windows.shown.events or keys or changed or windows.changes.limited
+        if sent is not None and not has_news and not self._has_own_receipt(head.room_id, windows.after):
+            return RoomPart(None, now)
+        room: dict[str, Any] = {}
+        if sent is None:
+            room["initial"] = True
+        if head.room_id in self.direct:
+            room["is_dm"] = True
+        self._add_timeline(room, sent, windows, related, history)
+        self._add_state(room, sent, keys, state)
+        if self.request.shape is Shape.UNSTABLE:
+            room["notification_count"], room["highlight_count"] = counts.total
+        if sent is None or any(key[0] == MEMBER or key in (NAME, AVATAR) for key in changed):
+            room |= {"joined_count": head.joined, "invited_count": head.invited}
+            if not self._add_names(room, head, AVATAR in changed):
+                return None
+        return RoomPart(room, now, windows.shown.events, sent is None)
+
+    def _add_timeline(
+        self,
+        room: dict[str, Any],
+        sent: SentRoom | None,
+        windows: _Windows,
+        related: Mapping[EventId, StoredEvent],
+        history: UserHistory,
+    ) -> None:
+        shown = windows.shown
+        if sent is not None and not shown.events and not shown.limited:
+            return
+        room["timeline"] = self._encode(shown.events, related, history)
+        room["prev_batch"] = f"t{shown.prev_batch}"
+        room["limited"] = shown.limited
+        room["num_live"] = sum(1 for event in shown.events if sent is not None and event.order > windows.after)
+        if shown is not windows.changes:
+            name = "expanded_timeline" if self.request.shape is Shape.STABLE else "unstable_expanded_timeline"
+            room[name] = True
+
+    def _add_state(
+        self,
+        room: dict[str, Any],
+        sent: SentRoom | None,
+        keys: Mapping[StateKey, EventId | None],
+        state: Sequence[StoredEvent],
+    ) -> None:
+        encoded = self._encode(state, {}, None)
+        if self.request.shape is Shape.STABLE:
+            gone = [{"type": key[0], "state_key": key[1]} for key, event_id in keys.items() if event_id is None]
+            encoded += [orjson.Fragment(encode_json(stub)) for stub in gone]
+        if encoded or sent is None:
+            room["required_state"] = encoded
+
+    def _has_own_receipt(self, room_id: RoomId, after: int) -> bool:
+        recent = self.view.sources.recent
+        if after < recent.floor:
+            return False
+        rows = recent.rows_after(room_id, after)
+        return any(row.kind == "receipt" and row.data["user_id"] == self.request.user_id for row in rows)
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def _state(
+        self, config: RoomConfig, sent: SentRoom | None, head: RoomHead, windows: _Windows
+    ) -> tuple[dict[StateKey, EventId | None], frozenset[UserId]]:
+        """The state to tell, and all members that the client then has by way of lazy loading."""
+        keys: dict[StateKey, EventId | None] = {}
+        changes = windows.changes
+        if sent is None:
+            keys |= _wanted(config, head)
+        else:
+            if config.states - sent.config.states:
+                new = _wanted(config, head)
+                keys |= {key: event_id for key, event_id in new.items() if not sent.config.wants(key)}
+            all_members = config.is_lazy and not changes.limited
+            keys |= {
+                key: event_id
+                for key, event_id in changes.final.items()
+                if config.wants(key) or (all_members and key[0] == MEMBER)
+            }
+        if not config.is_lazy:
+            return keys, frozenset()
+        # With a gap the client has flushed its members.
+        has = sent.members if sent is not None and not changes.limited else frozenset()
+        needed = _timeline_members(windows.shown.events)
+        for user_id in needed - has:
+            event_id = head.state.get((MEMBER, user_id))
+            if event_id is not None:
+                keys[(MEMBER, user_id)] = event_id
+        has |= needed
+        return keys, has if len(has) <= MAX_LAZY_MEMBERS else needed
+
+    def _events(self, event_ids: Sequence[EventId], head: RoomHead) -> list[StoredEvent] | None:
+        missing = self.view.missing_events
+        events = [self.view.get_event(event_id, head) for event_id in event_ids]
+        if self.view.missing_events != missing:
+            return None
+        return [event for event in events if event is not None]
+
+    def _encode(
+        self, events: Sequence[StoredEvent], related: Mapping[EventId, StoredEvent], history: UserHistory | None
+    ) -> list[orjson.Fragment]:
+        def membership(event: StoredEvent) -> str | None:
+            return None if history is None else history.membership_at(event.order) or "leave"
+
+        return [
+            orjson.Fragment(
+                encode_event(
+                    event, self._reader, self.view.now_ms, EMPTY_FILTER, membership=membership(event), related=related
+                )
+            )
+            for event in events
+        ]
+
+    # -- names -------------------------------------------------------------------------------------------------------
+
+    def _add_names(self, room: dict[str, Any], head: RoomHead, with_avatar: bool) -> bool:
+        """Name, avatar and heroes; False where the view notes needs."""
+        heroes = get_heroes(head, self.request.user_id) if NAME not in head.state else None
+        keys = [key for key in (NAME, AVATAR, *((MEMBER, user) for user in heroes or ())) if key in head.state]
+        events = self._events([head.state[key] for key in keys], head)
+        if events is None:
+            return False
+        by_key = {event.pdu.key: event for event in events}
+        self._describe(room, head, by_key)
+        if with_avatar and "avatar" not in room:
+            room["avatar"] = None
+        if heroes:
+            room["heroes"] = [_hero(user, by_key.get((MEMBER, user))) for user in heroes]
+        return True
+
+    def _describe(self, room: dict[str, Any], head: RoomHead, events: Mapping[StateKey, StoredEvent]) -> None:
+        for name, key, part in (("name", NAME, "name"), ("avatar", AVATAR, "url")):
+            event = events.get(key)
+            value = event.pdu.content.get(part) if event is not None else None
+            if isinstance(value, str) and value:
+                room[name] = value
+
+
+def _hero(user_id: UserId, event: StoredEvent | None) -> dict[str, Any]:
+    content = event.pdu.content if event is not None else {}
+    shown = {name: content.get(name) for name in ("displayname", "avatar_url")}
+    return {"user_id": user_id, **{name: value for name, value in shown.items() if isinstance(value, str)}}
+
+
+def _is_expanded(config: RoomConfig, before: RoomConfig) -> bool:
+    """More is wanted than what the client was sent by."""
+    return config.timeline_limit > before.timeline_limit or bool(config.states - before.states)
+
+
+def _wanted(config: RoomConfig, head: RoomHead) -> dict[StateKey, EventId | None]:
+    """Of the current state, what the configuration asks for."""
+    found: dict[StateKey, EventId | None] = {}
+    for state in config.states:
+        exact = state.exact_keys()
+        if exact is None:
+            found |= {key: event_id for key, event_id in head.state.items() if state.matches(key)}
+        else:
+            found |= {key: head.state[key] for key in exact if key in head.state and state.matches(key)}
+    return found
+
+
+def _timeline_members(events: Sequence[StoredEvent]) -> frozenset[UserId]:
+    targets = {UserId(event.pdu.state_key) for event in events if event.pdu.type == MEMBER and event.pdu.state_key}
+    return frozenset({event.pdu.sender for event in events} | targets)

@@ -1,0 +1,150 @@
+"""Sliding sync: looks for news, waits for some, answers. Built like /sync, from the same memory at one position.
+
+Spec: MSC4186
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import immutables
+import orjson
+from attrs import define, field
+
+from homeserver.folds.memberships import UserRooms
+from homeserver.matrix.ids import RoomId
+from homeserver.sync.notifier import Notifier
+from homeserver.sync.service import ATTEMPTS, SyncBusy
+from homeserver.sync.sliding.connections import Connections, ConnectionState, Key, SentRoom
+from homeserver.sync.sliding.extensions import SlidingExtensions
+from homeserver.sync.sliding.lists import RoomLists, Windows, direct_rooms
+from homeserver.sync.sliding.request import SlidingRequest
+from homeserver.sync.sliding.rooms import RoomBuilder, RoomPart
+from homeserver.sync.view import Sources, View
+
+
+@define
+class _Built:
+    answer: dict[str, Any]
+    state: ConnectionState
+    is_news: bool
+
+
+@define(eq=False)
+class SlidingSync:
+    sources: Sources
+    notifier: Notifier
+    lists: RoomLists
+    extensions: SlidingExtensions
+    connections: Connections = field(factory=Connections)
+
+    async def sync(self, request: SlidingRequest) -> bytes:
+        """The response's JSON, as soon as it says something or the timeout is over.
+
+        Raises: UnknownPos, InvalidParam, SyncBusy.
+        """
+        key: Key = (request.user_id, request.device_id, request.conn_id)
+        state = self.connections.find(key, request.pos) if request.pos else None
+        await self.extensions.acknowledge(request)
+        if state is None:
+            self.connections.begin(key)
+        elif self._is_up_to_date(request, state) and request.timeout_ms <= 0:
+            return _encode(request, {"lists": _counts(state.counts), "rooms": {}, "extensions": {}}, state)
+        clock = self.sources.clock
+        deadline_ms = clock.monotonic_ms() + request.timeout_ms
+        is_news = True
+        while True:
+            built, rooms = await self._build(request, key, state)
+            left_ms = deadline_ms - clock.monotonic_ms()
+            if state is None or built.is_news or left_ms <= 0 or not is_news:
+                self.connections.put(key, built.state)
+                return _encode(request, built.answer, built.state)
+            is_news = await self.notifier.wait(request.user_id, rooms, left_ms)
+
+    def _is_up_to_date(self, request: SlidingRequest, state: ConnectionState) -> bool:
+        """Nothing happened on the server since, and the request asks for nothing else than before."""
+        here = self.sources
+        return (
+            state.position == here.log_writer.position
+            and state.ephemeral == here.typing.serial
+            and state.fingerprint == request.fingerprint
+            and not request.extension("e2ee").enabled
+        )
+
+    async def _build(
+        self, request: SlidingRequest, key: Key, state: ConnectionState | None
+    ) -> tuple[_Built, UserRooms]:
+        """No await behind the moment for which the response stands."""
+        view = View(self.sources, request.user_id)
+        for _ in range(ATTEMPTS):
+            view.begin()
+            rooms, ignored = view.get_rooms(), view.get_ignored()
+            if rooms is not None and ignored is not None:
+                built = self._build_now(view, request, key, state, rooms, ignored)
+                if built is not None and view.is_complete:
+                    return built, rooms
+            await view.load()
+        raise SyncBusy("The server is too busy, try again")
+
+    def _build_now(
+        self,
+        view: View,
+        request: SlidingRequest,
+        key: Key,
+        state: ConnectionState | None,
+        rooms: UserRooms,
+        ignored: frozenset[str],
+    ) -> _Built | None:
+        ephemeral = self.sources.typing.serial
+        windows = self.lists.pick(view, request, rooms, state)
+        if windows is None:
+            return None
+        parts = self._rooms(view, request, state, rooms, windows, ignored)
+        told = self.extensions.tell(view, request, state, rooms, windows, parts)
+        if told is None or not view.is_complete:
+            return None
+        shown = {room_id: part.json for room_id, part in parts.items() if part.json is not None}
+        answer = {"lists": _counts(windows.counts), "rooms": shown, "extensions": told.json}
+        counts_changed = state is not None and dict(state.counts) != windows.counts
+        after = ConnectionState(
+            self.connections.next_serial(key),
+            view.now,
+            ephemeral,
+            _sent_rooms(state, parts),
+            windows.counts,
+            request.fingerprint,
+        )
+        return _Built(answer, after, bool(shown) or told.is_news or counts_changed)
+
+    def _rooms(
+        self,
+        view: View,
+        request: SlidingRequest,
+        state: ConnectionState | None,
+        rooms: UserRooms,
+        windows: Windows,
+        ignored: frozenset[str],
+    ) -> dict[RoomId, RoomPart]:
+        builder = RoomBuilder(view, request, ignored, direct_rooms(view))
+        parts = {}
+        for room_id, config in windows.configs.items():
+            sent = state.rooms.get(room_id) if state is not None else None
+            bump = self.lists.bump_stamp(room_id, rooms[room_id])
+            part = builder.build(rooms[room_id], config, sent, windows.lists.get(room_id, ()), bump)
+            if part is not None:
+                parts[room_id] = part
+        return parts
+
+
+def _sent_rooms(state: ConnectionState | None, parts: dict[RoomId, RoomPart]) -> immutables.Map[RoomId, SentRoom]:
+    rooms: immutables.Map[RoomId, SentRoom] = state.rooms if state is not None else immutables.Map()
+    return rooms.update({room_id: part.sent for room_id, part in parts.items()})
+
+
+def _counts(counts: Any) -> dict[str, Any]:
+    return {name: {"count": count} for name, count in counts.items()}
+
+
+def _encode(request: SlidingRequest, answer: dict[str, Any], state: ConnectionState) -> bytes:
+    named = {} if request.txn_id is None else {"txn_id": request.txn_id}
+    return orjson.dumps({"pos": state.pos, **named, **answer})

@@ -1,0 +1,311 @@
+"""Sliding sync, with the bodies that matrix-rust-sdk sends, and in the stable shape."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.kit.client import Client
+
+UNSTABLE = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+STABLE = "/_matrix/client/v4/sync"
+STATE = [
+    ["m.room.name", ""],
+    ["m.room.encryption", ""],
+    ["m.room.member", "$LAZY"],
+    ["m.room.member", "$ME"],
+    ["m.room.topic", ""],
+    ["m.room.avatar", ""],
+    ["m.room.power_levels", ""],
+    ["org.matrix.msc3401.call.member", "*"],
+    ["m.room.create", ""],
+    ["m.space.child", "*"],
+]
+
+
+def room_list(last: int = 19, limit: int = 1, **more: Any) -> dict[str, Any]:
+    """The body of the connection "room-list"."""
+    return {
+        "conn_id": "room-list",
+        "lists": {"all_rooms": {"ranges": [[0, last]], "timeline_limit": limit, "required_state": STATE, **more}},
+        "extensions": {
+            "account_data": {"enabled": True},
+            "receipts": {"enabled": True, "rooms": ["*"]},
+            "typing": {"enabled": True},
+        },
+    }
+
+
+ENCRYPTION = {"conn_id": "encryption", "extensions": {"to_device": {"enabled": True}, "e2ee": {"enabled": True}}}
+
+
+def ask(client: Client, body: Any, pos: str | None = None, timeout: int = 0, **about: Any) -> Any:
+    return client.post(UNSTABLE, body, query={"pos": pos, "timeout": timeout}, **about)
+
+
+def texts(room: Any) -> list[str]:
+    return [event["content"].get("body", event["type"]) for event in room.get("timeline", ())]
+
+
+def keys(room: Any) -> set[tuple[str, str]]:
+    return {(event["type"], event["state_key"]) for event in room.get("required_state", ())}
+
+
+@pytest.fixture
+def alice(hearth: Any) -> Any:
+    return hearth.register("alice")
+
+
+@pytest.fixture
+def bob(hearth: Any) -> Any:
+    return hearth.register("bob")
+
+
+def test_the_first_answer_has_the_newest_rooms_with_what_was_asked_for(alice: Any, bob: Any) -> None:
+    rooms = [alice.create_room(name=f"Room {n}", preset="public_chat") for n in range(4)]
+    bob.join(rooms[1])
+    alice.send(rooms[0], "newest")
+    answer = ask(alice, room_list(last=1))
+    assert answer["lists"] == {"all_rooms": {"count": 4}}
+    assert set(answer["rooms"]) == {rooms[0], rooms[3]} or set(answer["rooms"]) == {rooms[0], rooms[1]}
+    room = answer["rooms"][rooms[0]]
+    assert room["initial"] is True
+    assert room["name"] == "Room 0"
+    assert texts(room) == ["newest"]
+    assert room["limited"] is True
+    assert (room["joined_count"], room["invited_count"], room["num_live"]) == (1, 0, 0)
+    assert keys(room) == {
+        ("m.room.name", ""),
+        ("m.room.member", alice.user_id),
+        ("m.room.power_levels", ""),
+        ("m.room.create", ""),
+    }
+    earlier = alice.messages(rooms[0], **{"from": room["prev_batch"]})["chunk"]
+    assert earlier[0]["type"] != "m.room.message"
+
+
+def test_then_only_what_is_new(alice: Any, bob: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    other = alice.create_room()
+    first = ask(alice, room_list())
+    assert set(first["rooms"]) == {room, other}
+    assert ask(alice, room_list(), first["pos"])["rooms"] == {}
+    bob.join(room)
+    bob.send(room, "hi")
+    second = ask(alice, room_list(limit=5), first["pos"])
+    assert ask(alice, room_list(), first["pos"])["rooms"].keys() == {room}  # asked again, as after a lost answer
+    third = ask(alice, room_list(limit=5), second["pos"])
+    assert third["rooms"] == {}
+    expanded = second["rooms"]
+    assert set(expanded) == {room, other}  # more of the timeline was wanted
+    assert expanded[other]["unstable_expanded_timeline"] is True
+    assert "initial" not in expanded[other]
+
+
+def test_live_events_come_with_members_and_counts(alice: Any, bob: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    body = room_list(limit=10)
+    first = ask(alice, body)
+    bob.join(room)
+    bob.send(room, "hi")
+    second = ask(alice, body, first["pos"])["rooms"][room]
+    assert texts(second) == ["m.room.member", "hi"]
+    assert second["limited"] is False
+    assert second["num_live"] == 2
+    assert second["joined_count"] == 2
+    assert second["notification_count"] == 1
+    assert ("m.room.member", bob.user_id) in keys(second)
+    assert second["heroes"] == [{"user_id": bob.user_id, "displayname": "bob"}]
+
+
+def test_a_waiting_client_is_woken_and_an_idle_one_answered_in_time(alice: Any, bob: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    pos = ask(alice, room_list())["pos"]
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ask, alice, room_list(), pos, 20_000)
+        bob.send(room, "wake up")
+        assert texts(waiting.result(15)["rooms"][room]) == ["wake up"]
+    idle = ask(alice, room_list(), ask(alice, room_list(), pos)["pos"], 50)
+    assert idle["rooms"] == {}
+
+
+def test_a_changed_list_is_answered_at_once(alice: Any) -> None:
+    rooms = [alice.create_room() for _ in range(3)]
+    first = ask(alice, room_list(last=0))
+    second = ask(alice, room_list(last=2), first["pos"], 20_000)
+    assert set(first["rooms"]) | set(second["rooms"]) == set(rooms)
+    subscribed = {**room_list(last=2), "room_subscriptions": {rooms[0]: {"timeline_limit": 20, "required_state": []}}}
+    third = ask(alice, subscribed, second["pos"], 20_000)
+    assert third["rooms"][rooms[0]]["unstable_expanded_timeline"] is True
+    assert len(third["rooms"][rooms[0]]["timeline"]) > 3
+
+
+def test_more_required_state_is_sent_when_it_is_asked_for(alice: Any) -> None:
+    room = alice.create_room(topic="What it is about")
+    body = {"lists": {"l": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": [["m.room.create", ""]]}}}
+    first = ask(alice, body)
+    assert keys(first["rooms"][room]) == {("m.room.create", "")}
+    body["lists"]["l"]["required_state"] = [["m.room.create", ""], ["m.room.topic", "*"]]
+    second = ask(alice, body, first["pos"])
+    assert keys(second["rooms"][room]) == {("m.room.topic", "")}
+    body["lists"]["l"]["required_state"] = [["*", "*"]]
+    third = ask(alice, body, second["pos"])
+    assert {("m.room.power_levels", ""), ("m.room.member", alice.user_id)} <= keys(third["rooms"][room])
+    alice.set_state(room, "m.room.topic", {"topic": "Another"})
+    assert keys(ask(alice, body, third["pos"])["rooms"][room]) == {("m.room.topic", "")}
+
+
+def test_rooms_out_of_the_window_come_back_with_what_was_missed(alice: Any) -> None:
+    old, new = alice.create_room(), alice.create_room()
+    first = ask(alice, room_list(last=1, limit=3))
+    narrow = room_list(last=0, limit=3)
+    alice.send(new, "in the window")
+    second = ask(alice, narrow, first["pos"])
+    assert set(second["rooms"]) == {new}
+    for n in range(5):
+        alice.send(old, f"missed {n}")
+    third = ask(alice, narrow, second["pos"])
+    assert texts(third["rooms"][old]) == ["missed 2", "missed 3", "missed 4"]
+    assert third["rooms"][old]["limited"] is True
+    assert "initial" not in third["rooms"][old]
+
+
+def test_invites_and_knocks_show_stripped_state_and_filters_part_lists(alice: Any, bob: Any) -> None:
+    invited = alice.create_room(name="Come in", invite=[bob.user_id])
+    own = bob.create_room(
+        initial_state=[{"type": "m.room.encryption", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}]
+    )
+    space = bob.create_room(creation_content={"type": "m.space"})
+    bob.put("/user/{}/account_data/m.direct", {alice.user_id: [own]}, at=[bob.user_id])
+
+    def listed(**filters: Any) -> set[str]:
+        answer = ask(bob, room_list(filters=filters))
+        assert answer["lists"]["all_rooms"]["count"] == len(answer["rooms"])
+        return set(answer["rooms"])
+
+    assert listed() == {invited, own, space}
+    assert listed(is_invite=True) == {invited}
+    assert listed(is_invite=False) == {own, space}
+    assert listed(is_encrypted=True) == {own}
+    assert listed(is_dm=True) == {own}
+    assert listed(not_room_types=["m.space"], is_invite=False) == {own}
+    assert listed(room_types=["m.space"]) == {space}
+    room = ask(bob, room_list())["rooms"][invited]
+    assert {"m.room.name", "m.room.member"} <= {event["type"] for event in room["invite_state"]}
+    assert room["name"] == "Come in"
+    assert "timeline" not in room
+
+
+def test_who_is_kicked_sees_it_and_who_left_forgets_the_room(alice: Any, bob: Any) -> None:
+    room, other = (alice.create_room(preset="public_chat") for _ in range(2))
+    bob.join(room)
+    bob.join(other)
+    pos = ask(bob, room_list())["pos"]
+    alice.kick(room, bob.user_id)
+    bob.leave(other)
+    answer = ask(bob, room_list(), pos)
+    assert texts(answer["rooms"][room]) == ["m.room.member"]
+    assert texts(answer["rooms"][other]) == ["m.room.member"]
+    assert set(ask(bob, {**room_list(), "conn_id": "another"})["rooms"]) == {room}
+    bob.join(other)
+    again = ask(bob, room_list(), answer["pos"])
+    assert again["rooms"][other]["initial"] is True
+
+
+def test_positions_that_are_not_known(hearth: Any, alice: Any, bob: Any) -> None:
+    first = ask(alice, room_list())
+    assert ask(bob, room_list(), first["pos"], expect=400)["errcode"] == "M_UNKNOWN_POS"
+    assert ask(alice, ENCRYPTION, first["pos"], expect=400)["errcode"] == "M_UNKNOWN_POS"
+    assert ask(alice, room_list(), "nonsense", expect=400)["errcode"] == "M_INVALID_PARAM"
+    alice.create_room()
+    second = ask(alice, room_list(), first["pos"])
+    ask(alice, room_list(), second["pos"])
+    assert ask(alice, room_list(), first["pos"], expect=400)["errcode"] == "M_UNKNOWN_POS"
+    hearth.restart()
+    alice.base_url = hearth.url
+    assert ask(alice, room_list(), second["pos"], expect=400)["errcode"] == "M_UNKNOWN_POS"
+
+
+def test_the_encryption_connection(alice: Any, bob: Any) -> None:
+    first = ask(bob, ENCRYPTION)
+    assert first["extensions"]["e2ee"]["device_one_time_keys_count"] == {"signed_curve25519": 0}
+    since = first["extensions"]["to_device"]["next_batch"]
+    body = {**ENCRYPTION, "extensions": {"to_device": {"enabled": True, "since": since}, "e2ee": {"enabled": True}}}
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ask, bob, body, first["pos"], 20_000)
+        alice.put("/sendToDevice/m.x/1", {"messages": {bob.user_id: {bob.device_id: {"n": 1}}}})
+        second = waiting.result(15)
+    assert [event["content"] for event in second["extensions"]["to_device"]["events"]] == [{"n": 1}]
+    repeated = ask(bob, body, second["pos"])
+    assert len(repeated["extensions"]["to_device"]["events"]) == 1  # not acknowledged yet
+    body["extensions"]["to_device"]["since"] = second["extensions"]["to_device"]["next_batch"]
+    assert "to_device" not in ask(bob, body, second["pos"])["extensions"]
+    assert "to_device" not in bob.sync()
+
+
+def test_extensions_tell_of_the_rooms_in_the_window(alice: Any, bob: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    event_id = alice.send(room, "hello")
+    bob.post("/rooms/{}/receipt/m.read/{}", at=(room, event_id))
+    alice.put("/user/{}/rooms/{}/tags/m.favourite", {}, at=(alice.user_id, room))
+    bob.put("/rooms/{}/typing/{}", {"typing": True, "timeout": 60_000}, at=(room, bob.user_id))
+    first = ask(alice, room_list())
+    found = first["extensions"]
+    assert event_id in found["receipts"]["rooms"][room]["content"]
+    assert found["typing"]["rooms"][room]["content"]["user_ids"] == [bob.user_id]
+    assert found["account_data"]["rooms"][room][0]["type"] == "m.tag"
+    assert "m.push_rules" in {item["type"] for item in found["account_data"]["global"]}
+    assert ask(alice, room_list(), first["pos"])["extensions"] == {}
+    alice.put("/user/{}/account_data/m.x", {"a": 1}, at=[alice.user_id])
+    bob.put("/rooms/{}/typing/{}", {"typing": False}, at=(room, bob.user_id))
+    second = ask(alice, room_list(), first["pos"], 20_000)["extensions"]
+    assert second["account_data"]["global"] == [{"type": "m.x", "content": {"a": 1}}]
+    assert second["typing"]["rooms"][room]["content"]["user_ids"] == []
+
+
+def test_the_stable_shape(alice: Any, bob: Any) -> None:
+    room = alice.create_room(name="One", preset="public_chat")
+    state = {"include": [{}], "exclude": [{"type": "m.room.create"}], "lazy_members": True}
+    body = {"lists": {"all": {"range": [0, 9], "timeline_limit": 2, "required_state": state}}, "txn_id": "t"}
+    first = alice.post(STABLE, body)
+    assert first["txn_id"] == "t"
+    told = first["rooms"][room]
+    assert (told["membership"], told["lists"]) == ("join", ["all"])
+    assert "notification_count" not in told
+    assert ("m.room.name", "") in keys(told)
+    assert ("m.room.create", "") not in keys(told)
+    alice.get("/rooms/{}/messages", at=[room], query={"dir": "b", "from": first["pos"]})
+    alice.invite(alice.create_room(name="Two"), bob.user_id)
+    [invited] = bob.post(STABLE, {"lists": {"all": {"timeline_limit": 1, "required_state": {}}}})["rooms"].values()
+    assert invited["membership"] == "invite"
+    assert {event["type"] for event in invited["stripped_state"]} >= {"m.room.name"}
+    second = alice.post(STABLE, {**body, "pos": first["pos"], "timeout": 10})
+    assert room not in second["rooms"]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"lists": []}, "lists"),
+        ({"lists": {"a": {"ranges": [[5, 1]]}}}, "lists.a.ranges"),
+        ({"lists": {"a": {"ranges": [[0, -1]]}}}, "lists.a.ranges"),
+        ({"lists": {"a": {"timeline_limit": "1"}}}, "lists.a.timeline_limit"),
+        ({"lists": {"a": {"required_state": [["x"]]}}}, "lists.a.required_state"),
+        ({"lists": {"a": {"filters": {"is_dm": 1}}}}, "lists.a.filters.is_dm"),
+        ({"lists": {str(n): {} for n in range(101)}}, "lists"),
+        ({"room_subscriptions": {f"!{n}": {} for n in range(101)}}, "room_subscriptions"),
+        ({"extensions": {"to_device": {"enabled": True, "since": "x"}}}, "extensions.to_device.since"),
+        ({"extensions": {"receipts": {"enabled": "yes"}}}, "extensions.receipts.enabled"),
+        ({"conn_id": 7}, "conn_id"),
+    ],
+)
+def test_malformed_requests_name_the_field(alice: Any, body: Any, named: str) -> None:
+    error = ask(alice, body, expect=400)
+    assert error["errcode"] == "M_INVALID_PARAM"
+    assert named in error["error"]
+    huge = {"lists": {"a": {"ranges": [[0, 2**52]], "timeline_limit": 10**9, "required_state": []}}}
+    assert ask(alice, huge)["lists"]["a"]["count"] == 0

@@ -1,4 +1,4 @@
-"""matrix-js-sdk, in Node, against a running server; the story is in talk.mjs."""
+"""matrix-js-sdk, in Node, against a running server; the stories are in talk.mjs and encrypt.mjs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ TIMEOUT_S = 120
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is absent")
 @pytest.mark.skipif(not (HERE / "node_modules").exists(), reason="scripts/test installs matrix-js-sdk; it is absent")
-def test_two_users_talk(hearth: Any) -> None:
+@pytest.mark.parametrize("story", ["talk.mjs", "encrypt.mjs"])
+def test_two_users_talk(hearth: Any, story: str) -> None:
     hearth.register("alice")
     hearth.register("bob")
     done = subprocess.run(
-        ["node", "talk.mjs", hearth.url], cwd=HERE, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        ["node", story, hearth.url], cwd=HERE, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

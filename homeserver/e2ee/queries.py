@@ -12,6 +12,7 @@ import orjson
 from attrs import define, field, frozen
 from sqlalchemy import Connection
 
+from homeserver.accounts.folded_cache import FoldedCache
 from homeserver.e2ee.ports import RemoteKeys
 from homeserver.e2ee.remote_devices import RemoteDevices
 from homeserver.matrix.errors import MatrixError
@@ -20,8 +21,10 @@ from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
 from homeserver.store import cross_signing, device_keys
 from homeserver.store.cross_signing import KeySignature
-from homeserver.store.device_keys import DeviceKeysRow
+from homeserver.store.log import LogRow
 
+MAX_USERS = 10_000
+_USER_KINDS = frozenset({"device_list", "device", "user"})
 # Device ids by user; none named means all.
 Wanted = Mapping[UserId, Collection[DeviceId]]
 
@@ -40,20 +43,28 @@ class QueriedKeys:
 
 
 @frozen
-class StoredKeys:
-    """What this server knows of some users."""
+class UserKeys:
+    """What everybody may see of a user's keys, signed by the user. cross_signing: usage -> key object."""
 
-    devices: Sequence[DeviceKeysRow]
-    cross_signing: Mapping[UserId, Mapping[str, bytes]]
-    signatures: Sequence[KeySignature]
+    devices: Mapping[DeviceId, dict[str, Any]]
+    cross_signing: Mapping[str, dict[str, Any]]
+
+
+# What somebody signed of others' keys: (owner, key) -> signatures.
+OwnSignatures = Mapping[tuple[UserId, str], Sequence[KeySignature]]
+_NO_SIGNATURES: OwnSignatures = {}
 
 
 @define(eq=False)
 class KeyQueries:
+    """Follows the log: keys that are asked for often are answered from memory."""
+
     server_name: ServerName
     database: Database
     remote: RemoteKeys
     remote_devices: RemoteDevices
+    _users: FoldedCache[UserId, UserKeys] = field(factory=lambda: FoldedCache(MAX_USERS), init=False)
+    _signed: FoldedCache[UserId, OwnSignatures] = field(factory=lambda: FoldedCache(MAX_USERS), init=False)
 
     async def query(self, viewer: UserId, wanted: Wanted) -> QueriedKeys:
         """Of local users from the store, of others from the cache or from their servers."""
@@ -64,17 +75,45 @@ class KeyQueries:
             cached = await self.remote_devices.load_known(others)
             known |= cached
             await self._fetch([user_id for user_id in others if user_id not in cached], wanted, found)
-        stored = await self.database.read(load_stored_keys, known, viewer)
-        add_stored(found, stored, {user_id: wanted[user_id] for user_id in known}, viewer)
+        keys = await self._load_users(known)
+        signed = await self._load_signed(viewer)
+        for user_id, of_user in keys.items():
+            _add(found, user_id, of_user, wanted[user_id], signed, is_own=user_id == viewer)
         return found
 
     async def load_local(self, wanted: Wanted) -> QueriedKeys:
         """For another server: of local users only, with the signatures that are everybody's to see."""
         local = [user_id for user_id in wanted if domain_of(user_id) == self.server_name]
-        stored = await self.database.read(load_stored_keys, local, "")
         found = QueriedKeys()
-        add_stored(found, stored, {user_id: wanted[user_id] for user_id in local}, None)
+        for user_id, of_user in (await self._load_users(local)).items():
+            _add(found, user_id, of_user, wanted[user_id], _NO_SIGNATURES, is_own=False)
         return found
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        for row in rows:
+            if row.kind in _USER_KINDS:
+                self._users.drop(UserId(row.key))
+            elif row.kind == "signatures":
+                self._signed.drop(UserId(row.key))
+
+    async def _load_users(self, user_ids: Collection[UserId]) -> dict[UserId, UserKeys]:
+        found = {user_id: known for user_id in user_ids if (known := self._users.get(user_id)) is not None}
+        missing = [user_id for user_id in user_ids if user_id not in found]
+        if missing:
+            version = self._users.version
+            loaded = await self.database.read(_load_users, missing)
+            for user_id, keys in loaded.items():
+                self._users.put(user_id, keys, version)
+            found |= loaded
+        return found
+
+    async def _load_signed(self, viewer: UserId) -> OwnSignatures:
+        known = self._signed.get(viewer)
+        if known is None:
+            version = self._signed.version
+            known = await self.database.read(_load_signed, viewer)
+            self._signed.put(viewer, known, version)
+        return known
 
     async def _fetch(self, user_ids: Iterable[UserId], wanted: Wanted, found: QueriedKeys) -> None:
         by_server: dict[ServerName, list[UserId]] = {}
@@ -94,34 +133,49 @@ class KeyQueries:
             _add_remote(found, user_id, wanted[user_id], answer)
 
 
-def load_stored_keys(conn: Connection, user_ids: Collection[UserId], viewer: str) -> StoredKeys:
-    return StoredKeys(
-        device_keys.load_device_keys(conn, user_ids),
-        cross_signing.load_cross_signing_keys(conn, user_ids),
-        cross_signing.load_signatures(conn, user_ids, viewer),
-    )
-
-
-def add_stored(found: QueriedKeys, stored: StoredKeys, wanted: Wanted, viewer: UserId | None) -> None:
-    """Put stored keys with their signatures into an answer; user-signing keys are for their user alone."""
+def _load_users(conn: Connection, user_ids: Collection[UserId]) -> dict[UserId, UserKeys]:
     signatures: dict[tuple[UserId, str], list[KeySignature]] = {}
-    for signature in stored.signatures:
+    for signature in cross_signing.load_own_signatures(conn, user_ids):
         signatures.setdefault((signature.user_id, signature.target), []).append(signature)
-    for user_id in wanted:
-        found.device_keys.setdefault(user_id, {})
-    for row in stored.devices:
-        if not wanted[row.user_id] or row.device_id in wanted[row.user_id]:
-            keys = orjson.loads(row.json)
-            _sign(keys, signatures.get((row.user_id, row.device_id), ()))
-            if row.display_name is not None:
-                keys["unsigned"] = {**keys.get("unsigned", {}), "device_display_name": row.display_name}
-            found.device_keys[row.user_id][row.device_id] = keys
-    for user_id, by_usage in stored.cross_signing.items():
+    devices: dict[UserId, dict[DeviceId, dict[str, Any]]] = {user_id: {} for user_id in user_ids}
+    for row in device_keys.load_device_keys(conn, user_ids):
+        keys = _signed(orjson.loads(row.json), signatures.get((row.user_id, row.device_id), ()))
+        if row.display_name is not None:
+            keys["unsigned"] = {**keys.get("unsigned", {}), "device_display_name": row.display_name}
+        devices[row.user_id][row.device_id] = keys
+    found = cross_signing.load_cross_signing_keys(conn, user_ids)
+    signing: dict[UserId, dict[str, dict[str, Any]]] = {user_id: {} for user_id in user_ids}
+    for user_id, by_usage in found.items():
         for usage, json in by_usage.items():
-            if usage != cross_signing.USER_SIGNING or user_id == viewer:
-                key = orjson.loads(json)
-                _sign(key, signatures.get((user_id, public_key_of(key)), ()))
-                found.cross_signing.setdefault(usage, {})[user_id] = key
+            key = orjson.loads(json)
+            signing[user_id][usage] = _signed(key, signatures.get((user_id, public_key_of(key)), ()))
+    return {user_id: UserKeys(devices[user_id], signing[user_id]) for user_id in user_ids}
+
+
+def _load_signed(conn: Connection, viewer: UserId) -> OwnSignatures:
+    found: dict[tuple[UserId, str], list[KeySignature]] = {}
+    for signature in cross_signing.load_signatures_by(conn, viewer):
+        found.setdefault((signature.user_id, signature.target), []).append(signature)
+    return found
+
+
+def _add(
+    found: QueriedKeys,
+    user_id: UserId,
+    keys: UserKeys,
+    device_ids: Collection[DeviceId],
+    signed: OwnSignatures,
+    *,
+    is_own: bool,
+) -> None:
+    """Put a user's keys into an answer; the user-signing key is for its user alone."""
+    found.device_keys[user_id] = {
+        device_id: device for device_id, device in keys.devices.items() if not device_ids or device_id in device_ids
+    }
+    for usage, key in keys.cross_signing.items():
+        if usage != cross_signing.USER_SIGNING or is_own:
+            by_viewer = signed.get((user_id, public_key_of(key)), ())
+            found.cross_signing.setdefault(usage, {})[user_id] = _signed(key, by_viewer) if by_viewer else key
 
 
 def public_key_of(key: Mapping[str, Any]) -> str:
@@ -129,10 +183,12 @@ def public_key_of(key: Mapping[str, Any]) -> str:
     return str(next(iter(key["keys"].values())))
 
 
-def _sign(key: dict[str, Any], signatures: Iterable[KeySignature]) -> None:
+def _signed(key: Mapping[str, Any], signatures: Iterable[KeySignature]) -> dict[str, Any]:
+    """The key with more signatures; what is in memory stays as it is."""
+    by_user = {user: dict(by_key) for user, by_key in key.get("signatures", {}).items()}
     for signature in signatures:
-        by_signer = key.setdefault("signatures", {}).setdefault(signature.signer_user_id, {})
-        by_signer[signature.signer_key_id] = signature.signature
+        by_user.setdefault(signature.signer_user_id, {})[signature.signer_key_id] = signature.signature
+    return {**key, "signatures": by_user} if by_user else dict(key)
 
 
 def _add_remote(

@@ -102,7 +102,7 @@ class RemoteDevices:
                 save_cross_signing_key(conn, user, usage, json)
             save_device_list_change(conn, user, position)
 
-        await self.log_writer.submit(LogItem(DEVICE_LIST, user, {"device_ids": []}, save))
+        await self.log_writer.submit(LogItem(DEVICE_LIST, user, {"device_ids": [], "signing_keys": True}, save))
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         """Follow memberships: where the last shared room may have gone, so may the truth of lists."""
@@ -154,7 +154,9 @@ class RemoteDevices:
             remote_devices.replace_devices(conn, known, devices, _signing_keys(user_id, answer))
             save_device_list_change(conn, user_id, position)
 
-        await self.log_writer.submit(LogItem(DEVICE_LIST, user_id, {"device_ids": list(devices)}, save))
+        await self.log_writer.submit(
+            LogItem(DEVICE_LIST, user_id, {"device_ids": list(devices), "signing_keys": True}, save)
+        )
 
     async def _mark_stale(self, user_id: UserId, known: RemoteDeviceList | None) -> None:
         stale = RemoteDeviceList(user_id, known.stream_id if known is not None else 0, is_stale=True)
@@ -163,7 +165,7 @@ class RemoteDevices:
             device_lists.save_remote_list(conn, stale)
             save_device_list_change(conn, user_id, position)
 
-        await self.log_writer.submit(LogItem(DEVICE_LIST, user_id, {"device_ids": []}, save))
+        await self.log_writer.submit(LogItem(DEVICE_LIST, user_id, {"device_ids": [], "signing_keys": True}, save))
 
     async def _apply(self, known: RemoteDeviceList, device_id: DeviceId, content: Mapping[str, Any]) -> None:
         device = _device(known.user_id, content)

@@ -8,7 +8,7 @@ Spec: client-server-api#send-to-device-messaging
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from secrets import token_urlsafe
 from typing import Any
 
@@ -31,12 +31,14 @@ DIRECT_TO_DEVICE = "m.direct_to_device"
 ALL_DEVICES = "*"
 MAX_PAGE = 100  # messages in one response
 MAX_QUEUES = 50_000
+MAX_USERS = 20_000  # whose device ids are in memory
 KEPT_TRANSACTIONS_MS = 30 * 24 * 60 * 60 * 1000
 SENDS_BETWEEN_TRIMS = 10_000
 
 # User -> device (or "*") -> content.
 Messages = Mapping[UserId, Mapping[str, Mapping[str, Any]]]
 Row = tuple[str, str, dict[str, Any]]
+_DEVICE_KINDS = frozenset({"device", "user"})
 
 
 @define(eq=False)
@@ -46,6 +48,7 @@ class ToDevice:
     log_writer: LogWriter
     clock: Clock
     _queues: FoldedCache[tuple[UserId, DeviceId], Waiting] = field(factory=lambda: FoldedCache(MAX_QUEUES), init=False)
+    _devices: FoldedCache[UserId, Sequence[DeviceId]] = field(factory=lambda: FoldedCache(MAX_USERS), init=False)
     _sent: int = field(default=0, init=False)
 
     async def send(self, sender: UserId, device_id: DeviceId, txn_id: str, type_: str, messages: Messages) -> None:
@@ -111,8 +114,9 @@ class ToDevice:
             if row.kind == TO_DEVICE:
                 for device_id in row.data["device_ids"]:
                     self._note((UserId(row.key), device_id), row.position)
-            elif row.kind == "device" and row.data.get("deleted"):
-                for device_id in row.data["device_ids"]:
+            elif row.kind in _DEVICE_KINDS:
+                self._devices.drop(UserId(row.key))
+                for device_id in row.data.get("device_ids", ()):
                     self._queues.drop((UserId(row.key), device_id))
 
     def _note(self, key: tuple[UserId, DeviceId], position: int) -> None:
@@ -131,7 +135,7 @@ class ToDevice:
         """The messages as JSON, for the devices that there are."""
         if not messages:
             return {}
-        devices = await self.database.read(store.load_devices_of, list(messages))
+        devices = await self._load_devices(messages)
         found: dict[UserId, dict[DeviceId, bytes]] = {}
         for user_id, by_device in messages.items():
             addressed = _addressed(by_device, devices.get(user_id, ()))
@@ -142,6 +146,18 @@ class ToDevice:
                     )
                     for device_id, content in addressed.items()
                 }
+        return found
+
+    async def _load_devices(self, user_ids: Collection[UserId]) -> dict[UserId, Sequence[DeviceId]]:
+        """The devices of each of the local users."""
+        found = {user_id: known for user_id in user_ids if (known := self._devices.get(user_id)) is not None}
+        missing = [user_id for user_id in user_ids if user_id not in found]
+        if missing:
+            version = self._devices.version
+            loaded = await self.database.read(store.load_devices_of, missing)
+            for user_id in missing:
+                found[user_id] = loaded.get(user_id, ())
+                self._devices.put(user_id, found[user_id], version)
         return found
 
     def _edus(self, sender: UserId, type_: str, messages: Messages) -> list[Row]:
@@ -157,12 +173,12 @@ class ToDevice:
     async def _save(
         self, transaction: tuple[str, DeviceId, str], addressed: dict[UserId, dict[DeviceId, bytes]], rows: list[Row]
     ) -> None:
-        if not rows or await self.database.read(store.load_has_transaction, *transaction):
+        if not rows:
             return
         now_ms = self.clock.time_ms()
 
         def save(conn: Connection, position: int) -> None:
-            if not store.save_transaction(conn, *transaction, now_ms):  # the same request, twice at once
+            if not store.save_transaction(conn, *transaction, now_ms):  # done before: the rows say nothing
                 for _, _, data in rows:
                     data.clear()
                     data["device_ids"] = []

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from attrs import define, frozen
+from attrs import define, field, frozen
 from sqlalchemy import Connection
 
 from homeserver.e2ee.limits import (
@@ -67,40 +67,69 @@ class KeyUploads:
     log_writer: LogWriter
 
     async def upload(self, user_id: UserId, device_id: DeviceId, upload: KeyUpload) -> dict[str, int]:
-        """Store the keys; how many one-time keys there are then, by algorithm.
+        """Store the keys, all in one transaction; how many one-time keys there are then, by algorithm.
 
         Raises: MatrixError (400) for a one-time key whose id stands for another key already; LimitExceeded.
         """
-        known = await self.database.read(_load_known, user_id, device_id, [key.key_id for key in upload.one_time_keys])
+        if upload.device_keys is None and not upload.has_keys:
+            return (await self.database.read(store.load_key_counts, user_id, device_id)).one_time
+        done = _Upload(user_id, device_id, upload)
+        rows = done.rows()
+        await self.log_writer.submit(LogItem(*rows[0], done.save, rows[1:]))
+        if done.error is not None:
+            raise done.error
+        return done.counts
+
+
+@define(eq=False)
+class _Upload:
+    """An upload on its way into the database. What is wrong with it is kept, not raised: others share the transaction."""
+
+    user_id: UserId
+    device_id: DeviceId
+    upload: KeyUpload
+    list_data: dict[str, Any] = field(factory=dict)
+    keys_data: dict[str, Any] = field(factory=dict)
+    counts: dict[str, int] = field(factory=dict)
+    error: MatrixError | None = None
+
+    def rows(self) -> list[tuple[str, str, dict[str, Any]]]:
+        rows: list[tuple[str, str, dict[str, Any]]] = []
+        if self.upload.device_keys is not None:
+            rows.append((DEVICE_LIST, self.user_id, self.list_data))
+        if self.upload.has_keys:
+            rows.append((ONE_TIME_KEYS, self.user_id, self.keys_data))
+        return rows
+
+    def save(self, conn: Connection, position: int) -> None:
+        self.error = None
+        self.list_data["device_ids"], self.keys_data["device_ids"] = [], []
+        try:
+            self._save(conn, position)
+        except MatrixError as error:
+            self.error = error
+
+    def _save(self, conn: Connection, position: int) -> None:
+        """What is checked is checked before anything is written."""
+        user_id, device_id, upload = self.user_id, self.device_id, self.upload
+        known = _load_known(conn, user_id, device_id, [key.key_id for key in upload.one_time_keys])
         new = _new_keys(upload.one_time_keys, known)
-        device_keys = upload.device_keys if upload.device_keys != known.device_keys else None
-        if device_keys is not None or new or upload.fallback_keys:
-            await self._save(user_id, device_id, KeyUpload(device_keys, new, upload.fallback_keys), known)
-        counts = dict(known.counts.one_time)
+        self.counts = dict(known.counts.one_time)
         for key in new:
-            counts[key.algorithm] = counts.get(key.algorithm, 0) + 1
-        return counts
-
-    async def _save(self, user_id: UserId, device_id: DeviceId, upload: KeyUpload, known: _Known) -> None:
-        data: dict[str, Any] = {"device_ids": [device_id]}
-        keys = upload.device_keys
-
-        def save(conn: Connection, position: int) -> None:
-            store.save_one_time_keys(conn, user_id, device_id, position, upload.one_time_keys)
+            self.counts[key.algorithm] = self.counts.get(key.algorithm, 0) + 1
+        if upload.device_keys is not None and upload.device_keys != known.device_keys:
+            self._save_device_keys(conn, position, upload.device_keys, known.device_keys)
+        if new or upload.fallback_keys:
+            store.save_one_time_keys(conn, user_id, device_id, position, new)
             store.save_fallback_keys(conn, user_id, device_id, upload.fallback_keys)
-            if keys is None:
-                return
-            store.save_device_keys(conn, user_id, device_id, keys)
-            if known.device_keys is not None and _identity(known.device_keys) != _identity(keys):
-                delete_signatures(conn, user_id, [device_id])
-            data["prev"] = save_device_list_change(conn, user_id, position)
+            self.keys_data["device_ids"] = [device_id]
 
-        if keys is None:
-            item = LogItem(ONE_TIME_KEYS, user_id, data, save)
-        else:
-            also = [(ONE_TIME_KEYS, user_id, {"device_ids": [device_id]})] if upload.has_keys else []
-            item = LogItem(DEVICE_LIST, user_id, data, save, also)
-        await self.log_writer.submit(item)
+    def _save_device_keys(self, conn: Connection, position: int, keys: bytes, before: bytes | None) -> None:
+        store.save_device_keys(conn, self.user_id, self.device_id, keys)
+        if before is not None and _identity(before) != _identity(keys):
+            delete_signatures(conn, self.user_id, [self.device_id])
+        self.list_data["prev"] = save_device_list_change(conn, self.user_id, position)
+        self.list_data["device_ids"] = [self.device_id]
 
 
 def _load_known(conn: Connection, user_id: UserId, device_id: DeviceId, key_ids: list[str]) -> _Known:

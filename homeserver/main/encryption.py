@@ -38,6 +38,7 @@ def build_encryption(core: Core, remote: RemoteKeys | None = None) -> Encryption
     uploads = KeyUploads(database, log)
     to_device = ToDevice(core.server_name, database, log, core.clock)
     log.follow(remote_devices.on_rows)
+    log.follow(queries.on_rows)
     return EncryptionServices(
         uploads,
         queries,

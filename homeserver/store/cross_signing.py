@@ -37,10 +37,13 @@ _SIGNATURES = select(
     key_signatures.c.signer_user_id,
     key_signatures.c.signer_key_id,
     key_signatures.c.signature,
-).where(
+)
+_BY_THEMSELVES = _SIGNATURES.where(
     key_signatures.c.user_id.in_(bindparam("users", expanding=True)),
-    (key_signatures.c.signer_user_id == key_signatures.c.user_id)
-    | (key_signatures.c.signer_user_id == bindparam("viewer")),
+    key_signatures.c.signer_user_id == key_signatures.c.user_id,
+)
+_BY_SIGNER = _SIGNATURES.where(
+    key_signatures.c.signer_user_id == bindparam("signer"), key_signatures.c.user_id != bindparam("signer")
 )
 _UPSERT_KEY = upsert(cross_signing_keys)
 _UPSERT_SIGNATURE = upsert(key_signatures)
@@ -65,16 +68,21 @@ def delete_cross_signing_keys(conn: Connection, user_id: str) -> None:
     conn.execute(delete(key_signatures).where(key_signatures.c.user_id == user_id))
 
 
-def load_signatures(conn: Connection, user_ids: Collection[UserId], viewer: str) -> list[KeySignature]:
-    """Of the users' keys: those by themselves, and those by the viewer ("" for nobody's).
+def load_own_signatures(conn: Connection, user_ids: Collection[UserId]) -> list[KeySignature]:
+    """What the users signed of their own keys: for everybody to see.
 
     Spec: client-server-api#key-and-signature-security
     """
     return [
         KeySignature(*row)
         for chunk in chunked(user_ids)
-        for row in conn.execute(_SIGNATURES, {"users": list(chunk), "viewer": viewer})
+        for row in conn.execute(_BY_THEMSELVES, {"users": list(chunk)})
     ]
+
+
+def load_signatures_by(conn: Connection, signer: UserId) -> list[KeySignature]:
+    """What somebody signed of others' keys: for the signer alone to see."""
+    return [KeySignature(*row) for row in conn.execute(_BY_SIGNER, {"signer": signer})]
 
 
 def save_signatures(conn: Connection, signatures: Sequence[KeySignature], position: int) -> None:

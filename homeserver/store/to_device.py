@@ -64,11 +64,6 @@ def save_transaction(conn: Connection, sender: str, device_id: str, txn_id: str,
     return conn.execute(_INSERT_TRANSACTION, values).rowcount == 1
 
 
-def load_has_transaction(conn: Connection, sender: str, device_id: str, txn_id: str) -> bool:
-    statement = select(t.c.received_ts_ms).where(t.c.sender == sender, t.c.device_id == device_id, t.c.txn_id == txn_id)
-    return conn.execute(statement).first() is not None
-
-
 def delete_old_transactions(conn: Connection, before_ts_ms: int) -> None:
     conn.execute(delete(t).where(t.c.received_ts_ms < before_ts_ms))
 

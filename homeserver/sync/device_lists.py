@@ -31,7 +31,7 @@ _NO_CHANGES = ListChanges(frozenset(), frozenset(), 0)
 def is_list_change(row: LogRow) -> bool:
     """The row changed what others see of the devices or keys of the user it is keyed by."""
     if row.kind == DEVICE_LIST:
-        return True
+        return bool(row.data["device_ids"] or row.data.get("signing_keys"))
     return row.kind == "device" and bool(row.data.get("deleted") or row.data.get("renamed"))
 
 

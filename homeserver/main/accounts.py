@@ -15,6 +15,7 @@ from homeserver.accounts.filters import Filters
 from homeserver.accounts.interactive_auth import InteractiveAuth
 from homeserver.accounts.last_seen import LastSeen
 from homeserver.accounts.logins import Logins
+from homeserver.accounts.openid import OpenIdTokens
 from homeserver.accounts.passwords import PasswordCheck, PasswordHashes
 from homeserver.accounts.ports import Limiter, ProfilePropagation, RoomDeparture
 from homeserver.accounts.profiles import Profiles
@@ -31,24 +32,30 @@ from homeserver.accounts.stages import (
 from homeserver.clientapi.account_data import AccountDataEndpoints
 from homeserver.clientapi.account_management import AccountManagement
 from homeserver.clientapi.account_moderation import AccountModeration
+from homeserver.clientapi.calls import CallEndpoints
 from homeserver.clientapi.capabilities import Capabilities
 from homeserver.clientapi.devices import DeviceEndpoints
 from homeserver.clientapi.filter import FilterEndpoints
 from homeserver.clientapi.login import LoginEndpoints
+from homeserver.clientapi.openid import OpenIdEndpoints
 from homeserver.clientapi.profiles import ProfileEndpoints
 from homeserver.clientapi.registration import RegistrationEndpoints
 from homeserver.clientapi.shared_secret_registration import SharedSecretEndpoints
 from homeserver.clientapi.tags import TagEndpoints
+from homeserver.clientapi.third_party import ThirdPartyEndpoints
 from homeserver.clientapi.versions import Versions
 from homeserver.clientapi.wellknown import WellKnown
 from homeserver.main.core import Core
 from homeserver.rooms.config import RoomsConfig
+from homeserver.runtime.config_sections import RtcConfig, TurnConfig
 
 # What is true beyond the specification's versions. Each entry has a test.
 UNSTABLE_FEATURES = {
     "org.matrix.msc3814.v1": True,
+    "org.matrix.msc4143": True,
     "org.matrix.msc4222": True,
     "org.matrix.simplified_msc3575": True,
+    "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
 }
 
 
@@ -114,5 +121,8 @@ def build_accounts(
             AccountDataEndpoints(account_data),
             TagEndpoints(account_data),
             FilterEndpoints(filters),
+            OpenIdEndpoints(core.server_name, OpenIdTokens(database, clock)),
+            CallEndpoints(config.section(TurnConfig), config.section(RtcConfig), clock),
+            ThirdPartyEndpoints(),
         ],
     )

@@ -17,7 +17,9 @@ from homeserver.clientapi.room_messages import RoomMessages
 from homeserver.clientapi.room_sending import RoomSending
 from homeserver.clientapi.room_summary import RoomSummaryEndpoints
 from homeserver.clientapi.room_upgrades import RoomUpgradeEndpoints
+from homeserver.clientapi.spaces import SpaceEndpoints
 from homeserver.clientapi.typing import TypingEndpoints
+from homeserver.clientapi.user_directory import UserDirectoryEndpoints
 from homeserver.main.core import Core
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.config import RoomsConfig
@@ -25,6 +27,7 @@ from homeserver.rooms.creation import RoomCreation
 from homeserver.rooms.departures import RoomDepartures
 from homeserver.rooms.directory import RoomDirectory
 from homeserver.rooms.guest_removal import GuestRemoval
+from homeserver.rooms.hierarchy import SpaceHierarchies
 from homeserver.rooms.member_content import MemberContents
 from homeserver.rooms.membership import RoomMembership
 from homeserver.rooms.paging import Paging
@@ -89,6 +92,8 @@ def build_rooms(core: Core) -> RoomServices:
             RoomMembershipEndpoints(membership, aliases, core.memberships),
             RoomAliasEndpoints(aliases),
             RoomDirectoryEndpoints(config, core.server_name, directory, public_rooms, remote),
+            SpaceEndpoints(SpaceHierarchies(core.heads, core.events, summaries), core.memberships),
+            UserDirectoryEndpoints(core.database),
             RoomSummaryEndpoints(summaries, aliases),
             RoomUpgradeEndpoints(RoomUpgrades(creation)),
             ReceiptEndpoints(Receipts(core.database, core.clock, views, core.log)),

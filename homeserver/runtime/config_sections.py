@@ -59,6 +59,22 @@ class LogConfig:
     )
 
 
+@section("turn")
+class TurnConfig:
+    """TURN servers, over which calls go where the two ends can't reach each other."""
+
+    uris: list[str] = setting([], help='Such as "turn:turn.example.org?transport=udp". Empty: there is none.')
+    shared_secret: str = setting("", help="The secret that the TURN servers have too (static-auth-secret of coturn).")
+    lifetime_ms: int = setting(3_600_000, help="How long credentials are good.", minimum=60_000)
+
+
+@section("rtc")
+class RtcConfig:
+    """MatrixRTC, by which calls of many are made."""
+
+    livekit_service_urls: list[str] = setting([], help="Where clients ask for access to LiveKit, the best one first.")
+
+
 @section("metrics")
 class MetricsConfig:
     """Figures for Prometheus, at /metrics on listeners with the resource 'metrics'."""
@@ -121,6 +137,8 @@ ALL_SECTIONS: Final[tuple[type, ...]] = (
     ListenersConfig,
     DatabaseConfig,
     LogConfig,
+    TurnConfig,
+    RtcConfig,
     MetricsConfig,
     PresenceConfig,
     FederationConfig,

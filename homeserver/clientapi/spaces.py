@@ -1,0 +1,91 @@
+"""Spaces, and rooms that two users share.
+
+Spec: client-server-api#spaces
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from homeserver.accounts.requester import Requester
+from homeserver.folds.memberships import Memberships
+from homeserver.matrix.errors import InvalidParam
+from homeserver.matrix.ids import RoomId, parse_room_id, parse_user_id
+from homeserver.rooms.hierarchy import MAX_DEPTH, SpaceHierarchies, Walk, parse_walk
+from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 100
+MUTUAL_PAGE = 100
+
+
+class HierarchyPath(msgspec.Struct):
+    room_id: str
+
+
+class HierarchyQuery(msgspec.Struct):
+    suggested_only: bool = False
+    limit: int = DEFAULT_LIMIT
+    max_depth: int | None = None
+    from_: str | None = msgspec.field(name="from", default=None)
+
+
+class MutualQuery(msgspec.Struct):
+    user_id: str
+    from_: str | None = msgspec.field(name="from", default=None)
+
+
+class SpaceEndpoints:
+    def __init__(self, hierarchies: SpaceHierarchies, memberships: Memberships) -> None:
+        self._hierarchies = hierarchies
+        self._memberships = memberships
+
+    @endpoint(
+        "GET",
+        "/_matrix/client/v1/rooms/{room_id}/hierarchy",
+        auth=Auth.GUEST_OK,
+        tag="Spaces",
+        aliases=("/_matrix/client/unstable/org.matrix.msc2946/rooms/{room_id}/hierarchy",),
+        spec="client-server-api#get_matrixclientv1roomsroomidhierarchy",
+    )
+    async def get_hierarchy(self, requester: Requester, path: HierarchyPath, query: HierarchyQuery) -> JsonObject:
+        walk = _parse_walk(query)
+        limit = max(1, min(query.limit, MAX_LIMIT))
+        rooms, more = await self._hierarchies.load(parse_room_id(path.room_id), requester.user_id, walk, limit)
+        return {"rooms": rooms, **({} if more is None else {"next_batch": more})}
+
+    @endpoint(
+        "GET",
+        "/_matrix/client/v1/mutual_rooms",
+        auth=Auth.USER,
+        tag="Mutual rooms",
+        aliases=("/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms",),
+        spec="client-server-api#get_matrixclientv1mutual_rooms",
+    )
+    async def get_mutual_rooms(self, requester: Requester, query: MutualQuery) -> JsonObject:
+        user_id = parse_user_id(query.user_id)
+        if user_id == requester.user_id:
+            raise InvalidParam("user_id", "must be another user's")
+        rooms = await self._memberships.load_many([requester.user_id, user_id])
+        theirs = {room_id for room_id, row in rooms[user_id].items() if row.membership == "join"}
+        shared = sorted(
+            room_id
+            for room_id, row in rooms[requester.user_id].items()
+            if row.membership == "join" and room_id in theirs
+        )
+        after = RoomId("" if query.from_ is None else parse_room_id(query.from_, "from"))
+        page = [room_id for room_id in shared if room_id > after]
+        more = {"next_batch": page[MUTUAL_PAGE - 1]} if len(page) > MUTUAL_PAGE else {}
+        return {"joined": page[:MUTUAL_PAGE], "count": len(shared), **more}
+
+
+def _parse_walk(query: HierarchyQuery) -> Walk:
+    """Raises: InvalidParam, also when a token comes with other parameters than those that it was given for."""
+    max_depth = MAX_DEPTH if query.max_depth is None else max(0, min(query.max_depth, MAX_DEPTH))
+    asked = Walk(query.suggested_only, max_depth)
+    if query.from_ is None:
+        return asked
+    walk = parse_walk(query.from_)
+    if (walk.suggested_only, walk.max_depth) != (asked.suggested_only, asked.max_depth):
+        raise InvalidParam("from", "the token is for other parameters")
+    return walk

@@ -1,0 +1,81 @@
+"""Finding users, OpenID tokens, TURN credentials, transports of calls, third-party networks."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from typing import Any
+
+SEARCH = "/user_directory/search"
+USERINFO = "/_matrix/federation/v1/openid/userinfo"
+TRANSPORTS = "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports"
+
+
+def found(client: Any, term: str, **more: Any) -> list[str]:
+    return [user["user_id"] for user in client.post(SEARCH, {"search_term": term, **more})["results"]]
+
+
+def test_users_are_found_by_those_who_may_know_of_them(hearth: Any) -> None:
+    alice, bob, carol, dave = (hearth.register(name) for name in ("alice", "bob", "carol", "dave"))
+    carol.put("/profile/{}/displayname", {"displayname": "Zoë Quinn"}, at=[carol.user_id])
+    carol.put("/profile/{}/avatar_url", {"avatar_url": "mxc://test.example/a"}, at=[carol.user_id])
+    private = alice.create_room(invite=[bob.user_id])
+    bob.join(private)
+    carol.create_room(visibility="public", preset="public_chat")
+    assert found(alice, "bob") == [bob.user_id]
+    assert found(alice, "dave") == []
+    assert found(dave, "bob") == []
+    assert alice.post(SEARCH, {"search_term": "zoË"})["results"] == [
+        {"user_id": carol.user_id, "display_name": "Zoë Quinn", "avatar_url": "mxc://test.example/a"}
+    ]
+    assert found(alice, "quinn zoë") == [carol.user_id]
+    assert found(alice, "alice") == []
+    everybody = alice.post(SEARCH, {"search_term": "test.example", "limit": 1})
+    assert (len(everybody["results"]), everybody["limited"]) == (1, True)
+    assert alice.post(SEARCH, {"search_term": "x" * 300}, expect=400)["errcode"] == "M_INVALID_PARAM"
+
+
+def test_an_openid_token_says_whose_it_is(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    path = "/user/{}/openid/request_token"
+    given = alice.post(path, at=[alice.user_id])
+    assert (given["token_type"], given["matrix_server_name"], given["expires_in"]) == ("Bearer", "test.example", 3600)
+    third_party = hearth.client()
+    assert third_party.get(USERINFO, query={"access_token": given["access_token"]}) == {"sub": alice.user_id}
+    unknown = third_party.get(USERINFO, query={"access_token": "other"}, expect=401)
+    assert unknown["errcode"] == "M_UNKNOWN_TOKEN"
+    assert third_party.get(USERINFO, expect=400)["errcode"] == "M_MISSING_PARAM"
+    assert bob.post(path, at=[alice.user_id], expect=403)["errcode"] == "M_FORBIDDEN"
+
+
+def test_turn_credentials_can_be_checked_by_the_turn_server(start_local: Any) -> None:
+    uris = ["turn:turn.example.org?transport=udp"]
+    hearth = start_local({"turn": {"uris": uris, "shared_secret": "between us"}})
+    alice = hearth.register("alice")
+    given = alice.get("/voip/turnServer")
+    assert given["uris"] == uris
+    assert given["ttl"] == 3600
+    expiry, _, user_id = given["username"].partition(":")
+    assert user_id == alice.user_id
+    assert int(expiry) > 1_700_000_000
+    digest = hmac.new(b"between us", given["username"].encode(), hashlib.sha1).digest()
+    assert given["password"] == base64.b64encode(digest).decode()
+
+
+def test_without_turn_servers_there_are_none(hearth: Any) -> None:
+    assert hearth.register("alice").get("/voip/turnServer", expect=404)["errcode"] == "M_NOT_FOUND"
+
+
+def test_transports_come_from_the_configuration(start_local: Any) -> None:
+    url = "https://livekit.example.org"
+    alice = start_local({"rtc": {"livekit_service_urls": [url]}}).register("alice")
+    assert alice.get(TRANSPORTS) == {"rtc_transports": [{"type": "livekit", "livekit_service_url": url}]}
+
+
+def test_there_are_no_third_party_networks(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    assert alice.get("/thirdparty/protocols") == {}
+    assert alice.get("/thirdparty/location") == alice.get("/thirdparty/user") == []
+    for kind in ("protocol", "location", "user"):
+        assert alice.get(f"/thirdparty/{kind}/irc", expect=404)["errcode"] == "M_NOT_FOUND"

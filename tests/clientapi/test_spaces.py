@@ -1,0 +1,83 @@
+"""Spaces and mutual rooms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HIERARCHY = "/_matrix/client/v1/rooms/{}/hierarchy"
+MUTUAL = "/_matrix/client/v1/mutual_rooms"
+
+
+def make_space(client: Any, **more: Any) -> str:
+    space: str = client.create_room(creation_content={"type": "m.space"}, preset="public_chat", **more)
+    return space
+
+
+def add(client: Any, space: str, room: str, **content: Any) -> None:
+    client.set_state(space, "m.space.child", {"via": ["test.example"], **content}, room)
+
+
+def ids(answer: Any) -> list[str]:
+    return [room["room_id"] for room in answer["rooms"]]
+
+
+def test_a_space_is_walked_in_order_and_in_pages(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    top, inner = make_space(alice, name="Top"), make_space(alice)
+    last, first, deep = (alice.create_room(preset="public_chat") for _ in range(3))
+    add(alice, top, last)
+    add(alice, top, first, order="a", suggested=True)
+    add(alice, top, inner, order="b")
+    add(alice, inner, deep)
+    add(alice, inner, top)  # a loop
+    whole = alice.get(HIERARCHY, at=[top])
+    assert ids(whole) == [top, first, inner, deep, last]
+    assert whole["rooms"][0]["name"] == "Top"
+    children = whole["rooms"][0]["children_state"]
+    assert [child["state_key"] for child in children] == [first, inner, last]
+    assert children[0]["content"] == {"via": ["test.example"], "order": "a", "suggested": True}
+    page = alice.get(HIERARCHY, at=[top], query={"limit": 2})
+    assert ids(page) == [top, first]
+    rest = alice.get(HIERARCHY, at=[top], query={"limit": 9, "from": page["next_batch"]})
+    assert ids(rest) == [inner, deep, last]
+    assert "next_batch" not in rest
+    assert ids(alice.get(HIERARCHY, at=[top], query={"max_depth": 1})) == [top, first, inner, last]
+    assert ids(alice.get(HIERARCHY, at=[top], query={"suggested_only": True})) == [top, first]
+    wrong = {"from": page["next_batch"], "max_depth": 1}
+    assert alice.get(HIERARCHY, at=[top], query=wrong, expect=400)["errcode"] == "M_INVALID_PARAM"
+    assert alice.get(HIERARCHY, at=[top], query={"from": "x"}, expect=400)["errcode"] == "M_INVALID_PARAM"
+
+
+def test_rooms_that_one_may_not_see_are_left_out(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    space = make_space(alice)
+    hidden, shown, gone = alice.create_room(), alice.create_room(preset="public_chat"), alice.create_room()
+    restricted = alice.create_room(
+        initial_state=[
+            {
+                "type": "m.room.join_rules",
+                "content": {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": space}]},
+            }
+        ]
+    )
+    for room in (hidden, shown, restricted, gone):
+        add(alice, space, room)
+    alice.set_state(space, "m.space.child", {}, gone)  # taken out of the space
+    assert ids(bob.get(HIERARCHY, at=[space])) == [space, shown]
+    bob.join(space)
+    found = bob.get(HIERARCHY, at=[space])
+    assert ids(found) == [space, shown, restricted]
+    assert found["rooms"][2]["allowed_room_ids"] == [space]
+    assert bob.get(HIERARCHY, at=[hidden], expect=403)["errcode"] == "M_FORBIDDEN"
+
+
+def test_mutual_rooms(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    shared = sorted(alice.create_room(preset="public_chat") for _ in range(2))
+    alice.create_room()
+    for room in shared:
+        bob.join(room)
+    assert alice.get(MUTUAL, query={"user_id": bob.user_id}) == {"joined": shared, "count": 2}
+    assert alice.get(MUTUAL, query={"user_id": bob.user_id, "from": shared[0]})["joined"] == [shared[1]]
+    assert alice.get(MUTUAL, query={"user_id": "@nobody:test.example"}) == {"joined": [], "count": 0}
+    assert alice.get(MUTUAL, query={"user_id": alice.user_id}, expect=400)["errcode"] == "M_INVALID_PARAM"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from homeserver.accounts.requester import Requester
 from homeserver.folds.events import EventCache
 from homeserver.rooms.client_events import Reader, encode, load_related
+from homeserver.rooms.relations import Relations
 from homeserver.rooms.view import RoomView
 from homeserver.runtime.clock import Clock
 from homeserver.store.events import StoredEvent
@@ -19,15 +20,18 @@ def array(items: Iterable[bytes]) -> bytes:
 class EventJson:
     """Encodes events for whoever asks."""
 
-    def __init__(self, events: EventCache, clock: Clock) -> None:
+    def __init__(self, events: EventCache, clock: Clock, relations: Relations) -> None:
         self._events = events
         self._clock = clock
+        self._relations = relations
 
     async def encode(self, view: RoomView, events: Sequence[StoredEvent], requester: Requester) -> list[bytes]:
         """Each event with its room id and `unsigned`, in order."""
-        related = await load_related(self._events, events, {view.room_id: view.head.version})
+        versions = {view.room_id: view.head.version}
+        related = await load_related(self._events, events, versions)
         reader = Reader(requester.user_id, requester.device_id)
         now_ms = self._clock.time_ms()
+        bundles = await self._relations.load_bundles(events, versions, requester.user_id, now_ms)
         return [
             encode(
                 event,
@@ -36,6 +40,7 @@ class EventJson:
                 membership=self._membership(view, event),
                 related=related,
                 with_room_id=True,
+                bundle=bundles.get(event.event_id),
             )
             for event in events
         ]

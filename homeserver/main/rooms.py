@@ -7,6 +7,7 @@ from attrs import frozen
 from homeserver.accounts.profiles import Profiles
 from homeserver.clientapi.event_json import EventJson
 from homeserver.clientapi.receipts import ReceiptEndpoints
+from homeserver.clientapi.relations import RelationEndpoints
 from homeserver.clientapi.reporting import ReportingEndpoints
 from homeserver.clientapi.room_aliases import RoomAliasEndpoints
 from homeserver.clientapi.room_creation import RoomCreationEndpoints
@@ -35,6 +36,7 @@ from homeserver.rooms.ports import NoFederation
 from homeserver.rooms.profile_propagation import RoomProfiles
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.receipts import Receipts
+from homeserver.rooms.relations import Relations
 from homeserver.rooms.reports import Reports
 from homeserver.rooms.sending import Sending
 from homeserver.rooms.state_policy import StatePolicy
@@ -50,6 +52,7 @@ class RoomServices:
     views: RoomViews
     paging: Paging
     membership: RoomMembership
+    relations: Relations
     directory: RoomDirectory
     typing: Typing
     profiles: RoomProfiles
@@ -68,7 +71,8 @@ def build_rooms(core: Core) -> RoomServices:
     views = RoomViews(core.database, core.heads, core.events, core.histories, core.memberships)
     public_rooms = PublicRooms(core.database)
     core.log.follow(public_rooms.on_rows)
-    json = EventJson(core.events, core.clock)
+    relations = Relations(core.database, core.events)
+    json = EventJson(core.events, core.clock, relations)
     sending = Sending(core.writer, core.events, Transactions(), membership, StatePolicy(aliases))
     summaries = RoomSummaries(core.server_name, core.heads, core.events, core.memberships, remote)
     directory = RoomDirectory(config, core.database, core.heads, core.log)
@@ -80,6 +84,7 @@ def build_rooms(core: Core) -> RoomServices:
         views,
         paging,
         membership,
+        relations,
         directory,
         typing,
         RoomProfiles(core.writer, core.memberships, contents),
@@ -88,6 +93,7 @@ def build_rooms(core: Core) -> RoomServices:
             RoomSending(sending),
             RoomEvents(views, json),
             RoomMessages(views, paging, json, core.log),
+            RelationEndpoints(views, relations, json),
             RoomCreationEndpoints(creation),
             RoomMembershipEndpoints(membership, aliases, core.memberships),
             RoomAliasEndpoints(aliases),

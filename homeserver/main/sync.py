@@ -78,6 +78,7 @@ def build_sync(
         core.unread,
         rooms.typing,
         push_rules,
+        rooms.relations,
     )
     if presence is not None:
         presence.follow(notifier.on_presence)
@@ -87,7 +88,7 @@ def build_sync(
     service = SyncService(sources, notifier, told)
     sliding = SlidingSync(sources, notifier, RoomLists(activity), SlidingExtensions(encrypted))
     legacy = LegacySync(service, core.heads, core.events, core.memberships)
-    json = EventJson(core.events, core.clock)
+    json = EventJson(core.events, core.clock, rooms.relations)
     return SyncServices(
         notifier,
         presence,

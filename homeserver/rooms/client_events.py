@@ -51,19 +51,23 @@ def encode(
     membership: str | None = "join",
     related: Related = NO_RELATED,
     with_room_id: bool = False,
+    bundle: bytes | None = None,
 ) -> bytes:
     """One event for a reader. membership: what the reader was to the room when the event was sent.
+
+    bundle: what relates to the event, as JSON (rooms/relations.py).
 
     Spec: client-server-api#definition-clientevent
     """
     pdu = event.pdu
     room = b',"room_id":%b' % orjson.dumps(pdu.room_id) if with_room_id else b""
     age_ms = max(0, now_ms - pdu.origin_server_ts)
-    return b'%b%b,"unsigned":{"age":%d%b}}' % (
+    return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
         base_json(event)[:-1],
         room,
         age_ms,
         _unsigned(event, reader, membership, related, with_room_id),
+        b"" if bundle is None else b',"m.relations":%b' % bundle,
     )
 
 

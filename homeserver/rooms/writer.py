@@ -25,8 +25,8 @@ from homeserver.matrix.build import build_pdu
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.hashing import encode_base64, reference_hash
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
-from homeserver.matrix.limits import MAX_ID_BYTES
 from homeserver.matrix.pdu import Pdu
+from homeserver.matrix.relations import THREAD, relation_of
 from homeserver.matrix.signing import SigningKey
 from homeserver.matrix.state_map import CREATE, StateKey
 from homeserver.matrix.versions import RoomVersion
@@ -260,11 +260,8 @@ def thread_root_of(pdu: Pdu) -> EventId | None:
 
     Spec: client-server-api#threading
     """
-    relation = pdu.content.get("m.relates_to")
-    if pdu.state_key is not None or not isinstance(relation, dict) or relation.get("rel_type") != "m.thread":
-        return None
-    root = relation.get("event_id")
-    return EventId(root) if isinstance(root, str) and len(root) <= MAX_ID_BYTES and "\0" not in root else None
+    relation = relation_of(pdu.content)
+    return relation.target if pdu.state_key is None and relation is not None and relation.rel_type == THREAD else None
 
 
 def _events_at(head: RoomHead, keys: Sequence[StateKey], known: _Known) -> dict[StateKey, StoredEvent]:

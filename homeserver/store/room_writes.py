@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import MembershipChange, StateDelta
+from homeserver.store.relations import save_relations
 from homeserver.store.snapshots import Snapshot, save_snapshots
 from homeserver.store.tables.rooms import (
     current_state,
@@ -141,6 +142,7 @@ def write_rooms(conn: Connection, writes: Sequence[tuple[RoomWrite, int]]) -> No
     _save_memberships(conn, placed)
     _save_heads(conn, [write for write, _ in writes])
     _save_transactions(conn, [write for write, _ in writes])
+    save_relations(conn, [new.event for new, _ in placed])
     _save_redactions(conn, [new for new, _ in placed if new.redacts is not None])
     for write, first in writes:
         if write.save is not None:

@@ -167,6 +167,7 @@ def _segment(
         upto=view.now,
         sees=(lambda event: build.sees(history, event)) if personal else None,
         membership_at=_membership_at(history),
+        with_bundles=request.after < recent.floor,
     )
 
 
@@ -203,6 +204,7 @@ def _build_whole(
         limited=limited or None,
         sees=None if sees_all and not build.ignored else (lambda event: build.sees(history, event)),
         membership_at=_membership_at(history),
+        with_bundles=True,
     )
     if segment is None:
         return None

@@ -9,8 +9,10 @@ from attrs import define, field
 
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.filters import Filter
-from homeserver.matrix.ids import RoomId, UserId
+from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.unread import Counts
+from homeserver.store.events import StoredEvent
 from homeserver.sync.request import SyncRequest
 
 if TYPE_CHECKING:
@@ -51,6 +53,21 @@ class PushRulesSource(Protocol):
         """The content of m.push_rules as JSON, with the predefined rules, after the newest log row of the
         user.
         """
+        ...
+
+
+class BundleSource(Protocol):
+    """Implemented by rooms/relations.py."""
+
+    def load_bundles(
+        self,
+        events: Collection[StoredEvent],
+        versions: Mapping[RoomId, RoomVersion],
+        reader: UserId,
+        now_ms: int,
+        /,
+    ) -> Awaitable[Mapping[EventId, bytes]]:
+        """For each of the events that has any, the JSON of what is bundled with it."""
         ...
 
 

@@ -10,7 +10,7 @@ afterwards.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from attrs import frozen
@@ -33,6 +33,7 @@ MAX_SEGMENTS = 2000
 SCANNED_EVENTS = 300
 
 NOBODY = UserId("")
+_NO_BUNDLES: Mapping[EventId, bytes] = {}
 
 SegmentKey = tuple[RoomId, int, int, str, bool]
 
@@ -50,6 +51,7 @@ class Segment:
     senders: frozenset[str]
     has_transactions: bool
     related: Related
+    bundles: Mapping[EventId, bytes]
     deltas: Changes
     membership_changed: bool
     receipts: Sequence[Receipt] = ()
@@ -98,10 +100,12 @@ def build_segment(
     receipts: Sequence[Receipt] = (),
     sees: Callable[[StoredEvent], bool] | None = None,
     membership_at: MembershipAt = joined_at,
+    with_bundles: bool = False,
 ) -> Segment | None:
     """None while something has to be loaded. limited: say so whatever the window says.
 
-    sees: whether the reader may have an event; None for one who may have all.
+    sees: whether the reader may have an event; None for one who may have all. with_bundles: the reader may have missed
+    relations of the events.
     """
     matches = _matcher(request.filter.room.timeline, head.room_id, sees)
     window = pick_window(log, head.state, after=after, upto=upto, limit=request.timeline_limit, matches=matches)
@@ -109,8 +113,19 @@ def build_segment(
     related = view.get_related(window.events, head)
     if view.missing_events != missing:
         return None
+    bundles = view.get_bundles(window.events, head) if with_bundles else _NO_BUNDLES
+    if bundles is None:
+        return None
     encoded = [
-        encode_event(event, None, view.now_ms, request.filter, membership=membership_at(event), related=related)
+        encode_event(
+            event,
+            None,
+            view.now_ms,
+            request.filter,
+            membership=membership_at(event),
+            related=related,
+            bundle=bundles.get(event.event_id),
+        )
         for event in window.events
     ]
     deltas = window.final if request.state_kind is not StateKind.BEFORE else {**window.changes, **window.untold}
@@ -122,6 +137,7 @@ def build_segment(
         frozenset(event.pdu.sender for event in window.events),
         any(event.txn_id is not None for event in window.events),
         related,
+        bundles,
         deltas,
         any(_concerns_summary(key) for key in window.final),
         receipts,
@@ -172,7 +188,13 @@ def personal_timeline(
     for index, event in enumerate(segment.window.events):
         if event.txn_id is not None and is_sender(event, reader):
             encoded[index] = encode_event(
-                event, reader, now_ms, filter, membership=membership_at(event), related=segment.related
+                event,
+                reader,
+                now_ms,
+                filter,
+                membership=membership_at(event),
+                related=segment.related,
+                bundle=segment.bundles.get(event.event_id),
             )
     return timeline_json(encoded, limited, segment.window.prev_batch)
 

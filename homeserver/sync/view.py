@@ -37,7 +37,7 @@ from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogWriter
 from homeserver.store.sync import Gap, LoadedGap, Receipt, load_gaps, load_receipts
-from homeserver.sync.ports import PushRulesSource, TypingSource, UnreadCounts
+from homeserver.sync.ports import BundleSource, PushRulesSource, TypingSource, UnreadCounts
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -96,6 +96,7 @@ class Sources:
     counts: UnreadCounts
     typing: TypingSource
     push_rules: PushRulesSource
+    relations: BundleSource
 
 
 class _Loaded(Generic[K, V]):
@@ -163,6 +164,8 @@ class View:
         self._receipts: _Loaded[RoomId, list[Receipt]] = _Loaded(recent, str)
         self._values: _Loaded[Lookup, Any] = _Loaded(recent, lambda lookup: lookup.subject)
         self._rooms_of: _Loaded[UserId, UserRooms] = _Loaded(recent, str)
+        self._bundles: dict[EventId, bytes] = {}
+        self._bundled: set[EventId] = set()  # for which it is known whether anything is bundled with them
         self._gaps: dict[Gap, LoadedGap] = {}
         self._absent: set[RoomId] = set()  # rooms of which we have no head
         self._events: dict[EventId, StoredEvent | None] = {}
@@ -236,6 +239,14 @@ class View:
         """The events that those events' `unsigned` quotes."""
         found = {event_id: self.get_event(event_id, head) for event_id in related_ids(events)}
         return {event_id: event for event_id, event in found.items() if event is not None}
+
+    def get_bundles(self, events: Collection[StoredEvent], head: RoomHead) -> Mapping[EventId, bytes] | None:
+        """What is bundled with events that the client may have missed relations of; None where that is needed."""
+        missing = [event for event in events if event.event_id not in self._bundled]
+        if missing:
+            self._needs.bundles.append((head, missing))
+            return None
+        return {event.event_id: bundle for event in events if (bundle := self._bundles.get(event.event_id)) is not None}
 
     def get_counts(self, room_id: RoomId) -> Counts | None:
         counts = self.sources.counts.get_counts(self.user_id, room_id) or self._counts.get(room_id)
@@ -324,6 +335,8 @@ class View:
             self._histories.put_all(histories, self._position())
         if needs.events:
             await self._load_events(needs.events)
+        if needs.bundles:
+            await self._load_bundles(needs.bundles)
         for after, room_ids in needs.receipts.items():
             at, receipts = await sources.database.read(load_receipts, room_ids, after, self.user_id)
             self._receipts.put_all(receipts, at)
@@ -359,6 +372,13 @@ class View:
         for event_id in wanted:
             self._events[event_id] = found.get(event_id)
 
+    async def _load_bundles(self, wanted: Sequence[tuple[RoomHead, Sequence[StoredEvent]]]) -> None:
+        """As of now: what comes in between is told by itself."""
+        events = [event for _, missing in wanted for event in missing]
+        versions = {head.room_id: head.version for head, _ in wanted}
+        self._bundles |= await self.sources.relations.load_bundles(events, versions, self.user_id, self.now_ms)
+        self._bundled.update(event.event_id for event in events)
+
     def _position(self) -> int:
         return self.sources.log_writer.position
 
@@ -378,6 +398,7 @@ class _Needs:
     receipts: dict[int, set[RoomId]] = field(factory=dict)
     rooms_of: set[UserId] = field(factory=set)
     lookups: set[Lookup] = field(factory=set)
+    bundles: list[tuple[RoomHead, Sequence[StoredEvent]]] = field(factory=list)
 
     @property
     def any(self) -> bool:
@@ -395,6 +416,7 @@ class _Needs:
             or self.receipts
             or self.rooms_of
             or self.lookups
+            or self.bundles
         )
 
 

@@ -26,6 +26,7 @@ from homeserver.matrix.signing import SigningKey
 from homeserver.matrix.versions import room_version
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.paging import Paging
+from homeserver.rooms.relations import Relations
 from homeserver.rooms.view import RoomViews
 from homeserver.rooms.writer import Draft, RoomWriter
 from homeserver.runtime.clock import ManualClock
@@ -151,6 +152,7 @@ class World:
             NoCounts(),
             self.typing,
             Rules(),
+            Relations(self.database, self.events),
         )
         self.service = SyncService(self.sources, self.notifier)
 

@@ -33,6 +33,7 @@ from homeserver.sync.window import Window, pick_window
 NAME: StateKey = ("m.room.name", "")
 AVATAR: StateKey = ("m.room.avatar", "")
 MAX_LAZY_MEMBERS = 2_000
+_NO_BUNDLES: Mapping[EventId, bytes] = {}
 
 
 @define
@@ -174,8 +175,10 @@ class RoomBuilder:
         keys, members = self._state(config, sent, head, windows)
         state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
         related = self.view.get_related(windows.shown.events, head)
+        is_whole = sent is None or windows.shown is not windows.changes
+        bundles = self.view.get_bundles(windows.shown.events, head) if is_whole else {}
         counts = self.view.get_counts(head.room_id)
-        if state is None or counts is None or not self.view.is_complete:
+        if state is None or counts is None or bundles is None or not self.view.is_complete:
             return None
         changed = windows.changes.final.keys()
         now = SentRoom(self.view.now, config, members)
@@ -187,7 +190,7 @@ class RoomBuilder:
             room["initial"] = True
         if head.room_id in self.direct:
             room["is_dm"] = True
-        self._add_timeline(room, sent, windows, related, history)
+        self._add_timeline(room, sent, windows, related, history, bundles)
         self._add_state(room, sent, keys, state)
         if self.request.shape is Shape.UNSTABLE:
             room["notification_count"], room["highlight_count"] = counts.total
@@ -204,11 +207,12 @@ class RoomBuilder:
         windows: _Windows,
         related: Mapping[EventId, StoredEvent],
         history: UserHistory,
+        bundles: Mapping[EventId, bytes],
     ) -> None:
         shown = windows.shown
         if sent is not None and not shown.events and not shown.limited:
             return
-        room["timeline"] = self._encode(shown.events, related, history)
+        room["timeline"] = self._encode(shown.events, related, history, bundles)
         room["prev_batch"] = f"t{shown.prev_batch}"
         room["limited"] = shown.limited
         room["num_live"] = sum(1 for event in shown.events if sent is not None and event.order > windows.after)
@@ -277,7 +281,11 @@ class RoomBuilder:
         return [event for event in events if event is not None]
 
     def _encode(
-        self, events: Sequence[StoredEvent], related: Mapping[EventId, StoredEvent], history: UserHistory | None
+        self,
+        events: Sequence[StoredEvent],
+        related: Mapping[EventId, StoredEvent],
+        history: UserHistory | None,
+        bundles: Mapping[EventId, bytes] = _NO_BUNDLES,
     ) -> list[orjson.Fragment]:
         def membership(event: StoredEvent) -> str | None:
             return None if history is None else history.membership_at(event.order) or "leave"
@@ -285,7 +293,13 @@ class RoomBuilder:
         return [
             orjson.Fragment(
                 encode_event(
-                    event, self._reader, self.view.now_ms, EMPTY_FILTER, membership=membership(event), related=related
+                    event,
+                    self._reader,
+                    self.view.now_ms,
+                    EMPTY_FILTER,
+                    membership=membership(event),
+                    related=related,
+                    bundle=bundles.get(event.event_id),
                 )
             )
             for event in events

@@ -1,0 +1,157 @@
+"""What relates to events: pages of it, threads, and what is bundled with the events themselves.
+
+Spec: client-server-api#aggregations-of-child-events
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import orjson
+from attrs import define, frozen
+
+from homeserver.folds.events import EventCache
+from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.matrix.relations import REPLACE, relation_of
+from homeserver.matrix.versions import RoomVersion
+from homeserver.rooms.client_events import encode
+from homeserver.rooms.view import RoomView, is_visible
+from homeserver.runtime.db import Database
+from homeserver.store import relations as store
+from homeserver.store.events import StoredEvent
+from homeserver.store.relations import MAX_RECURSION, Bundle
+
+Encoded = Mapping[EventId, bytes]
+NOTHING: Encoded = {}
+
+
+@frozen
+class RelatedPage:
+    """events: in the order asked for. end: where the next page begins; None at the end."""
+
+    events: Sequence[StoredEvent]
+    end: int | None
+
+
+@define(eq=False)
+class Relations:
+    database: Database
+    events: EventCache
+
+    async def load_page(
+        self,
+        view: RoomView,
+        target: EventId,
+        *,
+        rel_type: str | None,
+        event_type: str | None,
+        start: int | None,
+        stop: int | None,
+        limit: int,
+        backwards: bool,
+        recurse: bool,
+    ) -> RelatedPage:
+        """The visible events that relate to an event, between two places of the timeline."""
+        depth = MAX_RECURSION if recurse else 1
+        related = await self.database.read(store.load_related, view.room_id, target, depth)
+        low, high = (stop, start) if backwards else (start, stop)
+        wanted = [
+            found.event_id
+            for found in related
+            if (rel_type is None or found.rel_type == rel_type)
+            and (event_type is None or found.type == event_type)
+            and (low is None or found.order > low)
+            and (high is None or found.order <= high)
+        ]
+        events = await self._load(view.room_id, view.head.version, wanted)
+        visible = [event for event in events if is_visible(view, event)]
+        ordered = visible[::-1] if backwards else visible
+        page = ordered[:limit]
+        if len(ordered) <= limit or not page:
+            return RelatedPage(page, None)
+        return RelatedPage(page, page[-1].order - 1 if backwards else page[-1].order)
+
+    async def load_threads(
+        self, view: RoomView, before: int | None, limit: int, participant: UserId | None
+    ) -> RelatedPage:
+        """The roots of the room's threads, that with the newest event first."""
+        rows = await self.database.read(
+            store.load_threads, view.room_id, 2**62 if before is None else before, limit + 1, participant
+        )
+        roots = await self._load(view.room_id, view.head.version, [row.root for row in rows[:limit]])
+        visible = [event for event in roots if is_visible(view, event)]
+        return RelatedPage(visible, rows[limit - 1].latest if len(rows) > limit else None)
+
+    async def load_bundles(
+        self, events: Collection[StoredEvent], versions: Mapping[RoomId, RoomVersion], reader: UserId, now_ms: int
+    ) -> Encoded:
+        """For each of the events that has any, what is bundled with it, as JSON.
+
+        Spec: client-server-api#aggregations-of-child-events
+        """
+        wanted = [(event.pdu.room_id, event.event_id) for event in events if event.redacted_by is None]
+        bundles = await self.database.read(store.load_bundles, wanted, reader) if wanted else {}
+        if not bundles:
+            return NOTHING
+        by_id = {event.event_id: event for event in events}
+        rooms = {event_id: by_id[event_id].pdu.room_id for event_id in bundles}
+        quoted = await self._load_quoted(bundles, rooms, versions)
+        return {
+            event_id: encoded
+            for event_id, bundle in bundles.items()
+            if (encoded := _encode(by_id[event_id], bundle, quoted, reader, now_ms)) is not None
+        }
+
+    async def _load_quoted(
+        self, bundles: Mapping[EventId, Bundle], rooms: Mapping[EventId, RoomId], versions: Mapping[RoomId, RoomVersion]
+    ) -> Mapping[EventId, StoredEvent]:
+        wanted = {}
+        for event_id, bundle in bundles.items():
+            for quoted in (*bundle.edits, bundle.thread_latest):
+                if quoted is not None:
+                    wanted[quoted] = rooms[event_id]
+        return await self.events.load_many(wanted, dict(versions))
+
+    async def _load(self, room_id: RoomId, version: RoomVersion, ids: Sequence[EventId]) -> list[StoredEvent]:
+        found = await self.events.load_many(dict.fromkeys(ids, room_id), {room_id: version})
+        return [found[event_id] for event_id in ids if event_id in found]
+
+
+def _encode(
+    event: StoredEvent, bundle: Bundle, quoted: Mapping[EventId, StoredEvent], reader: UserId, now_ms: int
+) -> bytes | None:
+    parts = []
+    edit = _newest_edit(event, [quoted[event_id] for event_id in bundle.edits if event_id in quoted])
+    if edit is not None:
+        parts.append(b'"m.replace":%b' % encode(edit, None, now_ms, with_room_id=True))
+    if bundle.references:
+        chunk = [{"event_id": event_id} for event_id in bundle.references]
+        parts.append(b'"m.reference":%b' % orjson.dumps({"chunk": chunk}))
+    latest = quoted.get(bundle.thread_latest) if bundle.thread_latest is not None else None
+    if latest is not None:
+        participated = bundle.participated or event.pdu.sender == reader
+        parts.append(
+            b'"m.thread":{"latest_event":%b,"count":%d,"current_user_participated":%b}'
+            % (
+                encode(latest, None, now_ms, with_room_id=True),
+                bundle.thread_count,
+                b"true" if participated else b"false",
+            )
+        )
+    return b"{%b}" % b",".join(parts) if parts else None
+
+
+def _newest_edit(event: StoredEvent, candidates: Sequence[StoredEvent]) -> StoredEvent | None:
+    """Spec: client-server-api#server-side-aggregation-of-mreplace-relationships"""
+    relation = relation_of(event.pdu.content)
+    if event.pdu.state_key is not None or (relation is not None and relation.rel_type == REPLACE):
+        return None
+    valid = [edit for edit in candidates if _is_valid_edit(event, edit)]
+    return max(valid, key=lambda edit: (edit.pdu.origin_server_ts, edit.event_id), default=None)
+
+
+def _is_valid_edit(event: StoredEvent, edit: StoredEvent) -> bool:
+    """Spec: client-server-api#validity-of-replacement-events"""
+    pdu, original = edit.pdu, event.pdu
+    has_content = pdu.type == "m.room.encrypted" or isinstance(pdu.content.get("m.new_content"), dict)
+    return pdu.sender == original.sender and pdu.type == original.type and pdu.state_key is None and has_content

@@ -1,0 +1,167 @@
+"""Relations between the events of a room: pages of them, and what is told of them beside the event they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import Connection, Select, and_, func, insert, select
+
+from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.matrix.relations import REFERENCE, REPLACE, THREAD, relation_of
+from homeserver.store.events import StoredEvent, chunked
+from homeserver.store.tables.relations import event_relations as r
+from homeserver.store.tables.rooms import events as e
+
+MAX_RECURSION = 3
+MAX_RECURSED = 5_000
+MAX_REFERENCES = 100
+
+_INSERT = insert(r)
+_JOINED = r.join(e, and_(e.c.room_id == r.c.room_id, e.c.nid == r.c.nid))
+_THERE = (
+    e.c.timeline_order.is_not(None),
+    e.c.rejected.is_(None),
+    e.c.soft_failed.is_(False),
+    e.c.redacted_by.is_(None),
+)
+
+
+@frozen
+class RelatedEvent:
+    """An event that relates to another. order: its place in the timeline."""
+
+    event_id: EventId
+    order: int
+    rel_type: str
+    type: str
+
+
+@frozen
+class Bundle:
+    """What is told with an event. edits: candidates, newest first."""
+
+    edits: Sequence[EventId] = ()
+    references: Sequence[EventId] = ()
+    thread_count: int = 0
+    thread_latest: EventId | None = None
+    participated: bool = False
+
+
+@frozen
+class ThreadRow:
+    """A thread: its root, and the place of its newest event."""
+
+    root: EventId
+    latest: int
+
+
+def save_relations(conn: Connection, events: Collection[StoredEvent]) -> None:
+    rows = [row for event in events if "m.relates_to" in event.pdu.content and (row := _row(event)) is not None]
+    if rows:
+        conn.execute(_INSERT, rows)
+
+
+def _row(event: StoredEvent) -> dict[str, Any] | None:
+    relation = relation_of(event.pdu.content)
+    if relation is None:
+        return None
+    return {
+        "room_id": event.pdu.room_id,
+        "event_id": event.event_id,
+        "target_id": relation.target,
+        "rel_type": relation.rel_type,
+        "nid": event.nid,
+    }
+
+
+def load_related(conn: Connection, room_id: RoomId, target: EventId, depth: int) -> list[RelatedEvent]:
+    """What relates to the event, directly or (depth > 1) by way of others, oldest first; at most MAX_RECURSED."""
+    found: dict[EventId, RelatedEvent] = {}
+    targets: list[EventId] = [target]
+    for _ in range(depth):
+        level = [event for event in _load_level(conn, room_id, targets) if event.event_id not in found]
+        found |= {event.event_id: event for event in level}
+        targets = [event.event_id for event in level]
+        if not targets or len(found) >= MAX_RECURSED:
+            break
+    return sorted(found.values(), key=lambda event: event.order)[:MAX_RECURSED]
+
+
+def _load_level(conn: Connection, room_id: RoomId, targets: Sequence[EventId]) -> list[RelatedEvent]:
+    columns = (r.c.event_id, e.c.timeline_order, r.c.rel_type, e.c.type)
+    return [
+        RelatedEvent(*row)
+        for chunk in chunked(targets)
+        for row in conn.execute(
+            select(*columns)
+            .select_from(_JOINED)
+            .where(r.c.room_id == room_id, r.c.target_id.in_(chunk), *_THERE)
+            .limit(MAX_RECURSED)
+        )
+    ]
+
+
+def load_bundles(conn: Connection, wanted: Collection[tuple[RoomId, EventId]], reader: UserId) -> dict[EventId, Bundle]:
+    """Of those of the events that something relates to."""
+    by_room: dict[RoomId, list[EventId]] = {}
+    for room_id, event_id in wanted:
+        by_room.setdefault(room_id, []).append(event_id)
+    bundles: dict[EventId, Bundle] = {}
+    # One read finds the few of many events that anything relates to.
+    for ids in chunked([event_id for _, event_id in wanted], 300):
+        statement = select(r.c.room_id, r.c.target_id).where(
+            r.c.room_id.in_(list(by_room)), r.c.target_id.in_(ids), r.c.rel_type.in_((REPLACE, REFERENCE, THREAD))
+        )
+        targets = {(row[0], row[1]) for row in conn.execute(statement.distinct())}
+        for room_id, target in targets:
+            bundles[target] = _load_bundle(conn, room_id, target, reader)
+    return bundles
+
+
+def _load_bundle(conn: Connection, room_id: RoomId, target: EventId, reader: UserId) -> Bundle:
+    edits = conn.scalars(_related(room_id, target, REPLACE).limit(MAX_REFERENCES)).all()
+    references = conn.scalars(_related(room_id, target, REFERENCE).limit(MAX_REFERENCES)).all()
+    of_thread = (r.c.room_id == room_id, r.c.target_id == target, r.c.rel_type == THREAD, *_THERE)
+    count: int = conn.scalar(select(func.count()).select_from(_JOINED).where(*of_thread)) or 0
+    latest = conn.scalar(_related(room_id, target, THREAD).limit(1)) if count else None
+    own = select(r.c.event_id).select_from(_JOINED).where(*of_thread, e.c.sender == reader).limit(1)
+    participated = count > 0 and conn.execute(own).first() is not None
+    return Bundle(edits, references[::-1], count, latest, participated)
+
+
+def _related(room_id: RoomId, target: EventId, rel_type: str) -> Select[Any]:
+    """Newest first."""
+    return (
+        select(r.c.event_id)
+        .select_from(_JOINED)
+        .where(r.c.room_id == room_id, r.c.target_id == target, r.c.rel_type == rel_type, *_THERE)
+        .order_by(e.c.timeline_order.desc())
+    )
+
+
+def load_threads(
+    conn: Connection, room_id: RoomId, before: int, limit: int, participant: UserId | None
+) -> list[ThreadRow]:
+    """Threads whose newest event is before a place, the latest first; of a participant those that they took part in."""
+    latest = func.max(e.c.timeline_order)
+    statement = (
+        select(r.c.target_id, latest)
+        .select_from(_JOINED)
+        .where(r.c.room_id == room_id, r.c.rel_type == THREAD, *_THERE)
+        .group_by(r.c.target_id)
+        .having(latest < before)
+        .order_by(latest.desc())
+        .limit(limit)
+    )
+    if participant is not None:
+        own = (
+            select(r.c.target_id)
+            .select_from(_JOINED)
+            .where(r.c.room_id == room_id, r.c.rel_type == THREAD, e.c.sender == participant, *_THERE)
+        )
+        root = e.alias("root")
+        begun = select(root.c.event_id).where(root.c.room_id == room_id, root.c.sender == participant)
+        statement = statement.where(r.c.target_id.in_(own) | r.c.target_id.in_(begun))
+    return [ThreadRow(row[0], row[1]) for row in conn.execute(statement)]

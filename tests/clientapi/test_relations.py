@@ -1,0 +1,158 @@
+"""Relations, threads, and what is bundled with events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homeserver.runtime.db import engine_url, make_engine
+
+RELATIONS = "/_matrix/client/v1/rooms/{}/relations/{}"
+THREADS = "/_matrix/client/v1/rooms/{}/threads"
+
+
+@pytest.fixture
+def alice(hearth: Any) -> Any:
+    return hearth.register("alice")
+
+
+@pytest.fixture
+def bob(hearth: Any) -> Any:
+    return hearth.register("bob")
+
+
+@pytest.fixture
+def room(alice: Any, bob: Any) -> str:
+    room_id: str = alice.create_room(preset="public_chat")
+    bob.join(room_id)
+    return room_id
+
+
+def relate(client: Any, room: str, target: str, rel_type: str, body: str = "x", **more: Any) -> str:
+    relation = {"rel_type": rel_type, "event_id": target}
+    event_id: str = client.send(room, {"msgtype": "m.text", "body": body, "m.relates_to": relation, **more})
+    return event_id
+
+
+def edit(client: Any, room: str, target: str, body: str) -> str:
+    return relate(
+        client, room, target, "m.replace", f"* {body}", **{"m.new_content": {"msgtype": "m.text", "body": body}}
+    )
+
+
+def ids(answer: Any) -> list[str]:
+    return [event["event_id"] for event in answer["chunk"]]
+
+
+def test_relations_are_listed_by_kind_in_both_directions_and_pages(alice: Any, bob: Any, room: str) -> None:
+    root = alice.send(room, "root")
+    threaded = [relate(bob, room, root, "m.thread", str(n)) for n in range(4)]
+    edited = edit(alice, room, root, "better")
+    reaction = bob.send(
+        room, {"m.relates_to": {"rel_type": "m.annotation", "event_id": threaded[0], "key": "+1"}}, "m.reaction"
+    )
+    assert ids(alice.get(RELATIONS, at=(room, root))) == [edited, *threaded[::-1]]
+    assert ids(alice.get(RELATIONS + "/m.thread", at=(room, root), query={"dir": "f"})) == threaded
+    assert ids(alice.get(RELATIONS + "/m.replace/m.room.message", at=(room, root))) == [edited]
+    assert ids(alice.get(RELATIONS + "/m.replace/m.sticker", at=(room, root))) == []
+    deep = alice.get(RELATIONS, at=(room, root), query={"recurse": True})
+    assert ids(deep) == [reaction, edited, *threaded[::-1]]
+    assert deep["recursion_depth"] >= 3
+    for direction, expected in (("b", threaded[::-1]), ("f", threaded)):
+        query = {"dir": direction, "limit": 3}
+        first = alice.get(RELATIONS + "/m.thread", at=(room, root), query=query)
+        second = alice.get(RELATIONS + "/m.thread", at=(room, root), query={**query, "from": first["next_batch"]})
+        assert ids(first) + ids(second) == expected
+        assert "next_batch" not in second
+    stranger = alice.get(RELATIONS, at=(room, "$unknown"), expect=404)
+    assert stranger["errcode"] == "M_NOT_FOUND"
+
+
+def test_strangers_see_no_relations(hearth: Any, alice: Any) -> None:
+    private = alice.create_room()
+    root = alice.send(private, "root")
+    carol = hearth.register("carol")
+    assert carol.get(RELATIONS, at=(private, root), expect=403)["errcode"] == "M_FORBIDDEN"
+    assert carol.get(THREADS, at=[private], expect=403)["errcode"] == "M_FORBIDDEN"
+
+
+def bundled(client: Any, room: str, event_id: str) -> list[Any]:
+    """What each place that serves events has bundled with one."""
+    event = client.get("/rooms/{}/event/{}", at=(room, event_id))
+    messages = client.messages(room, limit=50)["chunk"]
+    context = client.get("/rooms/{}/context/{}", at=(room, event_id))["event"]
+    synced = client.sync(since=None, filter={"room": {"timeline": {"limit": 50}}})
+    timeline = synced["rooms"]["join"][room]["timeline"]["events"]
+    body = {"lists": {"l": {"ranges": [[0, 9]], "timeline_limit": 50, "required_state": []}}}
+    sliding = client.post("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", body)["rooms"][room][
+        "timeline"
+    ]
+    found = [event, context]
+    for events in (messages, timeline, sliding):
+        found += [item for item in events if item["event_id"] == event_id]
+    assert len(found) == 5
+    return [item["unsigned"].get("m.relations") for item in found]
+
+
+def test_the_newest_valid_edit_is_bundled_everywhere(alice: Any, bob: Any, room: str) -> None:
+    event_id = alice.send(room, "first")
+    assert bundled(alice, room, event_id) == [None] * 5
+    edit(alice, room, event_id, "second")
+    newest = edit(alice, room, event_id, "third")
+    edit(bob, room, event_id, "forged")
+    relate(alice, room, event_id, "m.replace", "no new content")
+    for relations in bundled(bob, room, event_id):
+        assert relations["m.replace"]["event_id"] == newest
+        assert relations["m.replace"]["content"]["m.new_content"]["body"] == "third"
+    alice.redact(room, newest)
+    for relations in bundled(bob, room, event_id):
+        assert relations["m.replace"]["content"]["m.new_content"]["body"] == "second"
+    alice.redact(room, event_id)
+    assert bundled(bob, room, event_id) == [None] * 5
+
+
+def test_threads_and_references_are_bundled(hearth: Any, alice: Any, bob: Any, room: str) -> None:
+    root = alice.send(room, "root")
+    relate(bob, room, root, "m.thread", "one")
+    latest = relate(bob, room, root, "m.thread", "two")
+    reference = relate(bob, room, root, "m.reference")
+    carol = hearth.register("carol")
+    carol.join(room)
+    for client, participated in ((alice, True), (bob, True), (carol, False)):
+        for relations in bundled(client, room, root):
+            thread = relations["m.thread"]
+            assert (thread["count"], thread["current_user_participated"]) == (2, participated)
+            assert thread["latest_event"]["event_id"] == latest
+            assert relations["m.reference"] == {"chunk": [{"event_id": reference}]}
+
+
+def test_threads_are_listed_by_their_newest_event(alice: Any, bob: Any, room: str) -> None:
+    roots = [alice.send(room, f"root {n}") for n in range(3)]
+    for root in roots:
+        relate(alice, room, root, "m.thread")
+    relate(bob, room, roots[0], "m.thread")
+    assert ids(alice.get(THREADS, at=[room])) == [roots[0], roots[2], roots[1]]
+    assert ids(bob.get(THREADS, at=[room], query={"include": "participated"})) == [roots[0]]
+    first = alice.get(THREADS, at=[room], query={"limit": 2})
+    assert ids(alice.get(THREADS, at=[room], query={"from": first["next_batch"]})) == [roots[1]]
+    assert first["chunk"][0]["unsigned"]["m.relations"]["m.thread"]["count"] == 2
+    assert alice.get(THREADS, at=[room], query={"include": "none"}, expect=400)["errcode"] == "M_INVALID_PARAM"
+
+
+def test_relations_that_were_stored_before_there_was_a_table_for_them_are_found(
+    hearth: Any, database_url: str, alice: Any, room: str
+) -> None:
+    root = alice.send(room, "root")
+    threaded = relate(alice, room, root, "m.thread")
+    alice.send(room, {"msgtype": "m.text", "body": "x", "m.relates_to": "nothing"})
+    hearth.stop()
+    engine = make_engine(engine_url(database_url, Path("/")))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE event_relations")
+        connection.exec_driver_sql("UPDATE schema_version SET version = 11")
+    engine.dispose()
+    hearth.start()
+    alice.base_url = hearth.url
+    assert ids(alice.get(RELATIONS, at=(room, root))) == [threaded]

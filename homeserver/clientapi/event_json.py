@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from homeserver.accounts.requester import Requester
+from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.rooms.client_events import Reader, encode, load_related
 from homeserver.rooms.relations import Relations
@@ -20,10 +21,11 @@ def array(items: Iterable[bytes]) -> bytes:
 class EventJson:
     """Encodes events for whoever asks."""
 
-    def __init__(self, events: EventCache, clock: Clock, relations: Relations) -> None:
+    def __init__(self, events: EventCache, clock: Clock, relations: Relations, erased: ErasedUsers) -> None:
         self._events = events
         self._clock = clock
         self._relations = relations
+        self._erased = erased
 
     async def encode(self, view: RoomView, events: Sequence[StoredEvent], requester: Requester) -> list[bytes]:
         """Each event with its room id and `unsigned`, in order."""
@@ -34,10 +36,10 @@ class EventJson:
         bundles = await self._relations.load_bundles(events, versions, requester.user_id, now_ms)
         return [
             encode(
-                event,
+                self._erased.shown(event, membership := self._membership(view, event)),
                 reader,
                 now_ms,
-                membership=self._membership(view, event),
+                membership=membership,
                 related=related,
                 with_room_id=True,
                 bundle=bundles.get(event.event_id),

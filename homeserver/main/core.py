@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import frozen
 
+from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories
 from homeserver.folds.memberships import Memberships
@@ -42,6 +43,7 @@ class Core:
     unread: Unread
     writer: RoomWriter
     serial: Serial
+    erased: ErasedUsers
 
 
 async def build_core(config: Config, reactor: Any, clock: Clock, database: Database) -> Core:
@@ -57,8 +59,10 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     heads = RoomHeads(database, events, memory.room_state_entries)
     unread = Unread(database, heads)
     writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
+    erased = ErasedUsers()
+    await erased.start(database)
     log.observe_rooms(heads)
-    for follower in (events.on_rows, memberships.on_rows, histories.on_rows, unread.on_rows):
+    for follower in (events.on_rows, memberships.on_rows, histories.on_rows, erased.on_rows, unread.on_rows):
         log.follow(follower)
     return Core(
         config,
@@ -75,4 +79,5 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
         unread,
         writer,
         Serial(clock),
+        erased,
     )

@@ -72,7 +72,7 @@ def build_rooms(core: Core) -> RoomServices:
     public_rooms = PublicRooms(core.database)
     core.log.follow(public_rooms.on_rows)
     relations = Relations(core.database, core.events)
-    json = EventJson(core.events, core.clock, relations)
+    json = EventJson(core.events, core.clock, relations, core.erased)
     sending = Sending(core.writer, core.events, Transactions(), membership, StatePolicy(aliases))
     summaries = RoomSummaries(core.server_name, core.heads, core.events, core.memberships, remote)
     directory = RoomDirectory(config, core.database, core.heads, core.log)

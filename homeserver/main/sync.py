@@ -79,6 +79,7 @@ def build_sync(
         rooms.typing,
         push_rules,
         rooms.relations,
+        core.erased,
     )
     if presence is not None:
         presence.follow(notifier.on_presence)
@@ -88,7 +89,7 @@ def build_sync(
     service = SyncService(sources, notifier, told)
     sliding = SlidingSync(sources, notifier, RoomLists(activity), SlidingExtensions(encrypted))
     legacy = LegacySync(service, core.heads, core.events, core.memberships)
-    json = EventJson(core.events, core.clock, rooms.relations)
+    json = EventJson(core.events, core.clock, rooms.relations, core.erased)
     return SyncServices(
         notifier,
         presence,

@@ -128,3 +128,7 @@ def delete_personal_data(conn: Connection, user_id: str) -> None:
     for table in (tables.profiles, tables.account_data, tables.filters):  # three tables, not rows
         conn.execute(delete(table).where(table.c.user_id == user_id))
     conn.execute(update(users).where(users.c.user_id == user_id).values(terms_accepted=None))
+
+
+def load_erased_users(conn: Connection) -> list[UserId]:
+    return list(conn.scalars(select(users.c.user_id).where(users.c.is_erased)))

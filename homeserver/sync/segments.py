@@ -118,11 +118,11 @@ def build_segment(
         return None
     encoded = [
         encode_event(
-            event,
+            view.sources.erased.shown(event, membership := membership_at(event)),
             None,
             view.now_ms,
             request.filter,
-            membership=membership_at(event),
+            membership=membership,
             related=related,
             bundle=bundles.get(event.event_id),
         )

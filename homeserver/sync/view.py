@@ -19,6 +19,7 @@ from attrs import define, field, frozen
 from sqlalchemy import Connection
 
 from homeserver.accounts.folded_cache import FoldedCache
+from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories, UserHistory
 from homeserver.folds.memberships import Memberships, UserRooms
@@ -97,6 +98,7 @@ class Sources:
     typing: TypingSource
     push_rules: PushRulesSource
     relations: BundleSource
+    erased: ErasedUsers
 
 
 class _Loaded(Generic[K, V]):

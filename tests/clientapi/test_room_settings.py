@@ -43,3 +43,35 @@ def test_what_was_set_for_a_room_goes_along_to_its_successor(hearth: Any) -> Non
     stranger = hearth.register("carol")
     stranger.join(new)
     assert stranger.get("/user/{}/rooms/{}/tags", at=(stranger.user_id, new))["tags"] == {}
+
+
+def test_events_of_erased_users_are_redacted_for_those_who_were_not_there(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    event_id = bob.send(room, "forget this")
+    auth = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": bob.user_id},
+        "password": "password of the tests",
+    }
+    session = bob.post("/account/deactivate", {"erase": True}, expect=401)["session"]
+    bob.post("/account/deactivate", {"erase": True, "auth": {**auth, "session": session}})
+    carol = hearth.register("carol")
+    carol.join(room)
+    for _ in range(2):
+        assert _contents(alice, room, event_id) == [{"msgtype": "m.text", "body": "forget this"}] * 4
+        assert _contents(carol, room, event_id) == [{}] * 4
+        hearth.restart()
+        alice.base_url = carol.base_url = hearth.url
+
+
+def _contents(client: Any, room: str, event_id: str) -> list[Any]:
+    """The event's content in each place that serves it."""
+    found = [client.get("/rooms/{}/event/{}", at=(room, event_id))]
+    found.append(client.get("/rooms/{}/context/{}", at=(room, event_id))["event"])
+    found += [event for event in client.messages(room, limit=50)["chunk"] if event["event_id"] == event_id]
+    synced = client.sync(since=None, filter={"room": {"timeline": {"limit": 50}}})
+    timeline = synced["rooms"]["join"][room]["timeline"]["events"]
+    found += [event for event in timeline if event["event_id"] == event_id]
+    return [event["content"] for event in found]

@@ -14,6 +14,7 @@ import orjson
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories
 from homeserver.folds.memberships import FORGOTTEN, Memberships
@@ -153,6 +154,7 @@ class World:
             self.typing,
             Rules(),
             Relations(self.database, self.events),
+            ErasedUsers(),
         )
         self.service = SyncService(self.sources, self.notifier)
 

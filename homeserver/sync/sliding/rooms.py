@@ -293,7 +293,7 @@ class RoomBuilder:
         return [
             orjson.Fragment(
                 encode_event(
-                    event,
+                    self.view.sources.erased.shown(event, membership(event)),
                     self._reader,
                     self.view.now_ms,
                     EMPTY_FILTER,

@@ -80,10 +80,11 @@ def _add_user_commands(users: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from homeserver.main.configuration import load_or_make
+    from homeserver.main.configuration import load, load_or_make
     from homeserver.main.process import run
 
-    return run(load_or_make(arguments.config, is_default=arguments.config == DEFAULT_CONFIG))
+    config = load_or_make(arguments.config, is_default=arguments.config == DEFAULT_CONFIG)
+    return run(config, lambda: load(arguments.config))
 
 
 def _install(arguments: argparse.Namespace) -> int:

@@ -6,13 +6,16 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.python.failure import Failure
 
 from homeserver.runtime.config import Config, ConfigError
-from homeserver.runtime.config_sections import LogConfig
+from homeserver.runtime.config_sections import LogConfig, RateLimitsConfig
 from homeserver.runtime.logging_setup import set_up_logging
+
+if TYPE_CHECKING:  # the server is imported once the reactor is installed
+    from homeserver.main.server import RunningServer
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +33,15 @@ def install_reactor() -> Any:
     return reactor
 
 
-def run(config: Config) -> int:
-    """Serve until a signal says stop; the exit code.
+def run(config: Config, reread: Callable[[], Config]) -> int:
+    """Serve until a signal says stop; the exit code. On SIGHUP the configuration is read again.
 
     Raises: ConfigError.
     """
     reactor = install_reactor()
     set_up_logging(config.section(LogConfig))
     outcome = _Outcome()
-    reactor.callWhenRunning(_start, config, reactor, outcome)
+    reactor.callWhenRunning(_start, config, reread, reactor, outcome)
     reactor.run(installSignalHandlers=False)
     if outcome.error is not None:
         raise outcome.error
@@ -81,17 +84,32 @@ def run_once(config: Config, act: Callable[[Any], Awaitable[object]]) -> object:
     return results[0]
 
 
+def reload(running: RunningServer, reread: Callable[[], Config]) -> None:
+    """Take on what can change while the server runs: rate limits, and how much is logged.
+
+    A configuration that is wrong is logged, and changes nothing.
+    """
+    try:
+        config = reread()
+    except ConfigError as error:
+        logger.error("The configuration stays as it was: %s", error)
+        return
+    running.services.limiter.reload(config.section(RateLimitsConfig))
+    logging.getLogger().setLevel(config.section(LogConfig).level.upper())
+
+
 class _Outcome:
     error: BaseException | None = None
 
 
-def _start(config: Config, reactor: Any, outcome: _Outcome) -> None:
+def _start(config: Config, reread: Callable[[], Config], reactor: Any, outcome: _Outcome) -> None:
     from twisted.internet.defer import Deferred
 
     from homeserver.main.server import start_server
 
     async def start() -> None:
         running = await start_server(config, reactor)
+        running.lifecycle.on_reload(lambda: reload(running, reread))
         running.lifecycle.install_signal_handlers()
         _announce(config)
 

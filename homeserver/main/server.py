@@ -25,6 +25,7 @@ from homeserver.runtime.lifecycle import HealthEndpoint, Lifecycle
 from homeserver.runtime.listeners import Listeners
 from homeserver.runtime.metrics import Metrics
 from homeserver.runtime.rate_limit import RateLimiter
+from homeserver.store.log_tail import LogTail
 
 
 @frozen
@@ -112,10 +113,13 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
         router.add(endpoints)
     lifecycle.draining.subscribe(services.sync.notifier.drain)
     lifecycle.on_stop("Services", services.stop)
+    tail = LogTail(services.core.database, services.core.log, services.core.clock)
+    lifecycle.on_stop("Log", tail.stop)
     await services.accounts.accounts.resume_departures()
     try:
         listeners.start()
     except BaseException:
         await services.stop()
         raise
+    tail.start()
     return RunningServer(services, listeners, lifecycle)

@@ -111,6 +111,11 @@ class RoomHeads:
         if write.room_id in self._loading:
             self._stale.add(write.room_id)
 
+    def on_foreign(self, room_id: RoomId) -> None:
+        self.drop(room_id)
+        if room_id in self._loading:
+            self._stale.add(room_id)
+
     def drop(self, room_id: RoomId) -> None:
         """Forget the room; the next one to need it reads it again."""
         room = self._rooms.pop(room_id, None)

@@ -14,6 +14,8 @@ Invariants:
   behind it fail with it (LostCompare), before its caller learns of it: none can be taken for a later head's child.
 - A batch that fails is tried again item by item, so a bad item harms itself alone.
 - When the outcome of a commit is unknown (the connection broke), the log itself says whether it is there.
+- Other processes write to the same log. Positions have no gaps, so a commit of ours that does not begin right behind what
+  followers have seen shows that others were first: their rows are read and told before ours.
 """
 
 from __future__ import annotations
@@ -27,14 +29,17 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from twisted.internet.defer import Deferred
 
-from homeserver.matrix.ids import EventId
+from homeserver.matrix.ids import EventId, RoomId
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow, load_rows, save_rows, take_positions
+from homeserver.store.log_rows import load_whole_rows
 from homeserver.store.room_writes import NewEvent, RoomWrite, load_transactions, lock_heads, write_rooms
 
 logger = logging.getLogger(__name__)
 
 BATCH_ITEMS = 256
+FOREIGN_ROWS = 1_000  # read at once
+MAX_POSITION = 2**62
 
 
 class LostCompare(Exception):
@@ -82,6 +87,10 @@ class WriteObserver(Protocol):
 
     def on_failed(self, write: RoomWrite, /) -> None: ...
 
+    def on_foreign(self, room_id: RoomId, /) -> None:
+        """Another process wrote the room."""
+        ...
+
 
 @define(eq=False)
 class _Queued:
@@ -113,6 +122,7 @@ class LogWriter:
     _in_flight: Deferred[None] | None = field(default=None, init=False)
     _followers: list[Follower] = field(factory=list, init=False)
     _rooms: WriteObserver | None = field(default=None, init=False)
+    _is_behind: bool = field(default=False, init=False)
 
     def follow(self, follower: Follower) -> None:
         """Give the follower all rows from now on. Followers are called in the order in which they came."""
@@ -128,11 +138,19 @@ class LogWriter:
         """
         deferred: Deferred[int] = Deferred(_ignore_cancel)
         self._queue.append(_Queued(item, deferred))
+        self._start()
+        return deferred
+
+    def catch_up(self) -> None:
+        """Read and tell what other processes have written since."""
+        self._is_behind = True
+        self._start()
+
+    def _start(self) -> None:
         if self._in_flight is None:
             self._in_flight = Deferred.fromCoroutine(self._drain())
             if self._in_flight.called:
                 self._in_flight = None
-        return deferred
 
     async def flush(self) -> None:
         """Wait until all that was submitted is written."""
@@ -142,7 +160,11 @@ class LogWriter:
             await waiting
 
     async def _drain(self) -> None:
-        while self._queue:
+        while self._queue or self._is_behind:
+            if self._is_behind:
+                self._is_behind = False
+                await self._read_foreign(MAX_POSITION)
+                continue
             batch, self._queue = self._queue[:BATCH_ITEMS], self._queue[BATCH_ITEMS:]
             await self._write(batch)
         self._in_flight = None
@@ -156,7 +178,25 @@ class LogWriter:
             else:
                 await self._write_one_by_one(batch)
             return
+        if done.rows and done.rows[0].position != self.position + 1:
+            await self._read_foreign(done.rows[0].position - 1)
         self._settle(batch, done)
+
+    async def _read_foreign(self, upto: int) -> None:
+        """Tell the followers of others' rows, up to a position. Those of the rooms' heads that they moved are read anew."""
+        while self.position < upto:
+            try:
+                rows = await self.database.read(load_whole_rows, self.position, upto, FOREIGN_ROWS)
+            except DBAPIError:  # the next poll, or the next commit of ours, tries again
+                logger.exception("What other processes wrote could not be read")
+                return
+            if not rows:
+                return
+            self.position = rows[-1].position
+            if self._rooms is not None:
+                for room_id in {row.key for row in rows if row.event is not None}:
+                    self._rooms.on_foreign(RoomId(room_id))
+            self._tell(rows)
 
     async def _write_one_by_one(self, batch: list[_Queued]) -> None:
         """Each item in a transaction of its own; what a failed write's room has behind it fails with it."""

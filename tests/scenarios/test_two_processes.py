@@ -1,0 +1,105 @@
+"""Two processes on one database: each follows what the other writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tests.kit.client import Client, timeline
+from tests.kit.servers import CHECKOUT
+
+PASSWORD = "password of the tests"
+
+
+def at(client: Client, server: Any) -> Client:
+    """The same user and device, by another process."""
+    other = client.another_device()
+    other.base_url = server.url
+    return other
+
+
+def until_refused(client: Client) -> int:
+    """Asks until the token is dead; how often it was still good."""
+    for count in range(2_000):
+        if client.send_raw("GET", "/_matrix/client/v3/account/whoami").status_code == 401:
+            return count
+    raise AssertionError("the token stayed good")
+
+
+def test_events_of_both_processes_reach_clients_of_both(start_local: Any) -> None:
+    one, two = start_local(), start_local()
+    alice, bob = one.register("alice"), one.register("bob")
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    here, there = at(alice, one), at(bob, two)
+    here.sync()
+    there.sync()
+    sent = []
+    with ThreadPoolExecutor(2) as threads:
+        for n in range(20):
+            pair = [threads.submit(here.send, room, f"a{n}"), threads.submit(there.send, room, f"b{n}")]
+            sent += [future.result(30) for future in pair]
+    for client in (here, there, at(alice, two), at(bob, one)):
+        found: list[str] = []
+        wanted = {"room": {"timeline": {"limit": 200}}}
+        while len(found) < len(sent):
+            events = timeline(client.sync(timeout=10_000, filter=wanted), room)
+            assert events, "an event did not come"
+            found += [event["event_id"] for event in events if event["type"] == "m.room.message"]
+        assert sorted(found) == sorted(sent)
+
+
+def test_a_token_that_one_process_revokes_dies_in_the_other(start_local: Any) -> None:
+    one, two = start_local(), start_local()
+    alice = one.register("alice")
+    there = at(alice, two)
+    there.get("/account/whoami")
+    alice.logout()
+    until_refused(there)
+
+
+def test_a_command_beside_a_running_server_is_followed(start_subprocess: Any) -> None:
+    server = start_subprocess()
+    alice = server.register("alice")
+    room = alice.create_room()
+    command = [
+        sys.executable,
+        "-m",
+        "homeserver.main",
+        "user",
+        "deactivate",
+        "alice",
+        "--config",
+        str(server.config_file),
+    ]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    until_refused(alice)
+    bob = server.register("bob")
+    assert bob.join(room, expect=403)["errcode"] == "M_FORBIDDEN"
+
+
+def test_a_hangup_rereads_the_configuration(start_subprocess: Any) -> None:
+    server = start_subprocess()
+    alice = server.register("alice")
+    path: Path = server.config_file
+    path.write_text(path.read_text().replace("enabled = false", "enabled = true", 1))
+    assert "[rate_limits]\nenabled = true" in path.read_text()
+    os.kill(server.pid, signal.SIGHUP)
+    path = "/_matrix/client/v3/user_directory/search"
+    for _ in range(2_000):
+        if alice.send_raw("POST", path, {"search_term": "x"}).status_code == 429:
+            return
+    raise AssertionError("the rate limits did not come into force")

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from attrs import define, field, frozen
 
 from homeserver.accounts.tokens import new_session_id
-from homeserver.matrix.errors import BadJson, Forbidden, MatrixError
+from homeserver.matrix.errors import BadJson, Forbidden, MatrixError, NotFound
 from homeserver.matrix.ids import UserId
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
@@ -117,6 +117,24 @@ class InteractiveAuth:
             raise await self._challenge(operation, flows, progress, failure) from None
         done = _Progress(progress.session_id, {**progress.completed, stage_type: record})
         return await self._conclude(operation, flows, done, is_news=True)
+
+    async def complete(self, session_id: str, stage_type: str, auth: Auth) -> None:
+        """Do one stage of a session in a browser; the client then goes on with the session alone.
+
+        Raises: NotFound when there is no such session or stage; StageFailed.
+
+        Spec: client-server-api#fallback
+        """
+        stage = self.stages.get(stage_type)
+        if not 0 < len(session_id) <= MAX_SESSION_ID_CHARS or "\0" in session_id or stage is None:
+            raise NotFound("No such authentication session or stage")
+        now_ms = self.clock.time_ms()
+        session = await self.database.read(store.load_session, session_id, now_ms)
+        if session is None:
+            raise NotFound("Unknown or expired authentication session")
+        completed = {**session.completed, stage_type: await stage.check(auth, None)}
+        expires_ts_ms = now_ms + self.session_lifetime_ms
+        await self.database.run(store.save_session, session_id, session.operation, completed, expires_ts_ms)
 
     async def _load(self, operation: Operation, auth: Auth) -> _Progress:
         session_id = auth.get("session")

@@ -32,6 +32,7 @@ from homeserver.accounts.stages import (
 from homeserver.clientapi.account_data import AccountDataEndpoints
 from homeserver.clientapi.account_management import AccountManagement
 from homeserver.clientapi.account_moderation import AccountModeration
+from homeserver.clientapi.auth_fallback import AuthFallback
 from homeserver.clientapi.calls import CallEndpoints
 from homeserver.clientapi.capabilities import Capabilities
 from homeserver.clientapi.devices import DeviceEndpoints
@@ -110,6 +111,7 @@ def build_accounts(
             WellKnown(public_base_url, config.section(WellKnownConfig)),
             Capabilities(config.section(RoomsConfig).default_version, login_tokens=login.login_tokens),
             RegistrationEndpoints(Registrations(core.server_name, registration, creator, auth, access, tokens), tokens),
+            AuthFallback(auth, registration),
             SharedSecretEndpoints(
                 SharedSecretRegistration(core.server_name, registration.shared_secret, clock, creator)
             ),

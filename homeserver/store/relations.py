@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import Connection, Select, and_, func, insert, select
+from sqlalchemy import Connection, Select, Text, and_, column, func, insert, select, values
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.relations import REFERENCE, REPLACE, THREAD, relation_of
@@ -105,19 +105,23 @@ def _load_level(conn: Connection, room_id: RoomId, targets: Sequence[EventId]) -
 
 def load_bundles(conn: Connection, wanted: Collection[tuple[RoomId, EventId]], reader: UserId) -> dict[EventId, Bundle]:
     """Of those of the events that something relates to."""
-    by_room: dict[RoomId, list[EventId]] = {}
-    for room_id, event_id in wanted:
-        by_room.setdefault(room_id, []).append(event_id)
     bundles: dict[EventId, Bundle] = {}
-    # One read finds the few of many events that anything relates to.
-    for ids in chunked([event_id for _, event_id in wanted], 300):
-        statement = select(r.c.room_id, r.c.target_id).where(
-            r.c.room_id.in_(list(by_room)), r.c.target_id.in_(ids), r.c.rel_type.in_((REPLACE, REFERENCE, THREAD))
-        )
-        targets = {(row[0], row[1]) for row in conn.execute(statement.distinct())}
-        for room_id, target in targets:
+    # Few of many events have any relations: those are found first.
+    for chunk in chunked(list(wanted), 300):
+        for room_id, target in {(row[0], row[1]) for row in conn.execute(_targets_among(chunk))}:
             bundles[target] = _load_bundle(conn, room_id, target, reader)
     return bundles
+
+
+def _targets_among(wanted: Sequence[tuple[RoomId, EventId]]) -> Select[Any]:
+    """Those of the events that are targets. A join with the values seeks once for each; two INs would multiply."""
+    asked = values(column("room_id", Text), column("event_id", Text), name="asked").data(list(wanted)).cte("asked")
+    return (
+        select(r.c.room_id, r.c.target_id)
+        .select_from(asked)
+        .join(r, and_(r.c.room_id == asked.c.room_id, r.c.target_id == asked.c.event_id))
+        .where(r.c.rel_type.in_((REPLACE, REFERENCE, THREAD)))
+    )
 
 
 def _load_bundle(conn: Connection, room_id: RoomId, target: EventId, reader: UserId) -> Bundle:

@@ -48,8 +48,6 @@ class SlidingSync:
         await self.extensions.acknowledge(request)
         if state is None:
             self.connections.begin(key)
-        elif self._is_up_to_date(request, state) and request.timeout_ms <= 0:
-            return _encode(request, {"lists": _counts(state.counts), "rooms": {}, "extensions": {}}, state)
         clock = self.sources.clock
         deadline_ms = clock.monotonic_ms() + request.timeout_ms
         is_news = True
@@ -61,15 +59,23 @@ class SlidingSync:
                 return _encode(request, built.answer, built.state)
             is_news = await self.notifier.wait(request.user_id, rooms, left_ms)
 
-    def _is_up_to_date(self, request: SlidingRequest, state: ConnectionState) -> bool:
-        """Nothing happened on the server since, and the request asks for nothing else than before."""
-        here = self.sources
+    def _is_quiet(self, view: View, request: SlidingRequest, state: ConnectionState, rooms: UserRooms) -> bool:
+        """Nothing happened in the user's rooms or to the user since, and the request asks for nothing else than before."""
+        recent, typing = self.sources.recent, self.sources.typing
         return (
-            state.position == here.log_writer.position
-            and state.ephemeral == here.typing.serial
-            and state.fingerprint == request.fingerprint
-            and not request.extension("e2ee").enabled
+            state.fingerprint == request.fingerprint
+            and state.position >= recent.floor
+            and recent.last_position(view.user_id) <= state.position
+            and not any(room_id in rooms for room_id in typing.rooms_changed_since(state.ephemeral))
+            and not self._touched(rooms, state.position)
         )
+
+    def _touched(self, rooms: UserRooms, after: int) -> bool:
+        """Something happened in one of the rooms: asked of the rows or of the rooms, whichever are fewer."""
+        recent = self.sources.recent
+        if recent.position - after <= len(rooms):
+            return any(row.key in rooms for row in recent.all_after(after))
+        return bool(recent.changed_after(rooms, after))
 
     async def _build(
         self, request: SlidingRequest, key: Key, state: ConnectionState | None
@@ -96,7 +102,10 @@ class SlidingSync:
         ignored: frozenset[str],
     ) -> _Built | None:
         ephemeral = self.sources.typing.serial
-        windows = self.lists.pick(view, request, rooms, state)
+        if state is not None and self._is_quiet(view, request, state, rooms):
+            windows: Windows | None = Windows(counts=dict(state.counts))
+        else:
+            windows = self.lists.pick(view, request, rooms, state)
         if windows is None:
             return None
         parts = self._rooms(view, request, state, rooms, windows, ignored)
@@ -125,8 +134,10 @@ class SlidingSync:
         windows: Windows,
         ignored: frozenset[str],
     ) -> dict[RoomId, RoomPart]:
+        parts: dict[RoomId, RoomPart] = {}
+        if not windows.configs:
+            return parts
         builder = RoomBuilder(view, request, ignored, direct_rooms(view))
-        parts = {}
         for room_id, config in windows.configs.items():
             sent = state.rooms.get(room_id) if state is not None else None
             bump = self.lists.bump_stamp(room_id, rooms[room_id])

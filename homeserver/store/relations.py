@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import Connection, Select, Text, and_, column, func, insert, select, values
+from sqlalchemy import Connection, Select, and_, bindparam, func, insert, select
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.relations import REFERENCE, REPLACE, THREAD, relation_of
@@ -19,6 +19,9 @@ MAX_RECURSED = 5_000
 MAX_REFERENCES = 100
 
 _INSERT = insert(r)
+_TARGETS = select(r.c.room_id, r.c.target_id).where(
+    r.c.target_id.in_(bindparam("ids", expanding=True)), r.c.rel_type.in_((REPLACE, REFERENCE, THREAD))
+)
 _JOINED = r.join(e, and_(e.c.room_id == r.c.room_id, e.c.nid == r.c.nid))
 _THERE = (
     e.c.timeline_order.is_not(None),
@@ -106,22 +109,12 @@ def _load_level(conn: Connection, room_id: RoomId, targets: Sequence[EventId]) -
 def load_bundles(conn: Connection, wanted: Collection[tuple[RoomId, EventId]], reader: UserId) -> dict[EventId, Bundle]:
     """Of those of the events that something relates to."""
     bundles: dict[EventId, Bundle] = {}
+    asked = set(wanted)
     # Few of many events have any relations: those are found first.
-    for chunk in chunked(list(wanted), 300):
-        for room_id, target in {(row[0], row[1]) for row in conn.execute(_targets_among(chunk))}:
+    for chunk in chunked([event_id for _, event_id in wanted], 1000):
+        for room_id, target in {(row[0], row[1]) for row in conn.execute(_TARGETS, {"ids": list(chunk)})} & asked:
             bundles[target] = _load_bundle(conn, room_id, target, reader)
     return bundles
-
-
-def _targets_among(wanted: Sequence[tuple[RoomId, EventId]]) -> Select[Any]:
-    """Those of the events that are targets. A join with the values seeks once for each; two INs would multiply."""
-    asked = values(column("room_id", Text), column("event_id", Text), name="asked").data(list(wanted)).cte("asked")
-    return (
-        select(r.c.room_id, r.c.target_id)
-        .select_from(asked)
-        .join(r, and_(r.c.room_id == asked.c.room_id, r.c.target_id == asked.c.event_id))
-        .where(r.c.rel_type.in_((REPLACE, REFERENCE, THREAD)))
-    )
 
 
 def _load_bundle(conn: Connection, room_id: RoomId, target: EventId, reader: UserId) -> Bundle:

@@ -19,7 +19,7 @@ CREATE TABLE event_relations (
     PRIMARY KEY (room_id, event_id)
 )
 """,
-    """CREATE INDEX event_relations_target ON event_relations (room_id, target_id, rel_type, nid)""",
+    """CREATE INDEX event_relations_target ON event_relations (target_id, room_id, rel_type, nid)""",
 )
 
 

@@ -17,8 +17,9 @@ event_relations = Table(
 )
 Index(
     "event_relations_target",
-    event_relations.c.room_id,
+    # The target alone finds nearly all: so many events of many rooms are asked for at once.
     event_relations.c.target_id,
+    event_relations.c.room_id,
     event_relations.c.rel_type,
     event_relations.c.nid,
 )

@@ -27,24 +27,6 @@ class RemoteKeys(Protocol):
         ...
 
 
-class SharedRooms(Protocol):
-    """Implemented over the memberships fold."""
-
-    def shares_room(self, user_id: UserId, /) -> Awaitable[bool]:
-        """Whether a local user is in a room with that remote user, so that its server tells us of changes."""
-        ...
-
-
-class ToDeviceOutbox(Protocol):
-    """Implemented by federation: what is to be sent to devices of other servers, durable with the local part."""
-
-    def rows(
-        self, sender: UserId, type_: str, messages: Mapping[UserId, Mapping[DeviceId, Any]], /
-    ) -> list[tuple[str, str, dict[str, Any]]]:
-        """Log rows (kind, key, data) from which the sender for each server picks them up."""
-        ...
-
-
 class NoRemoteKeys:
     """RemoteKeys of a server that talks to no other."""
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 
 from homeserver.matrix.ids import UserId
 from homeserver.store.tables import accounts as tables
+from homeserver.store.tables.push import push_rules
 from homeserver.store.upsert import insert_if_absent
 
 users = tables.users
@@ -124,8 +125,8 @@ def save_departed(conn: Connection, user_id: str) -> None:
 
 
 def delete_personal_data(conn: Connection, user_id: str) -> None:
-    """Remove what an erased user kept here beside events: profile, account data, filters, accepted terms."""
-    for table in (tables.profiles, tables.account_data, tables.filters):  # three tables, not rows
+    """Remove what an erased user kept here beside events: profile, account data, push rules, filters, accepted terms."""
+    for table in (tables.profiles, tables.account_data, push_rules, tables.filters):  # four tables, not rows
         conn.execute(delete(table).where(table.c.user_id == user_id))
     conn.execute(update(users).where(users.c.user_id == user_id).values(terms_accepted=None))
 

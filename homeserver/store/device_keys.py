@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, delete, func, select, text, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.store.events import chunked
@@ -186,14 +186,3 @@ def delete_keys_of_devices(conn: Connection, user_id: str, device_ids: Collectio
     """All keys of the devices."""
     for table in (device_keys, one_time_keys, fallback_keys):
         conn.execute(delete(table).where(table.c.user_id == user_id, table.c.device_id.in_(device_ids)))
-
-
-def load_known_devices(conn: Connection, wanted: Collection[tuple[UserId, DeviceId]]) -> set[tuple[UserId, DeviceId]]:
-    """Those of the local devices that there are."""
-    found: set[tuple[UserId, DeviceId]] = set()
-    for chunk in chunked(list(wanted)):
-        statement = select(devices.c.user_id, devices.c.device_id).where(
-            tuple_(devices.c.user_id, devices.c.device_id).in_(list(chunk))
-        )
-        found.update((row[0], row[1]) for row in conn.execute(statement))
-    return found

@@ -46,10 +46,6 @@ def save_device_list_change(conn: Connection, user_id: str, position: int) -> in
     return previous
 
 
-def load_last_change(conn: Connection, user_id: str) -> int | None:
-    return conn.scalar(_LAST, {"user": user_id})
-
-
 def load_changed_users(conn: Connection, after: int, upto: int) -> set[UserId]:
     """Whose newest change is in (after, upto]. Those that changed again behind upto are found by that."""
     return set(conn.scalars(_BETWEEN, {"after": after, "upto": upto}))
@@ -66,10 +62,6 @@ def load_remote_lists(conn: Connection, user_ids: Collection[UserId]) -> dict[Us
 def save_remote_list(conn: Connection, known: RemoteDeviceList) -> None:
     values = {"user_id": known.user_id, "stream_id": known.stream_id, "is_stale": known.is_stale}
     conn.execute(_UPSERT_REMOTE, values)
-
-
-def delete_remote_list(conn: Connection, user_id: str) -> None:
-    conn.execute(delete(remote_device_lists).where(remote_device_lists.c.user_id == user_id))
 
 
 def delete_encryption_of_devices(conn: Connection, user_id: str, device_ids: Collection[str]) -> None:

@@ -1,0 +1,183 @@
+"""Devices of users elsewhere, with a scripted server in the place of theirs; and messages that servers send to devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+
+from homeserver.matrix.errors import NotFound
+from homeserver.matrix.ids import ServerName, UserId
+from tests.e2ee.key_maker import V3, Device, SigningKeys
+from tests.kit.reactor import run_in_reactor
+
+CAROL = UserId("@carol:elsewhere.example")
+ELSEWHERE, THIRD = ServerName("elsewhere.example"), ServerName("third.example")
+
+
+class Elsewhere:
+    """Carol's server."""
+
+    def __init__(self) -> None:
+        self.device = Device(CAROL, "PHONE")
+        self.stream_id = 10
+        self.is_down = False
+        self.asked: list[str] = []
+        self.signing = SigningKeys(CAROL).upload()
+
+    async def fetch_devices(self, user_id: UserId) -> dict[str, Any]:
+        self._ask("devices")
+        device = {"device_id": "PHONE", "keys": self.device.keys(), "device_display_name": "Carol's phone"}
+        keys = {"master_key": self.signing["master_key"], "self_signing_key": self.signing["self_signing_key"]}
+        return {"user_id": user_id, "stream_id": self.stream_id, "devices": [device], **keys}
+
+    async def fetch_keys(self, server: ServerName, user_ids: Any) -> dict[str, Any]:
+        self._ask("keys")
+        return {"device_keys": {CAROL: {"PHONE": self.device.keys()}, "@mallory:third.example": {"X": {}}}}
+
+    async def claim_keys(self, server: ServerName, wanted: Any) -> dict[str, Any]:
+        self._ask("claim")
+        return {"one_time_keys": {CAROL: {"PHONE": {"signed_curve25519:A": {"key": "k", "signatures": {}}}}}}
+
+    def _ask(self, what: str) -> None:
+        self.asked.append(what)
+        if self.is_down:
+            raise NotFound("elsewhere.example can't be reached")
+
+
+@pytest.fixture
+def elsewhere(hearth: Any) -> Elsewhere:
+    server = Elsewhere()
+    encryption = hearth.running.services.encryption
+    for user in (encryption.remote_devices, encryption.queries, encryption.claims):
+        user.remote = server
+    return server
+
+
+@pytest.fixture
+def alice(hearth: Any) -> Any:
+    return hearth.register("alice")
+
+
+def share_room(hearth: Any, alice: Any, membership: str = "join") -> str:
+    """Carol is in a room with Alice, as after a join by federation."""
+    room = str(alice.create_room(preset="public_chat"))
+
+    def save(conn: Connection) -> None:
+        values = {"user": CAROL, "room": room, "membership": membership}
+        conn.execute(
+            text(
+                "INSERT INTO memberships (user_id, room_id, membership, event_id, sender, position, forgotten) "
+                "VALUES (:user, :room, :membership, '$x', :user, 1, false)"
+            ),
+            values,
+        )
+
+    run_in_reactor(hearth.running.services.core.database.run, save)
+    return room
+
+
+def query(client: Any) -> Any:
+    return client.post(f"{V3}/keys/query", {"device_keys": {CAROL: []}})
+
+
+def update(hearth: Any, origin: ServerName, **content: Any) -> None:
+    body = {"user_id": CAROL, "device_id": "PHONE", **content}
+    run_in_reactor(hearth.running.services.encryption.remote_devices.receive_update, origin, body)
+
+
+def test_devices_of_users_one_shares_a_room_with_are_fetched_once(
+    hearth: Any, elsewhere: Elsewhere, alice: Any
+) -> None:
+    share_room(hearth, alice)
+    for _ in range(3):
+        found = query(alice)
+        phone = found["device_keys"][CAROL]["PHONE"]
+        assert phone["keys"] == elsewhere.device.keys()["keys"]
+        assert phone["unsigned"] == {"device_display_name": "Carol's phone"}
+        assert found["master_keys"][CAROL]["keys"] == elsewhere.signing["master_key"]["keys"]
+    assert elsewhere.asked == ["devices"]
+
+
+def test_of_others_nothing_is_kept(elsewhere: Elsewhere, alice: Any) -> None:
+    for _ in range(2):
+        found = query(alice)
+        assert list(found["device_keys"]) == [CAROL]
+        assert found["device_keys"][CAROL]["PHONE"] == elsewhere.device.keys()
+    assert elsewhere.asked == ["keys", "keys"]
+
+
+def test_updates_are_applied_while_the_chain_is_whole_and_else_all_is_fetched_anew(
+    hearth: Any, elsewhere: Elsewhere, alice: Any
+) -> None:
+    share_room(hearth, alice)
+    query(alice)
+    since = alice.sync()["next_batch"]
+    tablet = Device(CAROL, "TABLET").keys()
+    update(hearth, ELSEWHERE, device_id="TABLET", stream_id=11, prev_id=[10], keys=tablet)
+    assert set(query(alice)["device_keys"][CAROL]) == {"PHONE", "TABLET"}
+    changed = alice.get(f"{V3}/keys/changes", query={"from": since, "to": alice.sync()["next_batch"]})["changed"]
+    assert changed == [CAROL]
+    update(hearth, ELSEWHERE, device_id="TABLET", stream_id=12, prev_id=[11], deleted=True)
+    assert set(query(alice)["device_keys"][CAROL]) == {"PHONE"}
+    assert elsewhere.asked == ["devices"]
+    elsewhere.stream_id = 20
+    update(hearth, ELSEWHERE, stream_id=20, prev_id=[19], keys=elsewhere.device.keys())  # 13 to 19 were missed
+    query(alice)
+    query(alice)
+    assert elsewhere.asked == ["devices", "devices"]
+
+
+def test_updates_by_other_servers_or_without_sense_are_passed_over(
+    hearth: Any, elsewhere: Elsewhere, alice: Any
+) -> None:
+    share_room(hearth, alice)
+    query(alice)
+    update(hearth, THIRD, device_id="EVIL", stream_id=11, prev_id=[10], keys=Device(CAROL, "EVIL").keys())
+    for malformed in ({"stream_id": "11"}, {"stream_id": -1}, {"stream_id": 11, "device_id": 7}, {"user_id": 7}):
+        update(hearth, ELSEWHERE, **malformed)
+    foreign = Device("@mallory:elsewhere.example", "PHONE").keys()
+    update(hearth, ELSEWHERE, stream_id=11, prev_id=[10], keys=foreign)
+    assert "EVIL" not in query(alice)["device_keys"][CAROL]
+    assert all(keys["user_id"] == CAROL for keys in query(alice)["device_keys"][CAROL].values())
+
+
+def test_signing_keys_come_by_update(hearth: Any, elsewhere: Elsewhere, alice: Any) -> None:
+    share_room(hearth, alice)
+    query(alice)
+    new = SigningKeys(CAROL).upload()
+    services = hearth.running.services.encryption
+    content = {"user_id": CAROL, "master_key": new["master_key"], "self_signing_key": new["self_signing_key"]}
+    run_in_reactor(services.remote_devices.receive_signing_keys, THIRD, content)
+    assert query(alice)["master_keys"][CAROL]["keys"] == elsewhere.signing["master_key"]["keys"]
+    run_in_reactor(services.remote_devices.receive_signing_keys, ELSEWHERE, content)
+    assert query(alice)["master_keys"][CAROL]["keys"] == new["master_key"]["keys"]
+
+
+def test_a_server_out_of_reach_is_named(hearth: Any, elsewhere: Elsewhere, alice: Any) -> None:
+    elsewhere.is_down = True
+    assert list(query(alice)["failures"]) == [ELSEWHERE]
+    wanted = {"one_time_keys": {CAROL: {"PHONE": "signed_curve25519"}}}
+    assert list(alice.post(f"{V3}/keys/claim", wanted)["failures"]) == [ELSEWHERE]
+    elsewhere.is_down = False
+    claimed = alice.post(f"{V3}/keys/claim", wanted)
+    assert list(claimed["one_time_keys"][CAROL]["PHONE"]) == ["signed_curve25519:A"]
+
+
+def test_messages_from_servers_reach_devices_once(hearth: Any, alice: Any) -> None:
+    receive = hearth.running.services.encryption.to_device.receive
+    content = {
+        "sender": CAROL,
+        "type": "m.room.encrypted",
+        "message_id": "m1",
+        "messages": {
+            alice.user_id: {alice.device_id: {"n": 1}, "UNKNOWN": {}},
+            CAROL: {"*": {}},
+            "@nobody:test.example": 7,
+        },
+    }
+    for origin, more in ((ELSEWHERE, {}), (ELSEWHERE, {}), (THIRD, {"message_id": "m2"}), (ELSEWHERE, {"sender": 7})):
+        run_in_reactor(receive, origin, {**content, **more})
+    events = alice.sync()["to_device"]["events"]
+    assert events == [{"type": "m.room.encrypted", "sender": CAROL, "content": {"n": 1}}]

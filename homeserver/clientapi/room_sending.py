@@ -9,6 +9,7 @@ import msgspec
 
 from homeserver.accounts.requester import Requester
 from homeserver.matrix.ids import parse_event_id, parse_room_id
+from homeserver.rooms.delayed_events import DelayedEvents
 from homeserver.rooms.sending import Sending
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 
@@ -42,9 +43,18 @@ class SendAnswer(msgspec.Struct):
     event_id: str
 
 
+class DelayQuery(msgspec.Struct, frozen=True):
+    delay_ms: int | None = msgspec.field(name="org.matrix.msc4140.delay", default=None)
+
+
+class DelayAnswer(msgspec.Struct):
+    delay_id: str
+
+
 class RoomSending:
-    def __init__(self, sending: Sending) -> None:
+    def __init__(self, sending: Sending, delayed: DelayedEvents) -> None:
         self._sending = sending
+        self._delayed = delayed
 
     @endpoint(
         "PUT",
@@ -54,8 +64,13 @@ class RoomSending:
         tag=TAG,
         spec="client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid",
     )
-    async def put_send(self, requester: Requester, path: SendPath, body: JsonObject) -> SendAnswer:
+    async def put_send(
+        self, requester: Requester, path: SendPath, query: DelayQuery, body: JsonObject
+    ) -> SendAnswer | DelayAnswer:
         room_id = parse_room_id(path.room_id)
+        if query.delay_ms is not None:
+            schedule = self._delayed.schedule
+            return DelayAnswer(await schedule(requester, room_id, path.event_type, None, body, query.delay_ms))
         return SendAnswer(await self._sending.send(requester, room_id, path.event_type, body, path.txn_id))
 
     @endpoint(
@@ -66,8 +81,15 @@ class RoomSending:
         tag=TAG,
         spec="client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey",
     )
-    async def put_state(self, requester: Requester, path: StatePath, body: JsonObject) -> SendAnswer:
+    async def put_state(
+        self, requester: Requester, path: StatePath, query: DelayQuery, body: JsonObject
+    ) -> SendAnswer | DelayAnswer:
         room_id = parse_room_id(path.room_id)
+        if query.delay_ms is not None:
+            schedule = self._delayed.schedule
+            return DelayAnswer(
+                await schedule(requester, room_id, path.event_type, path.state_key, body, query.delay_ms)
+            )
         event_id = await self._sending.set_state(requester, room_id, path.event_type, path.state_key, body)
         return SendAnswer(event_id)
 
@@ -78,9 +100,11 @@ class RoomSending:
         limit="message",
         tag=TAG,
     )
-    async def put_state_without_key(self, requester: Requester, path: StateTypePath, body: JsonObject) -> SendAnswer:
+    async def put_state_without_key(
+        self, requester: Requester, path: StateTypePath, query: DelayQuery, body: JsonObject
+    ) -> SendAnswer | DelayAnswer:
         """The same for an empty state key."""
-        return await self.put_state(requester, StatePath(path.room_id, path.event_type, ""), body)
+        return await self.put_state(requester, StatePath(path.room_id, path.event_type, ""), query, body)
 
     @endpoint(
         "PUT",

@@ -53,6 +53,7 @@ from homeserver.runtime.config_sections import RtcConfig, TurnConfig
 # What is true beyond the specification's versions. Each entry has a test.
 UNSTABLE_FEATURES = {
     "org.matrix.msc3814.v1": True,
+    "org.matrix.msc4140": True,
     "org.matrix.msc4143": True,
     "org.matrix.msc4222": True,
     "org.matrix.simplified_msc3575": True,

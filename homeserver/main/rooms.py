@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from homeserver.accounts.profiles import Profiles
+from homeserver.clientapi.delayed_events import DelayedEventEndpoints
 from homeserver.clientapi.event_json import EventJson
 from homeserver.clientapi.receipts import ReceiptEndpoints
 from homeserver.clientapi.relations import RelationEndpoints
@@ -25,6 +26,7 @@ from homeserver.main.core import Core
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.config import RoomsConfig
 from homeserver.rooms.creation import RoomCreation
+from homeserver.rooms.delayed_events import DelayedEvents
 from homeserver.rooms.departures import RoomDepartures
 from homeserver.rooms.directory import RoomDirectory
 from homeserver.rooms.guest_removal import GuestRemoval
@@ -53,6 +55,7 @@ class RoomServices:
     paging: Paging
     membership: RoomMembership
     relations: Relations
+    delayed: DelayedEvents
     directory: RoomDirectory
     typing: Typing
     profiles: RoomProfiles
@@ -74,6 +77,7 @@ def build_rooms(core: Core) -> RoomServices:
     relations = Relations(core.database, core.events)
     json = EventJson(core.events, core.clock, relations, core.erased)
     sending = Sending(core.writer, core.events, Transactions(), membership, StatePolicy(aliases))
+    delayed = DelayedEvents(core.database, core.clock, sending)
     summaries = RoomSummaries(core.server_name, core.heads, core.events, core.memberships, remote)
     directory = RoomDirectory(config, core.database, core.heads, core.log)
     typing = Typing(core.clock, core.serial)
@@ -85,12 +89,14 @@ def build_rooms(core: Core) -> RoomServices:
         paging,
         membership,
         relations,
+        delayed,
         directory,
         typing,
         RoomProfiles(core.writer, core.memberships, contents),
         RoomDepartures(membership),
         [
-            RoomSending(sending),
+            RoomSending(sending, delayed),
+            DelayedEventEndpoints(delayed),
             RoomEvents(views, json),
             RoomMessages(views, paging, json, core.log),
             RelationEndpoints(views, relations, json),

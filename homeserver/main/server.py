@@ -45,6 +45,7 @@ class Services:
 
     async def stop(self) -> None:
         """Finish what was accepted; then close the database."""
+        await self.rooms.delayed.stop()
         await self.rooms.profiles.stop()
         await self.accounts.last_seen.stop()
         await self.core.log.flush()
@@ -116,6 +117,7 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     tail = LogTail(services.core.database, services.core.log, services.core.clock)
     lifecycle.on_stop("Log", tail.stop)
     await services.accounts.accounts.resume_departures()
+    await services.rooms.delayed.start()
     try:
         listeners.start()
     except BaseException:

@@ -1,0 +1,152 @@
+"""Events that a client schedules, and takes back while it lives: so that others see when it is gone (MSC4140).
+
+An event is sent under its delay id as the transaction id, and forgotten after: a crash in between sends it again, to the same
+effect as none. One timer waits for the next that is due.
+"""
+
+from __future__ import annotations
+
+import logging
+from secrets import token_urlsafe
+from typing import Any, Final
+
+import orjson
+from attrs import define, field
+from twisted.internet.defer import Deferred
+
+from homeserver.accounts.requester import Requester
+from homeserver.matrix.canonical import encode_json
+from homeserver.matrix.errors import InvalidParam, LimitExceeded, MatrixError, NotFound, TooLarge
+from homeserver.matrix.ids import RoomId, UserId
+from homeserver.rooms.sending import Sending
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.db import Database
+from homeserver.store import delayed_events as store
+from homeserver.store.delayed_events import DelayedEvent
+
+logger = logging.getLogger(__name__)
+
+MAX_DELAY_MS: Final = 24 * 60 * 60 * 1000
+MAX_OF_USER: Final = 100
+MAX_CONTENT_BYTES: Final = 65_536
+BATCH: Final = 50
+RETRY_MS: Final = 10_000
+
+
+@define(eq=False)
+class DelayedEvents:
+    database: Database
+    clock: Clock
+    sending: Sending
+    _timer: Any = field(default=None, init=False)
+    _timer_due_ms: int = field(default=0, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    async def start(self) -> None:
+        """Send what came due while no process ran, and wait for the rest."""
+        await self._send_due()
+
+    async def stop(self) -> None:
+        self._stopped = True
+        self._cancel_timer()
+
+    async def schedule(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        type_: str,
+        state_key: str | None,
+        content: dict[str, Any],
+        delay_ms: int,
+    ) -> str:
+        """The delay id. Raises: InvalidParam, TooLarge, LimitExceeded."""
+        if not 0 < delay_ms <= MAX_DELAY_MS:
+            raise InvalidParam("org.matrix.msc4140.delay", f"must be 1 to {MAX_DELAY_MS} milliseconds")
+        encoded = encode_json(content)
+        if len(encoded) > MAX_CONTENT_BYTES:
+            raise TooLarge(f"The content has {len(encoded)} bytes, of at most {MAX_CONTENT_BYTES}")
+        now_ms = self.clock.time_ms()
+        event = DelayedEvent(
+            requester.user_id,
+            token_urlsafe(16),
+            requester.device_id,
+            room_id,
+            type_,
+            state_key,
+            encoded,
+            delay_ms,
+            now_ms,
+            now_ms + delay_ms,
+        )
+        if not await self.database.run(store.save_delayed_event, event, MAX_OF_USER):
+            raise LimitExceeded(delay_ms, f"A user may have {MAX_OF_USER} delayed events")
+        self._wait_until(event.due_ts_ms)
+        return event.delay_id
+
+    async def load(self, user_id: UserId) -> list[DelayedEvent]:
+        return await self.database.read(store.load_delayed_events, user_id)
+
+    async def restart(self, user_id: UserId, delay_id: str) -> None:
+        """Raises: NotFound."""
+        now_ms = self.clock.time_ms()
+        due_ms = await self.database.run(store.restart_delayed_event, user_id, delay_id, now_ms)
+        if due_ms is None:
+            raise NotFound("No such delayed event")
+        self._wait_until(due_ms)
+
+    async def cancel(self, user_id: UserId, delay_id: str) -> None:
+        """Raises: NotFound."""
+        if not await self.database.run(store.delete_delayed_event, user_id, delay_id):
+            raise NotFound("No such delayed event")
+
+    async def send_now(self, user_id: UserId, delay_id: str) -> None:
+        """Raises: NotFound; what sending raises."""
+        event = await self.database.run(store.hasten_delayed_event, user_id, delay_id, self.clock.time_ms())
+        if event is None:
+            raise NotFound("No such delayed event")
+        await self._send(event)
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def _wait_until(self, due_ms: int) -> None:
+        if self._stopped or (self._timer is not None and self._timer_due_ms <= due_ms):
+            return
+        self._cancel_timer()
+        self._timer_due_ms = due_ms
+        self._timer = self.clock.call_later(max(0, due_ms - self.clock.time_ms()), self._on_time)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_time(self) -> None:
+        self._timer = None
+        Deferred.fromCoroutine(self._send_due()).addErrback(self._retry)
+
+    def _retry(self, failure: Any) -> None:
+        logger.error("Delayed events could not be read: %s", failure.value)
+        self._wait_until(self.clock.time_ms() + RETRY_MS)
+
+    async def _send_due(self) -> None:
+        while not self._stopped:
+            due, following_ms = await self.database.read(store.load_due, self.clock.time_ms(), BATCH)
+            for event in due:
+                try:
+                    await self._send(event)
+                except MatrixError as error:
+                    logger.info("A delayed event of %s was not sent: %s", event.user_id, error.error)
+                    await self.database.run(store.delete_delayed_event, event.user_id, event.delay_id)
+            if not due:
+                if following_ms is not None:
+                    self._wait_until(following_ms)
+                return
+
+    async def _send(self, event: DelayedEvent) -> None:
+        requester = Requester(event.user_id, event.device_id)
+        content = orjson.loads(event.content)
+        if event.state_key is None:
+            await self.sending.send(requester, event.room_id, event.type, content, event.delay_id)
+        else:
+            await self.sending.set_state(requester, event.room_id, event.type, event.state_key, content)
+        await self.database.run(store.delete_delayed_event, event.user_id, event.delay_id)

@@ -1,0 +1,69 @@
+"""Delayed events, until they are sent or cancelled."""
+
+from __future__ import annotations
+
+from attrs import asdict, frozen
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from homeserver.matrix.ids import DeviceId, RoomId, UserId
+from homeserver.store.tables.delayed_events import delayed_events as d
+
+
+@frozen
+class DelayedEvent:
+    """content: JSON. state_key: None for a message event."""
+
+    user_id: UserId
+    delay_id: str
+    device_id: DeviceId | None
+    room_id: RoomId
+    type: str
+    state_key: str | None
+    content: bytes
+    delay_ms: int
+    running_since_ms: int
+    due_ts_ms: int
+
+
+_COLUMNS = tuple(d.c[name] for name in DelayedEvent.__annotations__)
+
+
+def save_delayed_event(conn: Connection, event: DelayedEvent, limit: int) -> bool:
+    """False when the user has `limit` already."""
+    count: int = conn.scalar(select(func.count()).where(d.c.user_id == event.user_id)) or 0
+    if count >= limit:
+        return False
+    conn.execute(insert(d).values(**asdict(event)))
+    return True
+
+
+def load_delayed_events(conn: Connection, user_id: UserId) -> list[DelayedEvent]:
+    rows = conn.execute(select(*_COLUMNS).where(d.c.user_id == user_id).order_by(d.c.due_ts_ms))
+    return [DelayedEvent(*row) for row in rows]
+
+
+def load_due(conn: Connection, now_ms: int, limit: int) -> tuple[list[DelayedEvent], int | None]:
+    """Those whose time has come, and when the next one's does."""
+    due = conn.execute(select(*_COLUMNS).where(d.c.due_ts_ms <= now_ms).order_by(d.c.due_ts_ms).limit(limit))
+    following: int | None = conn.scalar(select(func.min(d.c.due_ts_ms)).where(d.c.due_ts_ms > now_ms))
+    return [DelayedEvent(*row) for row in due], following
+
+
+def restart_delayed_event(conn: Connection, user_id: UserId, delay_id: str, now_ms: int) -> int | None:
+    """Begin its time anew; when it is due then, None if there is none."""
+    where = (d.c.user_id == user_id, d.c.delay_id == delay_id)
+    due = d.c.delay_ms + now_ms
+    conn.execute(update(d).where(*where).values(running_since_ms=now_ms, due_ts_ms=due))
+    return conn.scalar(select(d.c.due_ts_ms).where(*where))
+
+
+def hasten_delayed_event(conn: Connection, user_id: UserId, delay_id: str, now_ms: int) -> DelayedEvent | None:
+    """Make it due, so that it is sent even if the process ends now."""
+    where = (d.c.user_id == user_id, d.c.delay_id == delay_id)
+    conn.execute(update(d).where(*where).values(due_ts_ms=now_ms))
+    row = conn.execute(select(*_COLUMNS).where(*where)).first()
+    return DelayedEvent(*row) if row is not None else None
+
+
+def delete_delayed_event(conn: Connection, user_id: UserId, delay_id: str) -> bool:
+    return conn.execute(delete(d).where(d.c.user_id == user_id, d.c.delay_id == delay_id)).rowcount == 1

@@ -1,0 +1,23 @@
+"""Events that wait for their time (MSC4140)."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Table, Text
+
+from homeserver.store.tables.base import metadata
+
+delayed_events = Table(
+    "delayed_events",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("delay_id", Text, primary_key=True),
+    Column("device_id", Text, nullable=True),
+    Column("room_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("state_key", Text, nullable=True),
+    Column("content", LargeBinary, nullable=False),  # JSON
+    Column("delay_ms", BigInteger, nullable=False),
+    Column("running_since_ms", BigInteger, nullable=False),
+    Column("due_ts_ms", BigInteger, nullable=False),
+)
+Index("delayed_events_due", delayed_events.c.due_ts_ms)

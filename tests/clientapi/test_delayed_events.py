@@ -1,0 +1,103 @@
+"""Delayed events (MSC4140)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.kit.client import bodies
+
+PATH = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
+DELAY = "org.matrix.msc4140.delay"
+LATER = 3_600_000
+
+
+@pytest.fixture
+def alice(hearth: Any) -> Any:
+    return hearth.register("alice")
+
+
+def schedule(client: Any, room: str, delay_ms: int, body: str = "later") -> str:
+    content = {"msgtype": "m.text", "body": body}
+    path = f"/_matrix/client/v3/rooms/{room}/send/m.room.message/{body}"
+    answer = client.send_raw("PUT", path, content, query={DELAY: delay_ms})
+    assert answer.status_code == 200, answer.text
+    delay_id: str = answer.json()["delay_id"]
+    return delay_id
+
+
+def sent(client: Any, room: str) -> list[str]:
+    return bodies(client.messages(room, limit=50)["chunk"])
+
+
+def test_an_event_is_sent_when_its_time_has_come(alice: Any) -> None:
+    room = alice.create_room()
+    alice.sync()
+    schedule(alice, room, 300)
+    answer = alice.sync(timeout=20_000)
+    assert bodies(answer["rooms"]["join"][room]["timeline"]["events"]) == ["later"]
+    # It is forgotten by the next commit.
+    assert any(alice.get(PATH) == {"delayed_events": []} for _ in range(500))
+    assert sent(alice, room) == ["later"]
+
+
+def test_what_waits_is_listed_and_can_be_sent_or_cancelled(hearth: Any, alice: Any) -> None:
+    room = alice.create_room()
+    one, two = schedule(alice, room, LATER, "one"), schedule(alice, room, LATER, "two")
+    listed = alice.get(PATH)["delayed_events"]
+    assert {event["delay_id"] for event in listed} == {one, two}
+    assert listed[0]["delay"] == LATER
+    assert listed[0]["content"]["msgtype"] == "m.text"
+    alice.post(f"{PATH}/{one}", {"action": "send"})
+    alice.post(f"{PATH}/{two}/cancel")
+    assert sent(alice, room) == ["one"]
+    for delay_id in (one, two, "unknown"):
+        assert alice.post(f"{PATH}/{delay_id}/restart", expect=404)["errcode"] == "M_NOT_FOUND"
+    bob = hearth.register("bob")
+    three = schedule(alice, room, LATER, "three")
+    assert bob.get(PATH) == {"delayed_events": []}
+    assert bob.post(f"{PATH}/{three}/cancel", expect=404)["errcode"] == "M_NOT_FOUND"
+    assert alice.post(f"{PATH}/{three}", {"action": "dance"}, expect=400)["errcode"] == "M_BAD_JSON"
+
+
+def test_restarting_begins_the_time_anew(alice: Any) -> None:
+    room = alice.create_room()
+    delay_id = schedule(alice, room, LATER)
+    before = alice.get(PATH)["delayed_events"][0]["running_since"]
+    alice.post(f"{PATH}/{delay_id}/restart")
+    assert alice.get(PATH)["delayed_events"][0]["running_since"] >= before
+
+
+def test_state_is_delayed_too_and_outlives_a_restart_of_the_server(hearth: Any, alice: Any) -> None:
+    room = alice.create_room()
+    path = f"/_matrix/client/v3/rooms/{room}/state/m.room.topic"
+    delay_id = alice.send_raw("PUT", path, {"topic": "later"}, query={DELAY: LATER}).json()["delay_id"]
+    alice.send_raw("PUT", path, {"topic": "soon"}, query={DELAY: 1})
+    hearth.restart()
+    alice.base_url = hearth.url
+    for _ in range(20):
+        if [event["delay_id"] for event in alice.get(PATH)["delayed_events"]] == [delay_id]:
+            break
+        alice.sync(timeout=500)
+    assert alice.get_state(room, "m.room.topic") == {"topic": "soon"}
+    alice.post(f"{PATH}/{delay_id}/send")
+    assert alice.get_state(room, "m.room.topic") == {"topic": "later"}
+
+
+def test_an_event_that_may_not_be_sent_any_more_is_forgotten(hearth: Any, alice: Any) -> None:
+    bob = hearth.register("bob")
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    delay_id = schedule(bob, room, LATER)
+    alice.kick(room, bob.user_id)
+    assert bob.post(f"{PATH}/{delay_id}/send", expect=403)["errcode"] == "M_FORBIDDEN"
+
+
+@pytest.mark.parametrize("delay", [0, -1, 25 * 3_600_000, "soon"])
+def test_impossible_delays_are_refused(alice: Any, delay: Any) -> None:
+    room = alice.create_room()
+    path = f"/_matrix/client/v3/rooms/{room}/send/m.room.message/1"
+    answer = alice.send_raw("PUT", path, {"body": "x"}, query={DELAY: delay})
+    assert answer.status_code == 400
+    assert answer.json()["errcode"] == "M_INVALID_PARAM"

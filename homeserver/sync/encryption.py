@@ -71,7 +71,7 @@ class EncryptionExtension:
 
     def acknowledge(self, request: SyncRequest) -> Awaitable[None] | None:
         """Delete the messages that the request's token stands behind; None when there are none."""
-        if request.device_id is None or request.since is None:
+        if request.device_id is None or request.since is None or request.is_legacy:
             return None
         read = request.since.to_device_position
         waiting = self.to_device.get_waiting(request.user_id, request.device_id)
@@ -80,7 +80,7 @@ class EncryptionExtension:
         return self.to_device.acknowledge(request.user_id, request.device_id, read)
 
     def get_parts(self, view: View, request: SyncRequest, rooms: UserRooms) -> Parts | None:
-        if request.device_id is None:
+        if request.device_id is None or request.is_legacy:
             return Parts()
         since = request.since
         found = Parts()

@@ -49,7 +49,7 @@ class LegacySync:
             typing = self.sync.sources.typing
             since = SyncToken(self.sync.sources.log_writer.position, typing.serial)
         filter = _filter(MAX_TIMELINE_LIMIT, room_id)
-        request = SyncRequest(user_id, device_id, filter, since, timeout_ms, False, StateKind.AFTER)
+        request = SyncRequest(user_id, device_id, filter, since, timeout_ms, False, StateKind.AFTER, is_legacy=True)
         answer = orjson.loads(await self.sync.sync(request))
         rooms = answer.get("rooms", {})
         chunk = [
@@ -65,7 +65,7 @@ class LegacySync:
     async def load_all(self, user_id: UserId, device_id: DeviceId | None, limit: int, archived: bool) -> JsonObject:
         """Spec: client-server-api#get_matrixclientv3initialsync"""
         filter = _filter(limit, None, archived=archived)
-        request = SyncRequest(user_id, device_id, filter, state_kind=StateKind.AFTER)
+        request = SyncRequest(user_id, device_id, filter, state_kind=StateKind.AFTER, is_legacy=True)
         answer = orjson.loads(await self.sync.sync(request))
         rooms = []
         for section, of_section in answer.get("rooms", {}).items():
@@ -74,7 +74,7 @@ class LegacySync:
         return {
             "end": answer["next_batch"],
             "rooms": rooms,
-            "presence": [],
+            "presence": answer.get("presence", {}).get("events", []),
             "account_data": answer.get("account_data", {}).get("events", []),
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from homeserver.matrix.filters import Filter
 from homeserver.matrix.ids import DeviceId, UserId
@@ -28,6 +28,8 @@ class StateKind(Enum):
 
 @frozen
 class SyncRequest:
+    """is_legacy: for an endpoint that does not deliver messages to devices, and so must not take them for delivered."""
+
     user_id: UserId
     device_id: DeviceId | None
     filter: Filter
@@ -35,6 +37,7 @@ class SyncRequest:
     timeout_ms: int = 0
     full_state: bool = False
     state_kind: StateKind = StateKind.BEFORE
+    is_legacy: bool = False
 
     @property
     def timeline_limit(self) -> int:
@@ -47,6 +50,4 @@ class SyncRequest:
 
     def since_then(self, token: SyncToken) -> SyncRequest:
         """The same request, from a later moment on."""
-        return SyncRequest(
-            self.user_id, self.device_id, self.filter, token, self.timeout_ms, self.full_state, self.state_kind
-        )
+        return evolve(self, since=token)

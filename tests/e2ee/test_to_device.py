@@ -102,3 +102,11 @@ def test_messages_of_a_device_go_with_it(hearth: Any) -> None:
     bob.logout()
     bob.login("bob", PASSWORD, device_id=device)
     assert received(bob.sync(since=None)) == []
+
+
+def test_endpoints_that_deliver_no_messages_acknowledge_none(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    send(alice, "1", {bob.user_id: {bob.device_id: {"n": 1}}})
+    end = bob.get("/initialSync")["end"]
+    bob.get("/events", query={"from": end, "timeout": 0})
+    assert received(bob.sync(since=None)) == [1]

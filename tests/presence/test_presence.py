@@ -174,3 +174,12 @@ def test_without_presence_everybody_is_offline(hearth: Any) -> None:
     alice.put(STATUS, {"presence": "online"}, at=[alice.user_id])
     assert "presence" not in alice.sync()
     assert alice.get(STATUS, at=[alice.user_id]) == {"presence": "offline"}
+
+
+def test_the_older_initial_sync_tells_of_presence_too(start_local: Any) -> None:
+    hearth = start_local(ON)
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    alice.sync()
+    assert alice.user_id in {event["sender"] for event in bob.get("/initialSync")["presence"]}

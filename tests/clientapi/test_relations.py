@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from homeserver.runtime.db import engine_url, make_engine
+from homeserver.store.migrations import m0012_event_relations
 
 RELATIONS = "/_matrix/client/v1/rooms/{}/relations/{}"
 THREADS = "/_matrix/client/v1/rooms/{}/threads"
@@ -151,7 +152,7 @@ def test_relations_that_were_stored_before_there_was_a_table_for_them_are_found(
     engine = make_engine(engine_url(database_url, Path("/")))
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE event_relations")
-        connection.exec_driver_sql("UPDATE schema_version SET version = 11")
+        m0012_event_relations.upgrade(connection)
     engine.dispose()
     hearth.start()
     alice.base_url = hearth.url

@@ -83,9 +83,9 @@ def format_pos(position: int, ephemeral: int, serial: int) -> str:
     return f"s{position}_{ephemeral}~{serial}"
 
 
-def parse_pos(text: str) -> tuple[int, int, int]:
-    """Position of the log, ephemeral serial, serial within the connection. Raises: InvalidParam."""
+def parse_pos(text: str) -> tuple[int, int, int] | None:
+    """Position of the log, ephemeral serial, serial within the connection; None for what is none of ours."""
     match = _POS.fullmatch(text)
     if match is None:
-        raise InvalidParam("pos", "not a position of this server")
+        return None
     return int(match[1]), int(match[2]), int(match[3])

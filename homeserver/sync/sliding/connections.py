@@ -78,11 +78,13 @@ class Connections:
         self._by_device: dict[tuple[UserId, DeviceId], list[Key]] = {}
 
     def find(self, key: Key, pos: str) -> ConnectionState:
-        """The state at a position. Raises: UnknownPos, InvalidParam."""
-        position, ephemeral, serial = parse_pos(pos)
-        connection = self._connections.get(key)
-        state = connection.states.get(serial) if connection is not None else None
-        if connection is None or state is None or (state.position, state.ephemeral) != (position, ephemeral):
+        """The state at a position. Raises: UnknownPos, also for what is no position of ours: clients begin anew by it."""
+        connection, parsed = self._connections.get(key), parse_pos(pos)
+        if connection is None or parsed is None:
+            raise UnknownPos
+        position, ephemeral, serial = parsed
+        state = connection.states.get(serial)
+        if state is None or (state.position, state.ephemeral) != (position, ephemeral):
             raise UnknownPos
         self._connections.move_to_end(key)
         for older in [number for number in connection.states if number < serial]:

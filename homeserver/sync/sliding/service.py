@@ -41,7 +41,7 @@ class SlidingSync:
     async def sync(self, request: SlidingRequest) -> bytes:
         """The response's JSON, as soon as it says something or the timeout is over.
 
-        Raises: UnknownPos, InvalidParam, SyncBusy.
+        Raises: UnknownPos, SyncBusy; InvalidParam for a `since` of an extension.
         """
         key: Key = (request.user_id, request.device_id, request.conn_id)
         state = self.connections.find(key, request.pos) if request.pos else None

@@ -77,11 +77,7 @@ class ReceiptEndpoints:
         room_id = parse_room_id(path.room_id)
         wanted = ((FULLY_READ, body.fully_read), (READ, body.read), (PRIVATE, body.private))
         markers = {type_: parse_event_id(event_id, type_) for type_, event_id in wanted if event_id is not None}
-        for receipt_type, event_id in markers.items():
-            if receipt_type == FULLY_READ:
-                await self._receipts.set_fully_read(requester.user_id, room_id, event_id)
-            else:
-                await self._receipts.set_receipt(requester.user_id, room_id, receipt_type, event_id)
+        await self._receipts.set_markers(requester.user_id, room_id, markers)
         return {}
 
 

@@ -8,6 +8,8 @@ Spec: client-server-api#receipts
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import orjson
 from attrs import define, field
 from sqlalchemy import Connection
@@ -21,7 +23,7 @@ from homeserver.runtime.turns import Turns
 from homeserver.store.account_data import load_account_data, save_account_data
 from homeserver.store.events import StoredEvent
 from homeserver.store.log_writer import LogItem, LogWriter
-from homeserver.store.receipts import UNTHREADED, ReceiptRow, load_read_orders, save_receipt
+from homeserver.store.receipts import UNTHREADED, ReceiptRow, load_newest, load_read_orders, save_receipt
 
 READ = "m.read"
 PRIVATE = "m.read.private"
@@ -74,8 +76,26 @@ class Receipts:
 
         def save(conn: Connection, position: int) -> None:
             save_receipt(conn, receipt, position)
+            # Another process may have moved it further in between: the row tells what is true, not what is over.
+            newest = load_newest(conn, receipt)
+            data.update(event_id=newest.event_id, event_order=newest.event_order, ts_ms=newest.ts_ms)
 
         await self.log.submit(LogItem("receipt", room_id, data, save))
+
+    async def set_markers(self, user_id: UserId, room_id: RoomId, markers: Mapping[str, EventId]) -> None:
+        """Set m.fully_read and receipts, by type: all of them, or none if one names no event of the room.
+
+        Raises: Forbidden, NotFound.
+
+        Spec: client-server-api#post_matrixclientv3roomsroomidread_markers
+        """
+        events = {type_: await self._load_event(user_id, room_id, event_id) for type_, event_id in markers.items()}
+        async with self._turns.take((user_id, room_id)):
+            for type_, event in events.items():
+                if type_ == FULLY_READ:
+                    await self._mark(user_id, room_id, event)
+                else:
+                    await self._move(user_id, room_id, type_, event, UNTHREADED)
 
     async def set_fully_read(self, user_id: UserId, room_id: RoomId, event_id: EventId) -> None:
         """Move the read marker; never back.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from attrs import frozen
+from attrs import evolve, frozen
 from sqlalchemy import Connection, bindparam, select, text
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
@@ -46,6 +46,21 @@ def save_receipt(conn: Connection, receipt: ReceiptRow, position: int) -> None:
             "position": position,
         },
     )
+
+
+_NEWEST = select(r.c.event_id, r.c.event_order, r.c.ts_ms).where(
+    r.c.room_id == bindparam("room_id"),
+    r.c.user_id == bindparam("user_id"),
+    r.c.receipt_type == bindparam("receipt_type"),
+    r.c.thread_id == bindparam("thread_id"),
+)
+
+
+def load_newest(conn: Connection, receipt: ReceiptRow) -> ReceiptRow:
+    """What is stored of the same user, room, type and thread."""
+    names = {"room_id": receipt.room_id, "user_id": receipt.user_id}
+    row = conn.execute(_NEWEST, {**names, "receipt_type": receipt.receipt_type, "thread_id": receipt.thread_id}).one()
+    return evolve(receipt, event_id=row[0], event_order=row[1], ts_ms=row[2])
 
 
 _OF_USER = select(r.c.room_id, r.c.receipt_type, r.c.thread_id, r.c.event_order).where(

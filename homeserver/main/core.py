@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import frozen
 
+from homeserver.accounts.ignored_users import IgnoredUsers
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories
@@ -44,6 +45,7 @@ class Core:
     writer: RoomWriter
     serial: Serial
     erased: ErasedUsers
+    ignored: IgnoredUsers
 
 
 async def build_core(config: Config, reactor: Any, clock: Clock, database: Database) -> Core:
@@ -59,11 +61,11 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     heads = RoomHeads(database, events, memory.room_state_entries)
     unread = Unread(database, heads)
     writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
-    erased = ErasedUsers()
+    erased, ignored = ErasedUsers(), IgnoredUsers(database)
     await erased.start(database)
     log.observe_rooms(heads)
-    for follower in (events.on_rows, memberships.on_rows, histories.on_rows, erased.on_rows, unread.on_rows):
-        log.follow(follower)
+    for follower in (events, memberships, histories, erased, ignored, unread):
+        log.follow(follower.on_rows)
     return Core(
         config,
         reactor,
@@ -80,4 +82,5 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
         writer,
         Serial(clock),
         erased,
+        ignored,
     )

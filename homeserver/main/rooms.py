@@ -71,7 +71,7 @@ def build_rooms(core: Core) -> RoomServices:
     membership = RoomMembership(core.writer, core.memberships, contents, remote)
     aliases = Aliases(config, core.database, core.writer, remote)
     creation = RoomCreation(config, core.writer, contents)
-    views = RoomViews(core.database, core.heads, core.events, core.histories, core.memberships)
+    views = RoomViews(core.database, core.heads, core.events, core.histories, core.memberships, core.ignored)
     public_rooms = PublicRooms(core.database)
     core.log.follow(public_rooms.on_rows)
     relations = Relations(core.database, core.events)

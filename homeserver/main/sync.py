@@ -35,7 +35,7 @@ from homeserver.sync.service import SyncService
 from homeserver.sync.sliding.extensions import SlidingExtensions
 from homeserver.sync.sliding.lists import RoomLists
 from homeserver.sync.sliding.service import SlidingSync
-from homeserver.sync.view import IgnoredUsers, Sources
+from homeserver.sync.view import Sources
 
 
 @frozen
@@ -54,13 +54,13 @@ def build_sync(
     notifications = Notifications(core.database, core.log, core.memberships, push_rules, accounts.profiles)
     core.log.follow(push_rules.on_rows)
     recent = RecentLog(core.log.position, core.config.section(MemoryConfig).recent_rows)
-    tails, ignored = RoomTails(core.database), IgnoredUsers(core.database)
+    tails = RoomTails(core.database)
     notifier = Notifier(core.clock, core.memberships)
     presence = build_presence(core)
     device_lists = DeviceLists(core.database, core.log.position)
     counts = DeviceKeyCounts(core.database)
     activity = RoomActivity(core.database)
-    followers = (recent, tails, activity, ignored, device_lists, counts, encryption.to_device, notifier)
+    followers = (recent, tails, activity, device_lists, counts, encryption.to_device, notifier)
     for follower in followers:
         core.log.follow(follower.on_rows)
     rooms.typing.follow(notifier.on_ephemeral)
@@ -74,7 +74,7 @@ def build_sync(
         core.histories,
         recent,
         tails,
-        ignored,
+        core.ignored,
         core.unread,
         rooms.typing,
         push_rules,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import define, frozen
 
+from homeserver.accounts.ignored_users import NOBODY, IgnoredUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories, UserHistory
 from homeserver.folds.memberships import Memberships
@@ -30,6 +31,7 @@ class RoomView:
     head: RoomHead
     history: UserHistory
     until: int | None
+    ignored: frozenset[str] = NOBODY
 
     @property
     def room_id(self) -> RoomId:
@@ -45,6 +47,7 @@ class RoomViews:
     events: EventCache
     histories: Histories
     memberships: Memberships
+    ignored: IgnoredUsers
 
     async def load(self, room_id: RoomId, user_id: UserId) -> RoomView:
         """The view of a user who is or was joined, or of anybody where the room is world-readable.
@@ -56,14 +59,13 @@ class RoomViews:
         except NotFound:
             raise Forbidden(_NOT_IN_ROOM) from None
         history = await self.load_history(room_id, user_id)
-        if head.is_joined(user_id):
-            return RoomView(head, history, None)
-        if head.history_visibility == "world_readable":
-            return RoomView(head, history, None)
+        ignored = await self.ignored.load(user_id)
+        if head.is_joined(user_id) or head.history_visibility == "world_readable":
+            return RoomView(head, history, None, ignored)
         left = await self._left_position(room_id, user_id, history)
         if left is None:
             raise Forbidden(_NOT_IN_ROOM)
-        return RoomView(head, history, left)
+        return RoomView(head, history, left, ignored)
 
     async def load_joined(self, room_id: RoomId, user_id: UserId) -> RoomHead:
         """The head, for somebody who is joined. Raises: Forbidden."""
@@ -111,8 +113,13 @@ class RoomViews:
 
 
 def is_visible(view: RoomView, event: StoredEvent) -> bool:
-    """The event is in the timeline, and the user may see it."""
+    """The event is in the timeline, and the user may see it and does not ignore its sender.
+
+    Spec: client-server-api#ignoring-users
+    """
     if event.timeline_order is None or event.rejected is not None or event.soft_failed:
+        return False
+    if event.pdu.sender in view.ignored and event.pdu.state_key is None:
         return False
     if view.until is not None and event.order > view.until:
         return False

@@ -18,7 +18,7 @@ import orjson
 from attrs import define, field, frozen
 from sqlalchemy import Connection
 
-from homeserver.accounts.folded_cache import FoldedCache
+from homeserver.accounts.ignored_users import IgnoredUsers
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories, UserHistory
@@ -42,42 +42,6 @@ from homeserver.sync.ports import BundleSource, PushRulesSource, TypingSource, U
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-
-IGNORED_TYPE = "m.ignored_user_list"
-MAX_IGNORED_LISTS = 50_000
-_NOBODY: frozenset[str] = frozenset()
-
-
-@define(eq=False)
-class IgnoredUsers:
-    """Whom each user ignores, in memory; followed on the log."""
-
-    database: Database
-    _cache: FoldedCache[UserId, frozenset[str]] = field(factory=lambda: FoldedCache(MAX_IGNORED_LISTS), init=False)
-
-    def get(self, user_id: UserId) -> frozenset[str] | None:
-        return self._cache.get(user_id)
-
-    async def load(self, user_id: UserId) -> frozenset[str]:
-        version = self._cache.version
-        content = await self.database.read(
-            account_data_store.load_account_data, user_id, account_data_store.GLOBAL, IGNORED_TYPE
-        )
-        ignored = _ignored(content)
-        self._cache.put(user_id, ignored, version)
-        return ignored
-
-    def on_rows(self, rows: Sequence[LogRow]) -> None:
-        for row in rows:
-            if row.kind == "account_data" and row.data["type"] == IGNORED_TYPE:
-                self._cache.drop(UserId(row.key))
-
-
-def _ignored(content: bytes | None) -> frozenset[str]:
-    """Spec: client-server-api#mignored_user_list"""
-    parsed = orjson.loads(content) if content is not None else None
-    users = parsed.get("ignored_users") if isinstance(parsed, dict) else None
-    return frozenset(users) if isinstance(users, dict) else _NOBODY
 
 
 @frozen(eq=False)

@@ -14,6 +14,7 @@ import orjson
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from homeserver.accounts.ignored_users import IgnoredUsers
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories
@@ -45,7 +46,7 @@ from homeserver.sync.ports import Counts
 from homeserver.sync.request import StateKind, SyncRequest
 from homeserver.sync.service import SyncService
 from homeserver.sync.tokens import parse_sync_token
-from homeserver.sync.view import IgnoredUsers, Sources
+from homeserver.sync.view import Sources
 
 T = TypeVar("T")
 SERVER = ServerName("test")
@@ -137,7 +138,7 @@ class World:
         ):
             self.log.follow(follower.on_rows)
         self.writer = RoomWriter(SERVER, self.key, self.clock, self.heads, self.events, self.log, NoPush())
-        self.views = RoomViews(self.database, self.heads, self.events, self.histories, self.memberships)
+        self.views = RoomViews(self.database, self.heads, self.events, self.histories, self.memberships, self.ignored)
         self.paging = Paging(self.database, self.events)
         self.sources = Sources(
             self.database,

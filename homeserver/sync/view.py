@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-import orjson
 from attrs import define, field, frozen
 from sqlalchemy import Connection
 

@@ -75,3 +75,18 @@ def _contents(client: Any, room: str, event_id: str) -> list[Any]:
     timeline = synced["rooms"]["join"][room]["timeline"]["events"]
     found += [event for event in timeline if event["event_id"] == event_id]
     return [event["content"] for event in found]
+
+
+def test_what_ignored_users_say_is_nowhere_to_be_read(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    event_id = bob.send(room, "listen")
+    ignored = {"ignored_users": {bob.user_id: {}}}
+    alice.put("/user/{}/account_data/m.ignored_user_list", ignored, at=[alice.user_id])
+    assert "m.room.message" not in {event["type"] for event in alice.messages(room, limit=50)["chunk"]}
+    assert alice.get("/rooms/{}/event/{}", at=(room, event_id), expect=404)["errcode"] == "M_NOT_FOUND"
+    assert alice.get("/rooms/{}/context/{}", at=(room, event_id), expect=404)["errcode"] == "M_NOT_FOUND"
+    assert bob.get("/rooms/{}/event/{}", at=(room, event_id))["content"]["body"] == "listen"
+    alice.put("/user/{}/account_data/m.ignored_user_list", {"ignored_users": {}}, at=[alice.user_id])
+    assert alice.get("/rooms/{}/event/{}", at=(room, event_id))["content"]["body"] == "listen"

@@ -53,6 +53,10 @@ class Fold(Generic[K, V]):
             self._entries.move_to_end(key)
         return value
 
+    def peek(self, key: K) -> V | None:
+        """The value if it is in memory, which it does not use up."""
+        return self._entries.get(key)
+
     async def load(self, key: K) -> V:
         value = self.get(key)
         if value is not None:
@@ -100,6 +104,8 @@ class Fold(Generic[K, V]):
         except BaseException as error:
             for key in keys:
                 self._loading.pop(key).fail(error)
+                if self._on_gone is not None:
+                    self._on_gone(key)
             raise
         found = {}
         for key in keys:

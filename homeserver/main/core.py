@@ -59,7 +59,7 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     memberships = Memberships(database, memory.users)
     histories = Histories(database, memory.histories)
     heads = RoomHeads(database, events, memory.room_state_entries)
-    unread = Unread(database, heads)
+    unread = Unread(database, heads, memory.unread)
     writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
     erased, ignored = ErasedUsers(), IgnoredUsers(database)
     await erased.start(database)

@@ -15,6 +15,7 @@ class MemoryConfig:
     )
     users: int = setting(20_000, help="Users whose room lists are in memory.", minimum=100)
     histories: int = setting(50_000, help="(Room, user) pairs whose view of the history is in memory.", minimum=100)
+    unread: int = setting(100_000, help="(User, room) pairs whose unread counts are in memory.", minimum=100)
     recent_rows: int = setting(
         4_000, help="Newest rows of the log in memory, from which /sync is answered.", minimum=100
     )

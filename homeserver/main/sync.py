@@ -51,7 +51,7 @@ def build_sync(
 ) -> SyncServices:
     """The notifier follows the log last: when it wakes anybody, everything else knows the news."""
     push_rules = PushRules(core.database, core.log)
-    notifications = Notifications(core.database, core.log, core.memberships, push_rules, accounts.profiles)
+    notifications = Notifications(core.database, core.log, core.memberships, push_rules, core.unread)
     core.log.follow(push_rules.on_rows)
     recent = RecentLog(core.log.position, core.config.section(MemoryConfig).recent_rows)
     tails = RoomTails(core.database)

@@ -5,6 +5,8 @@ is stored with the event. So counting reads a number per event, and only events 
 by those who read them. For users who changed their rules each event is judged by these, as it comes or is loaded. In
 memory the unread events of a (user, room) are kept true by the log: an event adds one, a receipt takes those up to it away.
 
+An event of one's own reads its thread up to it. What users send whom one ignores is none of one's business.
+
 Spec: client-server-api#receiving-notifications
 """
 
@@ -17,28 +19,42 @@ import orjson
 from attrs import define, field, frozen
 from sqlalchemy import Connection
 
+from homeserver.accounts.ignored_users import NOBODY, is_new_list, load_ignored
 from homeserver.folds.fold import Fold
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.push_conditions import EventContext
-from homeserver.matrix.push_evaluation import CompiledRules, RoomEvaluation, compile_rules
+from homeserver.matrix.push_evaluation import RoomEvaluation, compile_rules
 from homeserver.matrix.push_rules import DEFAULT_RULE_SET
+from homeserver.matrix.relations import REPLACE, relation_of
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.judging import Evaluations, Judge, RuleBook, RulesByRoom, evaluate, is_predefined
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent, load_timeline
 from homeserver.store.history import load_moments
 from homeserver.store.log import LogRow
-from homeserver.store.profiles import load_profiles
 from homeserver.store.push_rules import load_room_facts, load_rule_sets
 from homeserver.store.receipts import UNTHREADED, load_read_orders
-from homeserver.store.unread import HIGHLIGHTS, MAX_UNREAD, MENTIONS, NOTIFIES, UnreadRow, load_notifying
+from homeserver.store.unread import (
+    CONCERNS_OTHERS,
+    HIGHLIGHTS,
+    MAX_UNREAD,
+    MENTIONS,
+    NOTIFIES,
+    READ_TYPES,
+    READS,
+    Floors,
+    UnreadRow,
+    is_read_by_sender,
+    load_notifying,
+)
 
-MAX_ENTRIES = 100_000
 MAX_JUDGED = 2_000  # events of a room that are looked through for a user with rules of their own
 MAIN = "main"
-_READ_TYPES = frozenset({"m.read", "m.read.private"})
 _MEMBER = "m.room.member"
+# Messages by which nobody shows to have read anything.
+_READ_NOTHING = frozenset({"m.reaction", "m.room.redaction"})
 _RULES = compile_rules(DEFAULT_RULE_SET)
 
 Key = tuple[UserId, RoomId]
@@ -73,32 +89,26 @@ class _Event:
 
 
 @frozen
-class _Judge:
-    """A user with rules of their own."""
+class Stay:
+    """A user's present time in a room: the order of the join, and the name that the room knows them by."""
 
-    user_id: UserId
-    rules: CompiledRules
-    display_name: str | None
-
-    def see(self, event: StoredEvent, context: EventContext) -> _Event | None:
-        if event.pdu.type == _MEMBER:
-            return None
-        outcome = RoomEvaluation(event.pdu, context).outcome(self.rules, self.user_id, self.display_name)
-        return _Event(event.order, event.event_id, event.thread_root, outcome.highlight) if outcome.notify else None
+    began: int = 0
+    display_name: str | None = None
 
 
 @define(eq=False)
-class _Unread:
+class Reading:
     """A user in a room. `read`: thread (or UNTHREADED) -> order up to which it is read."""
 
+    stay: Stay
     read: dict[str, int]
-    events: list[_Event]
-    judge: _Judge | None = None
+    ignored: frozenset[str] = NOBODY
+    judge: Judge | None = None
+    events: list[_Event] = field(factory=list)
     counts: Counts | None = None
 
-    def is_read(self, event: _Event) -> bool:
-        upto = max(self.read.get(UNTHREADED, 0), self.read.get(event.thread_root or MAIN, 0))
-        return event.order <= upto
+    def is_read(self, order: int, thread_root: EventId | None) -> bool:
+        return order <= max(self.read.get(UNTHREADED, 0), self.read.get(thread_root or MAIN, 0))
 
     def add(self, event: _Event) -> None:
         self.events.append(event)
@@ -110,7 +120,7 @@ class _Unread:
 
     def mark(self, thread: str, order: int) -> None:
         self.read[thread] = max(order, self.read.get(thread, 0))
-        self.events = [event for event in self.events if not self.is_read(event)]
+        self.events = [event for event in self.events if not self.is_read(event.order, event.thread_root)]
         self.counts = None
 
     def remove(self, event_id: str) -> None:
@@ -136,23 +146,24 @@ def _plus(counts: Counts, event: _Event) -> Counts:
 class Unread:
     """Fold: (user, room) -> what is unread there. Also says, when an event is built, what the rules make of it."""
 
-    def __init__(self, database: Database, heads: RoomHeads) -> None:
+    def __init__(self, database: Database, heads: RoomHeads, max_entries: int) -> None:
         self._heads = heads
-        self._fold: Fold[Key, _Unread] = Fold(
+        self._rule_book = RuleBook()
+        self._evaluations = Evaluations()
+        self._fold: Fold[Key, Reading] = Fold(
             database,
-            load=_load,
+            load=self._load,
             keys_of=self._keys_of,
             apply=self._apply,
-            max_entries=MAX_ENTRIES,
+            max_entries=max_entries,
             on_gone=self._on_gone,
         )
         self._users: dict[RoomId, set[UserId]] = {}
         self._rooms: dict[UserId, set[RoomId]] = {}
-        self._judges: set[UserId] = set()
         self.on_rows = self._fold.on_rows
 
     def outcome(self, head: RoomHead, pdu: Pdu, /) -> int:
-        """The bits NOTIFIES, HIGHLIGHTS and MENTIONS for an event that is about to enter the room."""
+        """The bits NOTIFIES, HIGHLIGHTS, MENTIONS and READS for an event that is about to enter the room."""
         if pdu.state_key is not None and pdu.type == _MEMBER:
             return 0
         levels = head.power_levels
@@ -163,7 +174,7 @@ class Unread:
         somebody = next((user for user in mentioned if isinstance(user, str) and user != pdu.sender), None)
         if somebody is not None and evaluation.outcome(_RULES, somebody, None).highlight:
             bits |= MENTIONS
-        return bits
+        return bits | READS if _reads(pdu) else bits
 
     def get_counts(self, user_id: UserId, room_id: RoomId, /) -> Counts | None:
         """The counts if memory has them."""
@@ -172,18 +183,23 @@ class Unread:
 
     async def load_counts(self, user_id: UserId, room_ids: Collection[RoomId], /) -> Mapping[RoomId, Counts]:
         """The counts of the rooms, in a fixed number of statements."""
+        readings = await self.load_readings(user_id, room_ids)
+        return {room_id: unread.count() for room_id, unread in readings.items()}
+
+    async def load_readings(self, user_id: UserId, room_ids: Collection[RoomId], /) -> Mapping[RoomId, Reading]:
+        """How far the user has read in each of the rooms. Not to be kept: they go on changing."""
+        if not room_ids:
+            return {}
         for room_id in room_ids:
             self._users.setdefault(room_id, set()).add(user_id)
         self._rooms.setdefault(user_id, set()).update(room_ids)
         found = await self._fold.load_many([(user_id, room_id) for room_id in room_ids])
-        if any(unread.judge is not None for unread in found.values()):
-            self._judges.add(user_id)
-        return {room_id: unread.count() for (_, room_id), unread in found.items()}
+        return {room_id: unread for (_, room_id), unread in found.items()}
 
     def _keys_of(self, row: LogRow) -> Iterable[Key]:
         if row.kind == "receipt":
             return ((row.data["user_id"], RoomId(row.key)),)
-        if row.kind == "push_rules":
+        if _is_of_user(row):
             user_id = UserId(row.key)
             return [(user_id, room_id) for room_id in self._rooms.get(user_id, ())]
         if row.kind != "event" or row.event is None:
@@ -192,21 +208,24 @@ class Unread:
         keys = [(user_id, room_id) for user_id in self._users.get(room_id, ())]
         if _concerns_anybody(row):
             return keys
-        return [key for key in keys if key[0] in self._judges or self._fold.is_loading(key)]
+        return [key for key in keys if key[0] == row.event.pdu.sender or self._judges(key)]
+
+    def _judges(self, key: Key) -> bool:
+        """The user has rules of their own for the room; or that is not known yet."""
+        known = self._fold.peek(key)
+        return known.judge is not None if known is not None else self._fold.is_loading(key)
 
     def _on_gone(self, key: Key) -> None:
         user_id, room_id = key
         _discard(self._users, room_id, user_id)
         _discard(self._rooms, user_id, room_id)
-        if user_id not in self._rooms:
-            self._judges.discard(user_id)
 
-    def _apply(self, key: Key, unread: _Unread, row: LogRow) -> _Unread | None:
+    def _apply(self, key: Key, unread: Reading, row: LogRow) -> Reading | None:
         user_id, room_id = key
-        if row.kind == "push_rules":
+        if _is_of_user(row):
             return None
         if row.kind == "receipt":
-            if row.data["receipt_type"] in _READ_TYPES:
+            if row.data["receipt_type"] in READ_TYPES:
                 unread.mark(row.data["thread_id"], row.data["event_order"])
             return unread
         event = row.event
@@ -215,15 +234,18 @@ class Unread:
             unread.remove(row.data["redacts"])
         if row.membership is not None and row.membership.user_id == user_id:
             return None  # a join anew, perhaps: what came before it is not unread
-        if event.pdu.sender == user_id or event.timeline_order is None or event.rejected or event.soft_failed:
+        sender = event.pdu.sender
+        if event.timeline_order is None or event.rejected or event.soft_failed or sender in unread.ignored:
+            return unread
+        if sender == user_id:
+            if is_read_by_sender(event.push_outcome):
+                unread.mark(event.thread_root or MAIN, event.order)
             return unread
         if unread.judge is not None:
             head = self._heads.get(room_id)
             if head is None:
                 return None
-            levels = head.power_levels
-            context = EventContext(head.joined, levels.user(event.pdu.sender), levels)
-            found = unread.judge.see(event, context)
+            found = _judged(unread.judge, event, self._evaluations.of(event, head))
         else:
             found = _seen_by(
                 user_id, event.order, event.event_id, event.thread_root, event.push_outcome, event.pdu.content
@@ -231,6 +253,16 @@ class Unread:
         if found is not None:
             unread.add(found)
         return unread
+
+    def _load(self, conn: Connection, keys: Sequence[Key]) -> dict[Key, Reading]:
+        by_user: dict[UserId, list[RoomId]] = {}
+        for user_id, room_id in keys:
+            by_user.setdefault(user_id, []).append(room_id)
+        return {
+            (user_id, room_id): reading
+            for user_id, room_ids in by_user.items()
+            for room_id, reading in _load_of_user(conn, user_id, room_ids, self._rule_book).items()
+        }
 
 
 def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
@@ -250,7 +282,25 @@ def _unlike(users: Collection[Any]) -> str:
 
 def _concerns_anybody(row: LogRow) -> bool:
     assert row.event is not None
-    return row.event.push_outcome > 0 or row.membership is not None or "redacts" in row.data
+    return row.event.push_outcome & CONCERNS_OTHERS > 0 or row.membership is not None or "redacts" in row.data
+
+
+def _is_of_user(row: LogRow) -> bool:
+    """The row's user judges all events anew."""
+    return row.kind == "push_rules" or is_new_list(row)
+
+
+def _reads(pdu: Pdu) -> bool:
+    """Whoever sends the event shows that they have read what is before it."""
+    if pdu.state_key is not None or pdu.type in _READ_NOTHING:
+        return False
+    relation = relation_of(pdu.content)
+    return relation is None or relation.rel_type != REPLACE
+
+
+def _judged(judge: Judge, event: StoredEvent, evaluation: RoomEvaluation) -> _Event | None:
+    outcome = judge.outcome(evaluation)
+    return _Event(event.order, event.event_id, event.thread_root, outcome.highlight) if outcome.notify else None
 
 
 def mentioned_users(content: Mapping[str, Any]) -> Collection[Any]:
@@ -269,64 +319,77 @@ def _seen_by(
     content: Mapping[str, Any],
 ) -> _Event | None:
     """The event as one that the user has not read; None if it does not notify this user."""
-    mentions = outcome >= MENTIONS and user_id in mentioned_users(content)
+    mentions = bool(outcome & MENTIONS) and user_id in mentioned_users(content)
     if not mentions and not outcome & NOTIFIES:
         return None
     return _Event(order, event_id, thread_root, mentions or bool(outcome & HIGHLIGHTS))
 
 
-def _load(conn: Connection, keys: Sequence[Key]) -> dict[Key, _Unread]:
-    by_user: dict[UserId, list[RoomId]] = {}
-    for user_id, room_id in keys:
-        by_user.setdefault(user_id, []).append(room_id)
-    return {
-        (user_id, room_id): unread
-        for user_id, room_ids in by_user.items()
-        for room_id, unread in _load_of_user(conn, user_id, room_ids).items()
-    }
-
-
-def _load_of_user(conn: Connection, user_id: UserId, room_ids: Sequence[RoomId]) -> dict[RoomId, _Unread]:
-    judge = _load_judge(conn, user_id)
-    joined = _load_joined(conn, user_id, room_ids)
-    read: dict[RoomId, dict[str, int]] = {room_id: {UNTHREADED: joined[room_id]} for room_id in room_ids}
+def _load_of_user(
+    conn: Connection, user_id: UserId, room_ids: Sequence[RoomId], book: RuleBook
+) -> dict[RoomId, Reading]:
+    own = load_rule_sets(conn, [user_id]).get(user_id)
+    rules = RulesByRoom(own) if own is not None else None
+    ignored = load_ignored(conn, user_id)
+    found: dict[RoomId, Reading] = {}
+    for room_id, stay in _load_stays(conn, user_id, room_ids).items():
+        found[room_id] = Reading(stay, {UNTHREADED: stay.began}, ignored)
+        there = rules.rules(room_id) if rules is not None else DEFAULT_RULE_SET
+        if not is_predefined(there):
+            found[room_id].judge = Judge(user_id, book.compile(there), stay.display_name)
     for (room_id, receipt_type, thread), order in load_read_orders(conn, user_id, room_ids).items():
-        if receipt_type in _READ_TYPES:
-            read[room_id][thread] = max(order, read[room_id].get(thread, 0))
-    floors = {room_id: threads[UNTHREADED] for room_id, threads in read.items()}
-    if judge is not None:
-        events = _load_judged(conn, judge, floors)
-    else:
-        rows = load_notifying(conn, floors, user_id)
-        events = {room_id: [_event_of(user_id, row) for row in rows[room_id]] for room_id in room_ids}
-    found = {}
-    for room_id in room_ids:
-        unread = _Unread(read[room_id], [], judge)
-        unread.events = [event for event in events[room_id] if event is not None and not unread.is_read(event)]
-        found[room_id] = unread
+        if receipt_type in READ_TYPES:
+            found[room_id].mark(thread, order)
+    _load_seen(conn, user_id, {room_id: reading for room_id, reading in found.items() if reading.judge is None})
+    _load_judged(conn, user_id, {room_id: reading for room_id, reading in found.items() if reading.judge is not None})
     return found
 
 
-def _load_judge(conn: Connection, user_id: UserId) -> _Judge | None:
-    """None for a user whose rules are the predefined ones."""
-    rules = load_rule_sets(conn, [user_id]).get(user_id)
-    if rules is None or rules.digest == DEFAULT_RULE_SET.digest:
-        return None
-    name = load_profiles(conn, [user_id]).get(user_id, {}).get("displayname")
-    return _Judge(user_id, compile_rules(rules), name if isinstance(name, str) else None)
+def _load_seen(conn: Connection, user_id: UserId, readings: Mapping[RoomId, Reading]) -> None:
+    """Fill in the unread events, judged when they were sent."""
+    if not readings:
+        return
+    floors = {room_id: _floors(reading) for room_id, reading in readings.items()}
+    for room_id, rows in load_notifying(conn, floors, user_id).items():
+        reading = readings[room_id]
+        for row in rows:
+            if row.sender == user_id and is_read_by_sender(row.outcome):
+                reading.mark(row.thread_root or MAIN, row.order)
+        for row in rows:
+            if row.sender == user_id or row.sender in reading.ignored or reading.is_read(row.order, row.thread_root):
+                continue
+            event = _event_of(user_id, row)
+            if event is not None:
+                reading.add(event)
 
 
-def _load_judged(conn: Connection, judge: _Judge, floors: Mapping[RoomId, int]) -> dict[RoomId, list[_Event | None]]:
-    """What notifies among the newest MAX_JUDGED events of each room behind its floor."""
-    facts = load_room_facts(conn, list(floors))
-    found: dict[RoomId, list[_Event | None]] = {room_id: [] for room_id in floors}
+def _floors(reading: Reading) -> Floors:
+    unthreaded = reading.read[UNTHREADED]
+    return Floors(max(unthreaded, reading.read.get(MAIN, 0)), unthreaded)
+
+
+def _load_judged(conn: Connection, user_id: UserId, readings: Mapping[RoomId, Reading]) -> None:
+    """Fill in what notifies among the newest MAX_JUDGED events of each room behind its floor."""
+    facts = load_room_facts(conn, list(readings)) if readings else {}
     for room_id, room in facts.items():
-        timeline = load_timeline(conn, room_id, room.version, floors[room_id], 2**62, MAX_JUDGED, backwards=True)
+        reading = readings[room_id]
+        assert reading.judge is not None
+        floor = reading.read[UNTHREADED]
+        timeline = load_timeline(conn, room_id, room.version, floor, 2**62, MAX_JUDGED, backwards=True)
+        for event in timeline:
+            if event.pdu.sender == user_id and is_read_by_sender(event.push_outcome):
+                reading.mark(event.thread_root or MAIN, event.order)
         for event in reversed(timeline):
-            if event.redacted_by is None:
-                context = EventContext(room.joined_members, room.levels.user(event.pdu.sender), room.levels)
-                found[room_id].append(judge.see(event, context))
-    return found
+            if event.pdu.sender != user_id and _may_count(reading, event):
+                found = _judged(reading.judge, event, evaluate(event, room.joined_members, room.levels))
+                if found is not None:
+                    reading.add(found)
+
+
+def _may_count(reading: Reading, event: StoredEvent) -> bool:
+    if event.redacted_by is not None or event.pdu.sender in reading.ignored:
+        return False
+    return not reading.is_read(event.order, event.thread_root)
 
 
 def _event_of(user_id: UserId, row: UnreadRow) -> _Event | None:
@@ -334,13 +397,15 @@ def _event_of(user_id: UserId, row: UnreadRow) -> _Event | None:
     return _seen_by(user_id, row.order, row.event_id, row.thread_root, row.outcome, content)
 
 
-def _load_joined(conn: Connection, user_id: UserId, room_ids: Sequence[RoomId]) -> dict[RoomId, int]:
+def _load_stays(conn: Connection, user_id: UserId, room_ids: Sequence[RoomId]) -> dict[RoomId, Stay]:
     """Where the user's present time in each room began: a change of the profile is no new join."""
-    began = dict.fromkeys(room_ids, 0)
+    found = {room_id: Stay() for room_id in room_ids}
     was: dict[RoomId, str | None] = {}
     for moment in load_moments(conn, [(room_id, _MEMBER, user_id) for room_id in room_ids]):
-        membership = moment.content.get("membership") if moment.content is not None else None
-        if membership == "join" and was.get(moment.room_id) != "join":
-            began[moment.room_id] = moment.position
+        content = moment.content or {}
+        membership, name = content.get("membership"), content.get("displayname")
+        is_join = membership == "join" and was.get(moment.room_id) != "join"
+        began = moment.position if is_join else found[moment.room_id].began
+        found[moment.room_id] = Stay(began, name if isinstance(name, str) else None)
         was[moment.room_id] = membership
-    return began
+    return found

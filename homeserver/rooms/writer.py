@@ -227,7 +227,7 @@ class RoomWriter:
             txn_device_id=draft.device_id,
             txn_id=draft.txn_id,
             push_outcome=self.push_outcomes.outcome(head, pdu),
-            thread_root=thread_root_of(pdu),
+            thread_root=_thread_root(pdu, known),
         )
         after, new = head.advance(event)
         if pdu.type == _REDACTION:
@@ -262,6 +262,21 @@ def thread_root_of(pdu: Pdu) -> EventId | None:
     """
     relation = relation_of(pdu.content)
     return relation.target if pdu.state_key is None and relation is not None and relation.rel_type == THREAD else None
+
+
+def _thread_root(pdu: Pdu, known: _Known) -> EventId | None:
+    """The thread of an event: its own, or that of the event it relates to, which is known by now. Raises: _Missing.
+
+    Spec: client-server-api#threaded-read-receipts
+    """
+    root = thread_root_of(pdu)
+    relation = relation_of(pdu.content) if root is None and pdu.state_key is None else None
+    if relation is None:
+        return root
+    target = known.get(relation.target)
+    if target is None and relation.target not in known.loaded:
+        raise _Missing({relation.target})
+    return target.thread_root if target is not None and target.pdu.room_id == pdu.room_id else None
 
 
 def _events_at(head: RoomHead, keys: Sequence[StateKey], known: _Known) -> dict[StateKey, StoredEvent]:

@@ -1,4 +1,4 @@
-"""What a user has not read: receipts, and the events behind them that notify."""
+"""What a user has not read: the events behind their receipts that notify."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import BigInteger, Connection, Select, Text, and_, case, column, null, select, values
+from sqlalchemy import BigInteger, Connection, Select, Text, and_, case, column, exists, null, or_, select, values
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.store.events import chunked
 from homeserver.store.tables.rooms import events as e
+from homeserver.store.tables.rooms import receipts as r
 
-# The bits of events.push_outcome: what the default push rules say to a member who is not mentioned, and whether
-# mentions in the event may say more to those whom it names.
+# The bits of events.push_outcome: what the default push rules say to a member who is not mentioned, whether mentions in
+# the event may say more to those whom it names, and whether the sender has thereby read what was before.
 NOTIFIES = 1
 HIGHLIGHTS = 2
 MENTIONS = 4
+READS = 8
+# What may be unread for others.
+CONCERNS_OTHERS = NOTIFIES | HIGHLIGHTS | MENTIONS
+# Events that were stored before there was READS: nearly all that notify are messages.
+_READ_BY_SENDER = NOTIFIES | READS
 
 # No client shows more; and a user who was away for a year must not fill the memory.
 MAX_UNREAD = 10_000
+# Of all the rooms that one statement asks for, the newest.
+MAX_ROWS = 200_000
+READ_TYPES = frozenset({"m.read", "m.read.private"})
 
 
 @frozen
 class UnreadRow:
-    """An event that may notify. json: the PDU, only where it mentions somebody."""
+    """An event that may notify, or that its sender wrote. json: the PDU, only where it mentions somebody."""
 
     order: int
     event_id: EventId
@@ -34,23 +43,59 @@ class UnreadRow:
     json: bytes | None
 
 
-def load_notifying(conn: Connection, floors: Mapping[RoomId, int], sender_not: UserId) -> dict[RoomId, list[UnreadRow]]:
-    """For each room the events behind its floor that may notify, oldest first; not those of the user's own."""
+@frozen
+class Floors:
+    """The orders up to which a room is read: outside of threads, and at least in each thread."""
+
+    main: int
+    threads: int
+
+
+def is_read_by_sender(outcome: int) -> bool:
+    """Whoever sent the event has read what was before it, in its thread.
+
+    Spec: client-server-api#marking-notifications-as-read
+    """
+    return bool(outcome & _READ_BY_SENDER)
+
+
+def load_notifying(conn: Connection, floors: Mapping[RoomId, Floors], user_id: UserId) -> dict[RoomId, list[UnreadRow]]:
+    """For each room the events behind its floors that may notify the user, and the user's own, oldest first.
+
+    Of a thread only those behind the user's receipt for it.
+    """
     found: dict[RoomId, list[UnreadRow]] = {room_id: [] for room_id in floors}
     for chunk in chunked(floors.items(), 300):
-        for row in conn.execute(_statement(chunk, sender_not)):
+        outside = _statement([(room_id, at.main) for room_id, at in chunk], user_id)
+        inside = _statement([(room_id, at.threads) for room_id, at in chunk], user_id)
+        for row in conn.execute(outside.where(e.c.thread_root.is_(None))):
             found[row[0]].append(UnreadRow(*row[1:]))
-    return {room_id: rows[-MAX_UNREAD:] for room_id, rows in found.items()}
+        for row in conn.execute(inside.where(e.c.thread_root.is_not(None), ~_has_read_thread(user_id))):
+            found[row[0]].append(UnreadRow(*row[1:]))
+    return {room_id: sorted(rows, key=lambda row: row.order)[-MAX_UNREAD:] for room_id, rows in found.items()}
 
 
-def _statement(floors: Sequence[tuple[RoomId, int]], sender_not: UserId) -> Select[Any]:
+def _statement(floors: Sequence[tuple[RoomId, int]], user_id: UserId) -> Select[Any]:
     floor = values(column("room_id", Text), column("floor", BigInteger), name="floors").data(list(floors)).cte("floors")
-    mentioning = case((e.c.push_outcome >= MENTIONS, e.c.json), else_=null())
+    mentioning = case((e.c.push_outcome.bitwise_and(MENTIONS) > 0, e.c.json), else_=null())
+    of_others = and_(e.c.redacted_by.is_(None), e.c.push_outcome.bitwise_and(CONCERNS_OTHERS) > 0)
     return (
         select(e.c.room_id, e.c.timeline_order, e.c.event_id, e.c.sender, e.c.thread_root, e.c.push_outcome, mentioning)
         .select_from(floor)
         .join(e, and_(e.c.room_id == floor.c.room_id, e.c.timeline_order > floor.c.floor))
-        .where(e.c.push_outcome > 0, e.c.redacted_by.is_(None), e.c.sender != sender_not)
+        .where(e.c.push_outcome > 0, or_(e.c.sender == user_id, of_others))
         .where(e.c.rejected.is_(None), e.c.soft_failed.is_(False))
-        .order_by(e.c.timeline_order)
+        .order_by(e.c.timeline_order.desc())
+        .limit(MAX_ROWS)
+    )
+
+
+def _has_read_thread(user_id: UserId) -> Any:
+    """The user has a receipt in the event's thread for the event or a later one."""
+    return exists().where(
+        r.c.room_id == e.c.room_id,
+        r.c.user_id == user_id,
+        r.c.receipt_type.in_(sorted(READ_TYPES)),
+        r.c.thread_id == e.c.thread_root,
+        r.c.event_order >= e.c.timeline_order,
     )

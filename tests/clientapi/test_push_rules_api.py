@@ -136,9 +136,9 @@ def test_counts_begin_at_the_join(hearth: Any, alice: Any, room: str) -> None:
 def test_what_notified_is_listed(alice: Any, bob: Any, room: str) -> None:
     first = alice.send(room, "one")
     bob.post("/rooms/{}/receipt/m.read/{}", at=(room, first))
+    bob.send(room, "own")
     alice.send(room, {**MENTION, "m.mentions": {"user_ids": [bob.user_id]}})
     alice.send(room, "three")
-    bob.send(room, "own")
     listed = bob.get("/notifications")["notifications"]
     assert [(item["event"]["content"]["body"], item["read"]) for item in listed] == [
         ("three", False),

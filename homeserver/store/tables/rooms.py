@@ -61,6 +61,13 @@ events = Table(
     UniqueConstraint("event_id", "room_id", name="events_event_id"),
 )
 Index("events_timeline", events.c.room_id, events.c.timeline_order)
+Index(
+    "events_threads",
+    events.c.room_id,
+    events.c.timeline_order,
+    postgresql_where=events.c.thread_root.is_not(None),
+    sqlite_where=events.c.thread_root.is_not(None),
+)
 Index("events_origin_ts", events.c.room_id, events.c.origin_server_ts)
 
 state_snapshots = Table(

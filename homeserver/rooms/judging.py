@@ -1,0 +1,116 @@
+"""Judging events by the rules of users who have rules of their own.
+
+Rules that hold for one other room only say nothing of this one. Without them most users' rules are the predefined ones,
+which were asked when the event was sent; the others are compiled, and asked, once for all who have the same.
+
+Spec: client-server-api#push-rules
+"""
+
+from __future__ import annotations
+
+from attrs import define, field, frozen
+
+from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.matrix.patterns import fold
+from homeserver.matrix.power_levels import PowerLevels
+from homeserver.matrix.push_conditions import EventContext
+from homeserver.matrix.push_evaluation import CompiledRules, Outcome, RoomEvaluation, compile_rules
+from homeserver.matrix.push_rules import DEFAULT_RULE_SET, WITH_CONDITIONS, JsonObject, Kind, PushRule, RuleSet
+from homeserver.rooms.head import RoomHead
+from homeserver.store.events import StoredEvent
+
+MAX_COMPILED = 2_000
+
+
+@frozen
+class Judge:
+    """A user in a room for which their rules are not the predefined ones."""
+
+    user_id: UserId
+    rules: CompiledRules
+    display_name: str | None
+
+    def outcome(self, evaluation: RoomEvaluation) -> Outcome:
+        return evaluation.outcome(self.rules, self.user_id, self.display_name)
+
+
+def evaluate(event: StoredEvent, joined: int, levels: PowerLevels) -> RoomEvaluation:
+    """The evaluation of an event in a room with so many joined members."""
+    return RoomEvaluation(event.pdu, EventContext(joined, levels.user(event.pdu.sender), levels))
+
+
+@define(eq=False)
+class Evaluations:
+    """The evaluation of the newest event, shared by all who judge it."""
+
+    _newest: tuple[EventId, RoomEvaluation] | None = field(default=None, init=False)
+
+    def of(self, event: StoredEvent, head: RoomHead) -> RoomEvaluation:
+        if self._newest is None or self._newest[0] != event.event_id:
+            self._newest = event.event_id, evaluate(event, head.joined, head.power_levels)
+        return self._newest[1]
+
+
+@define(eq=False)
+class RuleBook:
+    """Compiled rule sets by digest, so that those of equal users are one. Used by threads, too: its steps are atomic."""
+
+    _known: dict[str, CompiledRules] = field(factory=dict, init=False)
+
+    def compile(self, rules: RuleSet) -> CompiledRules:
+        known = self._known.get(rules.digest)
+        if known is None:
+            known = compile_rules(rules)
+            if len(self._known) >= MAX_COMPILED:
+                self._known.clear()
+            self._known[rules.digest] = known
+        return known
+
+
+class RulesByRoom:
+    """A user's rules, and what of them can match in each room."""
+
+    def __init__(self, rules: RuleSet) -> None:
+        self._rules = rules
+        self._rooms = {
+            (kind, rule.rule_id): room
+            for kind, own in rules.own.items()
+            for rule in own
+            if (room := _only_room(kind, rule)) is not None
+        }
+        self._named = frozenset(self._rooms.values())
+        self._elsewhere = self._without_rooms_but(None)
+
+    def rules(self, room_id: RoomId) -> RuleSet:
+        """What judges there as the whole rule set does."""
+        folded = fold(room_id)
+        return self._without_rooms_but(folded) if folded in self._named else self._elsewhere
+
+    def _without_rooms_but(self, folded: str | None) -> RuleSet:
+        own = {
+            kind: tuple(
+                rule for rule in rules if rule.enabled and self._rooms.get((kind, rule.rule_id), folded) == folded
+            )
+            for kind, rules in self._rules.own.items()
+        }
+        return RuleSet({kind: rules for kind, rules in own.items() if rules}, self._rules.changes)
+
+
+def is_predefined(rules: RuleSet) -> bool:
+    return rules.digest == DEFAULT_RULE_SET.digest
+
+
+def _only_room(kind: Kind, rule: PushRule) -> str | None:
+    """The folded id of the one room in which the rule can match, if there is one."""
+    if kind is Kind.ROOM:
+        return fold(rule.rule_id)
+    if kind not in WITH_CONDITIONS:
+        return None
+    return next((room for condition in rule.conditions if (room := _named_room(condition)) is not None), None)
+
+
+def _named_room(condition: JsonObject) -> str | None:
+    match condition:
+        case {"kind": "event_match", "key": "room_id", "pattern": str(pattern)}:
+            return None if "*" in pattern or "?" in pattern else fold(pattern)
+    return None

@@ -23,6 +23,8 @@ READS = 8
 CONCERNS_OTHERS = NOTIFIES | HIGHLIGHTS | MENTIONS
 # Events that were stored before there was READS: nearly all that notify are messages.
 _READ_BY_SENDER = NOTIFIES | READS
+# Named one by one, so that every planner prefers the index of threads to that of the timeline.
+_ANY_OUTCOME = range(1, 2 * READS)
 
 # No client shows more; and a user who was away for a year must not fill the memory.
 MAX_UNREAD = 10_000
@@ -66,13 +68,21 @@ def load_notifying(conn: Connection, floors: Mapping[RoomId, Floors], user_id: U
     """
     found: dict[RoomId, list[UnreadRow]] = {room_id: [] for room_id in floors}
     for chunk in chunked(floors.items(), 300):
-        outside = _statement([(room_id, at.main) for room_id, at in chunk], user_id)
-        inside = _statement([(room_id, at.threads) for room_id, at in chunk], user_id)
-        for row in conn.execute(outside.where(e.c.thread_root.is_(None))):
-            found[row[0]].append(UnreadRow(*row[1:]))
-        for row in conn.execute(inside.where(e.c.thread_root.is_not(None), ~_has_read_thread(user_id))):
-            found[row[0]].append(UnreadRow(*row[1:]))
+        outside = select_outside_threads([(room_id, at.main) for room_id, at in chunk], user_id)
+        inside = select_in_threads([(room_id, at.threads) for room_id, at in chunk], user_id)
+        for statement in (outside, inside):
+            for row in conn.execute(statement):
+                found[row[0]].append(UnreadRow(*row[1:]))
     return {room_id: sorted(rows, key=lambda row: row.order)[-MAX_UNREAD:] for room_id, rows in found.items()}
+
+
+def select_outside_threads(floors: Sequence[tuple[RoomId, int]], user_id: UserId) -> Select[Any]:
+    return _statement(floors, user_id).where(e.c.thread_root.is_(None), e.c.push_outcome > 0)
+
+
+def select_in_threads(floors: Sequence[tuple[RoomId, int]], user_id: UserId) -> Select[Any]:
+    in_thread = (e.c.thread_root.is_not(None), e.c.push_outcome.in_(_ANY_OUTCOME))
+    return _statement(floors, user_id).where(*in_thread, ~_has_read_thread(user_id))
 
 
 def _statement(floors: Sequence[tuple[RoomId, int]], user_id: UserId) -> Select[Any]:
@@ -83,7 +93,7 @@ def _statement(floors: Sequence[tuple[RoomId, int]], user_id: UserId) -> Select[
         select(e.c.room_id, e.c.timeline_order, e.c.event_id, e.c.sender, e.c.thread_root, e.c.push_outcome, mentioning)
         .select_from(floor)
         .join(e, and_(e.c.room_id == floor.c.room_id, e.c.timeline_order > floor.c.floor))
-        .where(e.c.push_outcome > 0, or_(e.c.sender == user_id, of_others))
+        .where(or_(e.c.sender == user_id, of_others))
         .where(e.c.rejected.is_(None), e.c.soft_failed.is_(False))
         .order_by(e.c.timeline_order.desc())
         .limit(MAX_ROWS)

@@ -7,5 +7,5 @@ from sqlalchemy import Connection
 
 def upgrade(connection: Connection) -> None:
     connection.exec_driver_sql(
-        "CREATE INDEX events_threads ON events (room_id, timeline_order) WHERE thread_root IS NOT NULL"
+        "CREATE INDEX events_threads ON events (room_id, push_outcome, timeline_order) WHERE thread_root IS NOT NULL"
     )

@@ -64,6 +64,7 @@ Index("events_timeline", events.c.room_id, events.c.timeline_order)
 Index(
     "events_threads",
     events.c.room_id,
+    events.c.push_outcome,
     events.c.timeline_order,
     postgresql_where=events.c.thread_root.is_not(None),
     sqlite_where=events.c.thread_root.is_not(None),

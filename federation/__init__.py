@@ -1,5 +1,5 @@
 """Other servers: finding them, their keys, receiving and sending events, joining rooms there, filling in history.
 
-Nothing is here yet. It will implement the Protocols in homeserver.rooms.ports, follow the log with a position for each
-destination, and serve /_matrix/federation; only homeserver.main will import it.
+It implements the Protocols in homeserver.rooms.ports, follows the log with a position for each destination, and serves
+/_matrix/federation and /_matrix/key; only homeserver.main imports it.
 """

@@ -95,6 +95,68 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, sqlite_files: S
     cluster.drop_database(url)
 
 
+@pytest.fixture(params=ENGINES)
+def make_database(
+    request: pytest.FixtureRequest, tmp_path: Path, sqlite_files: SqliteFiles
+) -> Iterator[Callable[[str], str]]:
+    """Makes fresh databases, for tests with several servers; on both engines."""
+    made: list[str] = []
+
+    def make(name: str) -> str:
+        if request.param == "sqlite":
+            folder = tmp_path / name
+            folder.mkdir(exist_ok=True)
+            return sqlite_files.create_database(folder)
+        made.append(start_cluster(request.config).create_database())
+        return made[-1]
+
+    yield make
+    for url in made:
+        start_cluster(request.config).drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def test_ca(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The certificate authority of this run."""
+    from tests.kit.certificates import TestCa
+
+    return TestCa(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture
+def start_federated(make_database: Callable[[str], str], tmp_path: Path, test_ca: Any) -> Iterator[Callable[..., Any]]:
+    """Starts a server that federates, `localhost:<port>`; its arguments are a name, settings, and `clock`."""
+    from tests.kit.federation import FederatedServer
+
+    servers: list[FederatedServer] = []
+
+    def start(name: str = "hearth", settings: Any = None, clock: Any = None) -> FederatedServer:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        servers.append(FederatedServer(make_database(name), folder, test_ca, settings, clock))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def start_peer(test_ca: Any) -> Iterator[Callable[..., Any]]:
+    """Starts a ScriptedPeer; its arguments are the peer's."""
+    from tests.kit.federation import ScriptedPeer
+
+    peers: list[ScriptedPeer] = []
+
+    def start(**about: Any) -> ScriptedPeer:
+        peers.append(ScriptedPeer(test_ca, **about).start())
+        return peers[-1]
+
+    yield start
+    for peer in peers:
+        peer.stop()
+
+
 @pytest.fixture
 def start_local(database_url: str, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Starts a server in this process; its arguments are settings over those of tests, and `clock`."""

@@ -11,14 +11,19 @@ from homeserver.runtime.config import ConfigError
 
 
 def load_signing_key(path: Path) -> SigningKey:
-    """The first key in the file; a new one, written there, if there is no file.
+    """The key to sign with; a new one, written to the file, if there is no file.
 
     Raises: ConfigError.
     """
+    return load_signing_keys(path)[0]
+
+
+def load_signing_keys(path: Path) -> list[SigningKey]:
+    """The key to sign with, and those that were in use before. Raises: ConfigError."""
     try:
-        return parse_signing_keys(path.read_text())[0]
+        return parse_signing_keys(path.read_text())
     except FileNotFoundError:
-        return _write_new_key(path)
+        return [_write_new_key(path)]
     except (OSError, KeyFileError, UnicodeDecodeError) as error:
         raise ConfigError(f"signing_key_file: can't read {path}: {error}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from federation.config import FederationConfig
 from homeserver.accounts.config import LoginConfig, RegistrationConfig, WellKnownConfig
 from homeserver.main.memory import MemoryConfig
 from homeserver.rooms.config import RoomsConfig
@@ -17,5 +18,6 @@ SECTIONS: Final[tuple[type, ...]] = (
     LoginConfig,
     WellKnownConfig,
     RoomsConfig,
+    FederationConfig,
     MemoryConfig,
 )

@@ -11,6 +11,7 @@ from homeserver.main.accounts import AccountServices, build_accounts
 from homeserver.main.core import Core, build_core
 from homeserver.main.database import open_database, prepare_data_dir
 from homeserver.main.encryption import EncryptionServices, build_encryption
+from homeserver.main.federation import Authentication, FederationServices, build_federation
 from homeserver.main.rooms import RoomServices, build_rooms
 from homeserver.main.sync import SyncServices, build_sync
 from homeserver.main.version import VERSION
@@ -37,6 +38,7 @@ class Services:
     rooms: RoomServices
     encryption: EncryptionServices
     sync: SyncServices
+    federation: FederationServices | None
     limiter: RateLimiter
 
     @property
@@ -48,6 +50,8 @@ class Services:
         await self.rooms.delayed.stop()
         await self.rooms.profiles.stop()
         await self.accounts.last_seen.stop()
+        if self.federation is not None:
+            await self.federation.stop()
         await self.core.log.flush()
         self.accounts.hashes.stop()
         await self.core.database.close()
@@ -73,7 +77,10 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
     sync = build_sync(core, accounts, rooms, encryption)
     succession = Succession(core.heads, core.memberships, accounts.account_data, sync.push_rules)
     rooms.membership.after_join = succession.on_joined
-    return Services(core, accounts, rooms, encryption, sync, limiter)
+    federation = build_federation(core, accounts, rooms, limiter)
+    if federation is not None:
+        await federation.start(core)
+    return Services(core, accounts, rooms, encryption, sync, federation, limiter)
 
 
 def public_base_url(config: Config) -> str:
@@ -103,11 +110,12 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     """Raises: ConfigError, also for a port that is taken."""
     services = await build_services(config, reactor, clock)
     router = Router()
-    parts = (services.accounts, services.rooms, services.encryption, services.sync)
-    for endpoints in (endpoints for part in parts for endpoints in part.endpoints):
+    parts = (services.accounts, services.rooms, services.encryption, services.sync, services.federation)
+    for endpoints in (endpoints for part in parts if part is not None for endpoints in part.endpoints):
         router.add(endpoints)
-    accounts = services.accounts
-    app = App(reactor, router, accounts.access, services.limiter, accounts.last_seen.note)
+    accounts, federation = services.accounts, services.federation
+    authentication = Authentication(accounts.access, None if federation is None else federation.auth)
+    app = App(reactor, router, authentication, services.limiter, accounts.last_seen.note)
     listeners = Listeners(app, config)
     lifecycle = Lifecycle(reactor, services.core.clock, listeners)
     for endpoints in operations(config, router, lifecycle):

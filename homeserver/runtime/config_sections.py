@@ -91,21 +91,6 @@ class PresenceConfig:
     )
 
 
-@section("federation")
-class FederationConfig:
-    """Other servers. This server does not federate yet: nothing here has an effect."""
-
-    enabled: bool = setting(True, help="Whether this server talks to others.")
-    verify_certificates: bool = setting(True, help="Whether other servers must have valid certificates.")
-    custom_ca_file: Path | None = setting(None, help="Certificate authorities (PEM) to trust beside the system's.")
-    allow_private_addresses: bool = setting(False, help="Whether servers at private addresses may be called.")
-    domain_allowlist: list[str] = setting([], help="The only servers to talk to. Empty: all.")
-    trusted_key_servers: list[str] = setting(
-        ["matrix.org"], help="Servers asked for keys of servers that can't be reached themselves."
-    )
-    public_rooms: bool = setting(True, help="Whether other servers may list the public rooms of this one.")
-
-
 @group
 class Rate:
     """A token bucket."""
@@ -130,6 +115,11 @@ class RateLimitsConfig:
     report: Rate = setting(Rate(per_second=0.1, burst=10), help="Reports of content.")
     availability: Rate = setting(Rate(per_second=1.0, burst=20), help="Questions whether a user name is free.")
     presence: Rate = setting(Rate(per_second=1.0, burst=10), help="Setting one's presence.")
+    federation: Rate = setting(Rate(per_second=50.0, burst=500), help="Requests of each other server.")
+    server_keys: Rate = setting(
+        Rate(per_second=2.0, burst=50),
+        help="Requests that make this server fetch keys of servers it does not know yet.",
+    )
     typing: Rate = setting(Rate(per_second=5.0, burst=50), help="Typing notifications and receipts.")
 
 
@@ -141,6 +131,5 @@ ALL_SECTIONS: Final[tuple[type, ...]] = (
     RtcConfig,
     MetricsConfig,
     PresenceConfig,
-    FederationConfig,
     RateLimitsConfig,
 )

@@ -11,12 +11,14 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import Context, copy_context
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.python.failure import Failure
+
+from homeserver.runtime.clock import Clock
 
 T = TypeVar("T")
 
@@ -95,3 +97,49 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         if not succeeded:
             value.raiseException()
     return [value for _, value in outcomes]
+
+
+async def within(clock: Clock, timeout_ms: int, coroutine: Coroutine[Any, Any, T]) -> T:
+    """The coroutine's result; it is cancelled when it takes longer.
+
+    Raises: TimeoutError, and what the coroutine raises.
+    """
+    running = Deferred.fromCoroutine(coroutine)
+    timer: Any = clock.call_later(timeout_ms, running.cancel)
+    try:
+        return await running
+    except CancelledError:
+        if timer.active():
+            raise  # whoever waits for the result was cancelled
+        raise TimeoutError(f"not done within {timeout_ms} ms") from None
+    finally:
+        if timer.active():
+            timer.cancel()
+
+
+class SingleFlight(Generic[T]):
+    """Work that several want at once is done once. The work goes on when one of them, or all, give up."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: dict[Hashable, list[Deferred[T]]] = {}
+
+    def is_running(self, key: Hashable) -> bool:
+        return key in self._waiting
+
+    async def do(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `start()` comes to, begun now or by somebody before. Raises: what it raises."""
+        mine: Deferred[T] = Deferred()
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting.append(mine)
+            return await mine
+        self._waiting[key] = [mine]
+        Deferred.fromCoroutine(start()).addBoth(self._settle, key)
+        return await mine
+
+    def _settle(self, result: Any, key: Hashable) -> None:
+        for waiter in self._waiting.pop(key):
+            if not waiter.called:
+                waiter.callback(result)  # a Failure goes the way of errors

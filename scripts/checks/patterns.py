@@ -17,11 +17,15 @@ SQL_FILES = {
 }
 
 BROAD_EXCEPTS = {
+    "federation/destinations.py": "a background task, and listeners that must not keep each other from being told",
+    "federation/dns.py": "twisted.names has no common base; it becomes a LookupFailed",
     "homeserver/runtime/coroutine.py": "what a coroutine raises is its caller's",
     "homeserver/runtime/db.py": "what a store function raises is its caller's",
     "homeserver/runtime/http/request.py": "the request boundary",
     "homeserver/runtime/http/answer.py": "the request boundary",
+    "homeserver/runtime/http_client.py": "OpenSSL and Twisted have each their own; it becomes an HttpFailure",
     "homeserver/runtime/lifecycle.py": "one hook's fault must not keep the others from running",
+    "homeserver/runtime/outbound_tls.py": "nothing may be raised into OpenSSL; it becomes a CertificateRefused",
     "homeserver/runtime/tls.py": "OpenSSL, cryptography and Twisted have each their own; it becomes a ConfigError",
     "homeserver/rooms/profile_propagation.py": "a background task",
     "homeserver/store/log_writer.py": "a batch's fault is its items'; a follower's must not stop the others",

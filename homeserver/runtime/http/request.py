@@ -59,6 +59,7 @@ class Request:
         "_headers",
         "_max_body_bytes",
         "_on_disconnect",
+        "_on_end",
         "_path",
         "_plan",
         "_query",
@@ -91,6 +92,7 @@ class Request:
         self._error: MatrixError | None = None
         self._drive: Drive | None = None
         self._on_disconnect: list[Callable[[], object]] | None = None
+        self._on_end: Callable[[], object] | None = None
         self._stream: Any = None
         self._token: str | None = None
         self._address: str | None = None
@@ -163,6 +165,13 @@ class Request:
         if self._on_disconnect is None:
             self._on_disconnect = []
         self._on_disconnect.append(callback)
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        """Calls back, once, when the request is over: answered, or its client gone. There is one such callback."""
+        if self.finished:
+            callback()
+        else:
+            self._on_end = callback
 
     @property
     def template(self) -> str:
@@ -298,7 +307,7 @@ class Request:
         self.requester = requester
         assert self.channel is not None
         on_authenticated = self.channel.site.on_authenticated
-        if on_authenticated is not None:
+        if on_authenticated is not None and auth is not Auth.SERVER:
             on_authenticated(requester, self)
 
     def _call(self, plan: Plan) -> None:
@@ -386,6 +395,7 @@ class Request:
         self._on_disconnect = None
         self._drop()
         self._account(channel)
+        self._end()
         self.channel = None
         channel.requestDone(self)
 
@@ -402,6 +412,7 @@ class Request:
         self.finished = True
         self.channel = None
         self._drop()
+        self._end()
         callbacks, self._on_disconnect = self._on_disconnect, None
         for callback in callbacks or ():
             callback()
@@ -415,6 +426,11 @@ class Request:
         if self._spool is not None:
             self._spool.file.close()
             self._spool = None
+
+    def _end(self) -> None:
+        callback, self._on_end = self._on_end, None
+        if callback is not None:
+            callback()
 
     def _account(self, channel: Channel) -> None:
         """Counts and logs. Neither path nor query are written: they may hold tokens."""

@@ -1,6 +1,17 @@
 """All tables, on one MetaData. Importing this package registers every one of them."""
 
-from homeserver.store.tables import accounts, delayed_events, e2ee, log, openid, push, relations, rooms
+from homeserver.store.tables import accounts, delayed_events, e2ee, federation, log, openid, push, relations, rooms
 from homeserver.store.tables.base import metadata
 
-__all__ = ["accounts", "delayed_events", "e2ee", "log", "metadata", "openid", "push", "relations", "rooms"]
+__all__ = [
+    "accounts",
+    "delayed_events",
+    "e2ee",
+    "federation",
+    "log",
+    "metadata",
+    "openid",
+    "push",
+    "relations",
+    "rooms",
+]

@@ -1,0 +1,203 @@
+"""Signed requests to other servers.
+
+    answer = await client.get(server, quote_path(V1 + "/make_join", room_id, user_id), {"ver": ["10", "11"]})
+
+Each is bounded in time and size, and in how many run at once for each server. A server that can't be reached is left alone for
+a while (destinations.py); whoever acts for a waiting user says `patient` and tries nevertheless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NoReturn
+from urllib.parse import quote, urlencode
+
+from attrs import define, field
+from twisted.internet.defer import DeferredSemaphore
+
+from federation.allowed import AllowedServers
+from federation.destinations import Destinations
+from federation.discovery import Discovery
+from federation.errors import RemoteRefused, RemoteUnreachable
+from federation.xmatrix import build_header
+from homeserver.matrix.canonical import canonical_json, decode_json
+from homeserver.matrix.errors import InvalidParam, MatrixError
+from homeserver.matrix.ids import ServerName
+from homeserver.matrix.signing import SigningKey
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.coroutine import within
+from homeserver.runtime.http_client import Fault, HttpAnswer, HttpClient, HttpFailure
+
+V1: Final = "/_matrix/federation/v1"
+V2: Final = "/_matrix/federation/v2"
+
+DEFAULT_MAX_BYTES: Final = 10 * 1024 * 1024
+MAX_IN_FLIGHT: Final = 10
+MAX_WAITING: Final = 200
+
+Query = Mapping[str, str | int | Sequence[str | int]]
+_ANOTHER_TARGET: Final = (Fault.NAME, Fault.ADDRESS, Fault.CONNECT, Fault.TLS)
+
+
+def quote_path(prefix: str, *segments: str) -> str:
+    """`prefix` as it is, and the segments percent-encoded below it."""
+    return "/".join([prefix, *(quote(segment, safe="") for segment in segments)])
+
+
+@define(eq=False)
+class FederationClient:
+    """Asks other servers.
+
+    All requests raise RemoteUnreachable (BackingOff, NotAllowed) and RemoteRefused, see errors.py, and nothing else.
+    """
+
+    server_name: ServerName
+    signing_key: SigningKey
+    http: HttpClient
+    discovery: Discovery
+    destinations: Destinations
+    allowed: AllowedServers
+    clock: Clock
+    default_timeout_ms: int = 60_000
+    _slots: dict[ServerName, DeferredSemaphore] = field(init=False, factory=dict)
+
+    async def get(
+        self,
+        server: ServerName,
+        path: str,
+        query: Query | None = None,
+        *,
+        timeout_ms: int | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        patient: bool = False,
+        signed: bool = True,
+    ) -> Any:
+        """The decoded answer. `signed=False` is for the few endpoints that ask for no proof (keys, version)."""
+        return await self._request("GET", server, path, query, None, timeout_ms, max_bytes, patient, signed)
+
+    async def put(
+        self,
+        server: ServerName,
+        path: str,
+        body: Any,
+        query: Query | None = None,
+        *,
+        timeout_ms: int | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        patient: bool = False,
+        signed: bool = True,
+    ) -> Any:
+        return await self._request("PUT", server, path, query, body, timeout_ms, max_bytes, patient, signed)
+
+    async def post(
+        self,
+        server: ServerName,
+        path: str,
+        body: Any,
+        query: Query | None = None,
+        *,
+        timeout_ms: int | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        patient: bool = False,
+        signed: bool = True,
+    ) -> Any:
+        return await self._request("POST", server, path, query, body, timeout_ms, max_bytes, patient, signed)
+
+    def check(self, server: ServerName) -> None:
+        """Whether the server may be asked now. Raises: NotAllowed, BackingOff."""
+        self.allowed.check(server)
+        self.destinations.check(server)
+
+    async def _request(
+        self,
+        method: str,
+        server: ServerName,
+        path: str,
+        query: Query | None,
+        body: Any,
+        timeout_ms: int | None,
+        max_bytes: int,
+        patient: bool,
+        signed: bool,
+    ) -> Any:
+        if server == self.server_name:
+            raise RemoteUnreachable(server, "that is this server itself")
+        self.allowed.check(server)
+        if not patient:
+            self.destinations.check(server)
+        uri = f"{path}?{urlencode(query, doseq=True)}" if query else path
+        limit_ms = timeout_ms or self.default_timeout_ms
+        sending = self._in_turn(server, method, uri, body, limit_ms, max_bytes, signed)
+        try:
+            answer = await within(self.clock, limit_ms, sending)
+        except TimeoutError:
+            self._fail(server, f"no answer within {limit_ms} ms", timed_out=True)
+        except HttpFailure as error:
+            self._fail_for(server, error)
+        return self._decode(server, answer)
+
+    async def _in_turn(
+        self, server: ServerName, method: str, uri: str, body: Any, limit_ms: int, max_bytes: int, signed: bool
+    ) -> HttpAnswer:
+        slot = self._slots.setdefault(server, DeferredSemaphore(MAX_IN_FLIGHT))
+        if len(slot.waiting) >= MAX_WAITING:
+            raise RemoteUnreachable(server, "too many requests wait for it")
+        await slot.acquire()
+        try:
+            return await self._send(server, method, uri, body, limit_ms, max_bytes, signed)
+        finally:
+            slot.release()
+            if slot.tokens == slot.limit:
+                self._slots.pop(server, None)
+
+    async def _send(
+        self, server: ServerName, method: str, uri: str, body: Any, limit_ms: int, max_bytes: int, signed: bool
+    ) -> HttpAnswer:
+        try:
+            found = await self.discovery.find(server)
+        except InvalidParam as error:
+            raise RemoteUnreachable(server, error.error) from None
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if signed:
+            headers["Authorization"] = build_header(self.signing_key, method, uri, self.server_name, server, body)
+        content = None if body is None else canonical_json(body)
+        failure: HttpFailure | None = None
+        for target in found.targets:
+            try:
+                return await self.http.request(
+                    method, target, uri, headers=headers, body=content, timeout_ms=limit_ms, max_bytes=max_bytes
+                )
+            except HttpFailure as error:
+                failure = error
+                if error.fault not in _ANOTHER_TARGET:
+                    break
+        assert failure is not None, "there is always a target"
+        raise failure
+
+    def _decode(self, server: ServerName, answer: HttpAnswer) -> Any:
+        try:
+            body = decode_json(answer.body)
+        except MatrixError:
+            body = None
+        is_matrix = isinstance(body, dict)
+        if answer.status in (502, 503, 504) and not (is_matrix and "errcode" in body):
+            self._fail(server, f"what stands before it answers {answer.status}")
+        self.destinations.note_alive(server)
+        if 200 <= answer.status < 300:
+            if body is None:
+                raise RemoteUnreachable(server, "its answer is not JSON")
+            return body
+        if answer.status < 400:
+            raise RemoteUnreachable(server, f"it answers {answer.status}")
+        raise RemoteRefused(server, answer.status, body)
+
+    def _fail_for(self, server: ServerName, error: HttpFailure) -> NoReturn:
+        if error.fault is Fault.TOO_LARGE:  # it is there, after all
+            raise RemoteUnreachable(server, str(error)) from error
+        if error.fault is not Fault.TIMEOUT:
+            self.discovery.forget(server)
+        self._fail(server, str(error), timed_out=error.fault is Fault.TIMEOUT)
+
+    def _fail(self, server: ServerName, why: str, *, timed_out: bool = False) -> NoReturn:
+        self.destinations.note_failure(server, why)
+        raise RemoteUnreachable(server, why, timed_out=timed_out)

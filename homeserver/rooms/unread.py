@@ -150,6 +150,7 @@ class Unread:
         self._heads = heads
         self._rule_book = RuleBook()
         self._evaluations = Evaluations()
+        self._newest: tuple[StoredEvent, _Event | None] | None = None
         self._fold: Fold[Key, Reading] = Fold(
             database,
             load=self._load,
@@ -197,18 +198,19 @@ class Unread:
         return {room_id: unread for (_, room_id), unread in found.items()}
 
     def _keys_of(self, row: LogRow) -> Iterable[Key]:
-        if row.kind == "receipt":
-            return ((row.data["user_id"], RoomId(row.key)),)
-        if _is_of_user(row):
-            user_id = UserId(row.key)
-            return [(user_id, room_id) for room_id in self._rooms.get(user_id, ())]
-        if row.kind != "event" or row.event is None:
-            return ()
+        if row.event is None:
+            return self._keys_of_other(row)
         room_id = RoomId(row.key)
         keys = [(user_id, room_id) for user_id in self._users.get(room_id, ())]
         if _concerns_anybody(row):
             return keys
         return [key for key in keys if key[0] == row.event.pdu.sender or self._judges(key)]
+
+    def _keys_of_other(self, row: LogRow) -> Iterable[Key]:
+        if row.kind == "receipt":
+            return ((row.data["user_id"], RoomId(row.key)),)
+        user_id = UserId(row.key)
+        return [(user_id, room_id) for room_id in self._rooms.get(user_id, ())] if _is_of_user(row) else ()
 
     def _judges(self, key: Key) -> bool:
         """The user has rules of their own for the room; or that is not known yet."""
@@ -221,15 +223,10 @@ class Unread:
         _discard(self._rooms, user_id, room_id)
 
     def _apply(self, key: Key, unread: Reading, row: LogRow) -> Reading | None:
-        user_id, room_id = key
-        if _is_of_user(row):
-            return None
-        if row.kind == "receipt":
-            if row.data["receipt_type"] in READ_TYPES:
-                unread.mark(row.data["thread_id"], row.data["event_order"])
-            return unread
+        user_id = key[0]
         event = row.event
-        assert event is not None
+        if event is None:
+            return _apply_other(unread, row)
         if "redacts" in row.data:
             unread.remove(row.data["redacts"])
         if row.membership is not None and row.membership.user_id == user_id:
@@ -242,17 +239,25 @@ class Unread:
                 unread.mark(event.thread_root or MAIN, event.order)
             return unread
         if unread.judge is not None:
-            head = self._heads.get(room_id)
+            head = self._heads.get(key[1])
             if head is None:
                 return None
             found = _judged(unread.judge, event, self._evaluations.of(event, head))
         else:
-            found = _seen_by(
-                user_id, event.order, event.event_id, event.thread_root, event.push_outcome, event.pdu.content
-            )
+            found = self._seen_by(user_id, event)
         if found is not None:
             unread.add(found)
         return unread
+
+    def _seen_by(self, user_id: UserId, event: StoredEvent) -> _Event | None:
+        """The event as one that the user has not read; None if it does not notify this user."""
+        # PERF: all whom it does not mention share what they see of it.
+        newest = self._newest
+        if newest is None or newest[0] is not event:
+            newest = self._newest = event, _seen(event.order, event.event_id, event.thread_root, event.push_outcome)
+        if event.push_outcome & MENTIONS and user_id in mentioned_users(event.pdu.content):
+            return _Event(event.order, event.event_id, event.thread_root, True)
+        return newest[1]
 
     def _load(self, conn: Connection, keys: Sequence[Key]) -> dict[Key, Reading]:
         by_user: dict[UserId, list[RoomId]] = {}
@@ -263,6 +268,14 @@ class Unread:
             for user_id, room_ids in by_user.items()
             for room_id, reading in _load_of_user(conn, user_id, room_ids, self._rule_book).items()
         }
+
+
+def _apply_other(unread: Reading, row: LogRow) -> Reading | None:
+    if _is_of_user(row):
+        return None
+    if row.data["receipt_type"] in READ_TYPES:
+        unread.mark(row.data["thread_id"], row.data["event_order"])
+    return unread
 
 
 def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
@@ -310,19 +323,9 @@ def mentioned_users(content: Mapping[str, Any]) -> Collection[Any]:
     return users if isinstance(users, list) else ()
 
 
-def _seen_by(
-    user_id: UserId,
-    order: int,
-    event_id: EventId,
-    thread_root: EventId | None,
-    outcome: int,
-    content: Mapping[str, Any],
-) -> _Event | None:
-    """The event as one that the user has not read; None if it does not notify this user."""
-    mentions = bool(outcome & MENTIONS) and user_id in mentioned_users(content)
-    if not mentions and not outcome & NOTIFIES:
-        return None
-    return _Event(order, event_id, thread_root, mentions or bool(outcome & HIGHLIGHTS))
+def _seen(order: int, event_id: EventId, thread_root: EventId | None, outcome: int) -> _Event | None:
+    """The event as somebody sees it whom it does not mention; None if it does not notify them."""
+    return _Event(order, event_id, thread_root, bool(outcome & HIGHLIGHTS)) if outcome & NOTIFIES else None
 
 
 def _load_of_user(
@@ -394,7 +397,9 @@ def _may_count(reading: Reading, event: StoredEvent) -> bool:
 
 def _event_of(user_id: UserId, row: UnreadRow) -> _Event | None:
     content = orjson.loads(row.json)["content"] if row.json is not None else {}
-    return _seen_by(user_id, row.order, row.event_id, row.thread_root, row.outcome, content)
+    if user_id in mentioned_users(content):
+        return _Event(row.order, row.event_id, row.thread_root, True)
+    return _seen(row.order, row.event_id, row.thread_root, row.outcome)
 
 
 def _load_stays(conn: Connection, user_id: UserId, room_ids: Sequence[RoomId]) -> dict[RoomId, Stay]:

@@ -255,24 +255,16 @@ class RoomWriter:
         return StoredEvent(pdu)
 
 
-def thread_root_of(pdu: Pdu) -> EventId | None:
-    """The root of the thread that a message belongs to.
-
-    Spec: client-server-api#threading
-    """
-    relation = relation_of(pdu.content)
-    return relation.target if pdu.state_key is None and relation is not None and relation.rel_type == THREAD else None
-
-
 def _thread_root(pdu: Pdu, known: _Known) -> EventId | None:
     """The thread of an event: its own, or that of the event it relates to, which is known by now. Raises: _Missing.
 
     Spec: client-server-api#threaded-read-receipts
     """
-    root = thread_root_of(pdu)
-    relation = relation_of(pdu.content) if root is None and pdu.state_key is None else None
+    relation = relation_of(pdu.content) if pdu.state_key is None else None
     if relation is None:
-        return root
+        return None
+    if relation.rel_type == THREAD:
+        return relation.target
     target = known.get(relation.target)
     if target is None and relation.target not in known.loaded:
         raise _Missing({relation.target})

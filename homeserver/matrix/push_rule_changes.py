@@ -81,6 +81,26 @@ def set_actions(rules: RuleSet, kind: Kind, rule_id: str, actions: object) -> Ru
     return _with_changed(rules, kind, evolve(rules.rule(kind, rule_id), actions=parse_actions(actions)))
 
 
+def copy_room_rules(rules: RuleSet, old_room: str, new_room: str) -> RuleSet:
+    """Rules named after the old room hold for the new one too, unless it has one of that kind; else `rules` itself.
+
+    Those are the room's own rule, and the overrides by which clients mute a room.
+    """
+    changed = rules
+    for kind in (Kind.ROOM, *sorted(WITH_CONDITIONS)):
+        own = rules.own_rules(kind)
+        rule = find_rule(own, old_room)
+        if rule is not None and find_rule(own, new_room) is None:
+            conditions = tuple(_of_room(condition, old_room, new_room) for condition in rule.conditions)
+            changed = _with_own(changed, kind, (evolve(rule, rule_id=new_room, conditions=conditions), *own))
+    return changed
+
+
+def _of_room(condition: JsonObject, old_room: str, new_room: str) -> JsonObject:
+    names_old = condition.get("key") == "room_id" and condition.get("pattern") == old_room
+    return {**condition, "pattern": new_room} if names_old else condition
+
+
 def _with_own(rules: RuleSet, kind: Kind, own: tuple[PushRule, ...]) -> RuleSet:
     return RuleSet({**rules.own, kind: own}, rules.changes)
 

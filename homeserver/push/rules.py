@@ -17,8 +17,8 @@ from homeserver.accounts.folded_cache import FoldedCache
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import TooLarge
 from homeserver.matrix.ids import RoomId, UserId
-from homeserver.matrix.push_rule_changes import put_rule
-from homeserver.matrix.push_rules import DEFAULT_RULE_SET, Kind, RuleSet, find_rule
+from homeserver.matrix.push_rule_changes import copy_room_rules
+from homeserver.matrix.push_rules import DEFAULT_RULE_SET, RuleSet
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogItem, LogWriter
@@ -73,10 +73,9 @@ class PushRules:
 
         Spec: client-server-api#server-behaviour-16
         """
-        rule = find_rule((await self.load(user_id)).own_rules(Kind.ROOM), old_room)
-        if rule is not None:
-            body = {"actions": list(rule.actions)}
-            await self.change(user_id, lambda rules: put_rule(rules, Kind.ROOM, new_room, body))
+        known = await self.load(user_id)
+        if copy_room_rules(known, old_room, new_room) is not known:
+            await self.change(user_id, lambda rules: copy_room_rules(rules, old_room, new_room))
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:

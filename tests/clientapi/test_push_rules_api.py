@@ -153,3 +153,16 @@ def test_what_notified_is_listed(alice: Any, bob: Any, room: str) -> None:
     only = bob.get("/notifications", query={"only": "highlight"})["notifications"]
     assert [item["event"]["content"]["body"] for item in only] == ["look"]
     assert bob.get("/notifications", query={"from": "x"}, expect=400)["errcode"] == "M_INVALID_PARAM"
+
+
+def test_a_muted_room_stays_muted_when_it_is_replaced(alice: Any, bob: Any, room: str) -> None:
+    condition = {"kind": "event_match", "key": "room_id", "pattern": room}
+    bob.put(RULE, {"actions": [], "conditions": [condition]}, at=("override", room))
+    bob.put(RULE, {"actions": ["notify"]}, at=("room", room))
+    bob.put(RULE + "/enabled", {"enabled": False}, at=("room", room))
+    new = alice.post("/rooms/{}/upgrade", {"new_version": "11"}, at=[room])["replacement_room"]
+    bob.join(new)
+    assert bob.get(RULE, at=("override", new))["conditions"] == [{**condition, "pattern": new}]
+    assert bob.get(RULE + "/enabled", at=("room", new)) == {"enabled": False}
+    alice.send(new, "hush")
+    assert counts(bob, new) == (0, 0)

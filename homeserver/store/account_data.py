@@ -37,6 +37,9 @@ _BETWEEN = (
     )
     .order_by(account_data.c.position)
 )
+_OF_ROOM = select(*_COLUMNS).where(
+    account_data.c.user_id == bindparam("user"), account_data.c.room_id == bindparam("room")
+)
 _UPSERT = upsert(account_data)
 
 
@@ -48,6 +51,12 @@ def load_account_data(conn: Connection, user_id: str, room_id: str, type_: str) 
 def load_account_data_between(conn: Connection, user_id: str, after: int, upto: int) -> list[AccountDataRow]:
     """What was last set at a position in (after, upto], in that order; after=0 gives all."""
     rows = conn.execute(_BETWEEN, {"user": user_id, "after": after, "upto": upto})
+    return [AccountDataRow(*row) for row in rows]
+
+
+def load_room_account_data(conn: Connection, user_id: str, room_id: str) -> list[AccountDataRow]:
+    """All that the user ever set for a room."""
+    rows = conn.execute(_OF_ROOM, {"user": user_id, "room": room_id})
     return [AccountDataRow(*row) for row in rows]
 
 

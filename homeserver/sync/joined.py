@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import orjson
 from attrs import define, field
 
 from homeserver.folds.histories import UserHistory
@@ -21,12 +22,14 @@ from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
 from homeserver.rooms.client_events import Reader
 from homeserver.rooms.head import MEMBER, RoomHead
+from homeserver.store.account_data import AccountDataRow, load_room_account_data
 from homeserver.store.events import StoredEvent
 from homeserver.store.memberships import MembershipRow
 from homeserver.store.sync import Gap, Receipt
 from homeserver.sync.encoding import (
     EMPTY_LIST,
     MembershipAt,
+    encode_account_data,
     encode_counts,
     encode_event,
     encode_typing,
@@ -47,7 +50,7 @@ from homeserver.sync.segments import (
     wanted_events,
 )
 from homeserver.sync.summary import encode_summary, get_heroes
-from homeserver.sync.view import View
+from homeserver.sync.view import Lookup, View
 from homeserver.sync.window import changed, state_after, state_before
 
 
@@ -239,8 +242,8 @@ def _assemble(
     state = state_events(build, head, segment, is_whole=is_new, heroes=heroes)
     ephemeral = _ephemeral(build, room_id, segment, is_new)
     counts = view.get_counts(room_id)
-    account_data = build.account_data.get(room_id)
-    if state is None or ephemeral is None or counts is None:
+    account_data = _room_account_data(build, room_id, is_new)
+    if state is None or ephemeral is None or counts is None or account_data is None:
         return None
     has_news = told or segment.encoded or segment.window.limited or state or ephemeral or account_data
     if not has_news and not _own_receipt(segment.receipts, request.user_id):
@@ -256,6 +259,33 @@ def _assemble(
         encode_counts(counts, by_thread=request.filter.unread_thread_notifications),
         encode_summary(head, heroes) if told else b"",
     )
+
+
+def account_data_by_room(request: SyncRequest, rows: Collection[AccountDataRow]) -> Mapping[str, list[bytes]]:
+    """The account data of rooms that the filter wants, encoded."""
+    found: dict[str, list[bytes]] = {}
+    wanted = request.filter.room.account_data
+    for row in rows:
+        if row.room_id and wanted.rooms.matches(row.room_id):
+            content = {} if wanted.contains_url is None else orjson.loads(row.content)
+            if wanted.matches_in_room(row.type, None, content):
+                found.setdefault(row.room_id, []).append(encode_account_data(row.type, row.content))
+    return found
+
+
+def _room_account_data(build: Build, room_id: RoomId, is_new: bool) -> Sequence[bytes] | None:
+    """What changed, or in a room that is new to the client all; None while it has to be loaded.
+
+    The user may have set some of it before they joined, when no response told of it.
+    """
+    if not is_new or build.request.since is None:
+        return build.account_data.get(room_id, ())
+    user_id, database = build.request.user_id, build.view.sources.database
+    lookup = Lookup(
+        "room account data", user_id, (room_id,), lambda: database.read(load_room_account_data, user_id, room_id)
+    )
+    rows = build.view.get_value(lookup)
+    return None if rows is None else account_data_by_room(build.request, rows).get(room_id, ())
 
 
 def _own_receipt(receipts: Sequence[Receipt], user_id: UserId) -> bool:

@@ -7,18 +7,16 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-import orjson
 from attrs import define, evolve, field, frozen
 
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import RoomId
-from homeserver.store.account_data import AccountDataRow
 from homeserver.store.memberships import MembershipRow
 from homeserver.sync.encoding import encode_account_data, events_json, rooms_json
-from homeserver.sync.joined import Build, build_joined
+from homeserver.sync.joined import Build, account_data_by_room, build_joined
 from homeserver.sync.left import build_left, build_stripped
 from homeserver.sync.members_sent import MembersSent
 from homeserver.sync.notifier import Notifier
@@ -220,7 +218,7 @@ class SyncService:
         rows = view.get_account_data(request.after)
         if rows is None:
             return []
-        build.account_data = _by_room(request, rows)
+        build.account_data = account_data_by_room(request, rows)
         wanted = request.filter.account_data
         found = [
             encode_account_data(row.type, row.content)
@@ -238,18 +236,6 @@ class SyncService:
 def _is_joined(rooms: UserRooms, room_id: RoomId) -> bool:
     row = rooms.get(room_id)
     return row is not None and row.membership == "join"
-
-
-def _by_room(request: SyncRequest, rows: Collection[AccountDataRow]) -> Mapping[str, list[bytes]]:
-    """The account data of rooms that the filter wants, encoded."""
-    found: dict[str, list[bytes]] = {}
-    wanted = request.filter.room.account_data
-    for row in rows:
-        if row.room_id and wanted.rooms.matches(row.room_id):
-            content = {} if wanted.contains_url is None else orjson.loads(row.content)
-            if wanted.matches_in_room(row.type, None, content):
-                found.setdefault(row.room_id, []).append(encode_account_data(row.type, row.content))
-    return found
 
 
 def _add_room(

@@ -120,3 +120,13 @@ def test_capabilities(server: AccountsServer) -> None:
     assert set(capabilities["m.room_versions"]["available"]) == {str(n) for n in range(1, 13)}
     assert capabilities["m.profile_fields"] == {"enabled": True}
     assert "m.account_moderation" not in capabilities
+
+
+def test_what_was_set_before_joining_is_told_with_the_join(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    room = alice.create_room(preset="public_chat")
+    bob.put("/user/{}/rooms/{}/account_data/x.y", {"n": 1}, at=(bob.user_id, room))
+    bob.sync()
+    bob.join(room)
+    told = bob.sync()["rooms"]["join"][room]
+    assert told["account_data"]["events"] == [{"type": "x.y", "content": {"n": 1}}]

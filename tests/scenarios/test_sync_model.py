@@ -1,46 +1,42 @@
 """Random activity over HTTP, with restarts: who follows by /sync and who follows by sliding sync see what the server has.
 
-Each client folds what it is told into rooms of its own. In the end each has the rooms, the state and the timeline (as far back
-as it knows without a gap) that the server tells of, no event twice. $HEARTH_MODEL_EXAMPLES sets how many runs there are.
+Each client folds what it is told into rooms of its own; in the end each has exactly what the server tells who asks anew, no event
+twice and none missed. The clients differ in what they ask for; polls wait while others act, answers get lost, several write at
+once. $HEARTH_MODEL_SECONDS sets for how long there are new runs, $HEARTH_MODEL_SEED which they are.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
 import pytest
 from attrs import define, field
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.kit.client import Client, Unexpected
+from tests.scenarios.sync_follower import KINDS, SyncFollower, load_truth
 
-EXAMPLES = int(os.environ.get("HEARTH_MODEL_EXAMPLES", "15"))
+SECONDS = int(os.environ.get("HEARTH_MODEL_SECONDS", "40"))
+SEED = int(os.environ.get("HEARTH_MODEL_SEED", "1"))
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+RUNS_AT_A_TIME = 8
 USERS = 3
 MAX_ROOMS = 3
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["create", "join", "leave", "invite", "kick", "send", "burst", "topic", "name", "redact", "read", "tag"]
-            + ["sync"] * 8
-            + ["restart"]
-        ),
-        st.integers(0, USERS - 1),
-        st.integers(0, MAX_ROOMS - 1),
-        st.integers(0, 11),
-    ),
-    min_size=10,
-    max_size=40,
-)
+PRESETS = ("public_chat", "private_chat", "trusted_private_chat")
+VISIBILITIES = ("shared", "joined", "invited", "world_readable")
+JOIN_RULES = ("public", "invite", "knock")
+VERSIONS = ("6", "10", "11", "12")
 _names = count(1)
 
 
 @define
-class Room:
+class SlidingRoom:
     state: dict[tuple[str, str], str] = field(factory=dict)
     timeline: list[str] = field(factory=list)
 
@@ -58,36 +54,13 @@ class Room:
 
 
 @define
-class Follower:
-    """A client, and what it knows."""
+class SlidingFollower:
+    """A client by sliding sync, and what it knows of joined rooms."""
 
     client: Client
-    rooms: dict[str, Room] = field(factory=dict)
+    rooms: dict[str, SlidingRoom] = field(factory=dict)
     token: str | None = None
 
-    def step(self) -> None:
-        raise AssertionError
-
-
-@define
-class SyncFollower(Follower):
-    filter: Any = None
-
-    def step(self) -> None:
-        query = {"since": self.token, "timeout": 0, "filter": self.filter}
-        answer = self.client.get("/sync", query=query)
-        self.token = answer["next_batch"]
-        rooms = answer.get("rooms", {})
-        for room_id, told in rooms.get("join", {}).items():
-            room = self.rooms.setdefault(room_id, Room())
-            room.tell(told["timeline"]["events"], limited=told["timeline"]["limited"])
-            room.fold(told["state"]["events"] + told["timeline"]["events"])
-        for room_id in rooms.get("leave", {}):
-            self.rooms.pop(room_id, None)
-
-
-@define
-class SlidingFollower(Follower):
     def step(self) -> None:
         listed = {"ranges": [[0, 20]], "timeline_limit": 5, "required_state": [["*", "*"]]}
         body = {"lists": {"all": listed}, "extensions": {"account_data": {"enabled": True}}}
@@ -100,8 +73,8 @@ class SlidingFollower(Follower):
         self.token = answer["pos"]
         for room_id, told in answer["rooms"].items():
             if told.get("initial"):
-                self.rooms[room_id] = Room()
-            room = self.rooms.setdefault(room_id, Room())
+                self.rooms[room_id] = SlidingRoom()
+            room = self.rooms.setdefault(room_id, SlidingRoom())
             room.tell(told.get("timeline", []), limited=bool(told.get("limited")))
             room.fold(told.get("required_state", []))
         joined = set(self.client.get("/joined_rooms")["joined_rooms"])
@@ -109,114 +82,251 @@ class SlidingFollower(Follower):
             del self.rooms[room_id]
         return None
 
+    def check(self) -> None:
+        self.step()
+        joined = self.client.get("/joined_rooms")["joined_rooms"]
+        assert sorted(self.rooms) == sorted(joined)
+        for room_id, room in self.rooms.items():
+            state = self.client.get("/rooms/{}/state", at=[room_id])
+            assert room.state == {(event["type"], event["state_key"]): event["event_id"] for event in state}
+            newest = self.client.messages(room_id, limit=100)["chunk"]
+            truth = [event["event_id"] for event in reversed(newest)]
+            assert truth[-len(room.timeline) :] == room.timeline[-100:]
+            assert len(set(room.timeline)) == len(room.timeline)
+
 
 class World:
     """Users, their rooms and their clients, all new in each run."""
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: Any, threads: ThreadPoolExecutor) -> None:
         self.server = server
+        self.threads = threads
         self.users: list[Client] = [server.register(f"user{next(_names)}") for _ in range(USERS)]
         self.rooms: list[str] = []
         self.sent: list[tuple[str, str]] = []
-        small = {"room": {"timeline": {"limit": 3}}}
-        self.followers: list[Follower] = []
-        for user in self.users:
-            own = [SyncFollower(user.another_device()), SyncFollower(user.another_device(), filter=small)]
-            self.followers += [*own, SlidingFollower(user.another_device())]
+        self.followers = [SyncFollower(k[0], user.another_device(), *k[1:]) for user in self.users for k in KINDS]
+        self.sliding = [SlidingFollower(user.another_device()) for user in self.users]
         self.act("create", 0, 0, 0)
 
     def act(self, what: str, user_index: int, room_index: int, number: int) -> None:
         """Do it, if the server allows it."""
         user = self.users[user_index]
-        if what == "sync":
-            self.followers[number % len(self.followers)].step()
-        elif what == "restart":
-            self.restart()
-        elif what == "create":
-            if len(self.rooms) < MAX_ROOMS:
-                self.rooms.append(user.create_room(preset="public_chat"))
-        else:
-            room = self.rooms[room_index % len(self.rooms)]
-            try:
-                self._act_in(what, user, room, number)
-            except Unexpected as error:
-                assert error.status in (400, 403, 404), error
+        follower = self.followers[(user_index * len(KINDS) + number) % len(self.followers)]
+        if what in FOLLOWING:
+            FOLLOWING[what](self, follower)
+            return
+        try:
+            if what in ABOUT_USERS:
+                ABOUT_USERS[what](self, user, number)
+            else:
+                room = self.rooms[room_index % len(self.rooms)]
+                IN_ROOMS[what](self, user, room, number)
+        except Unexpected as error:
+            assert error.status in (400, 403, 404), error
 
-    def _act_in(self, what: str, user: Client, room: str, number: int) -> None:
-        other = self.users[number % USERS]
-        if what == "join":
-            user.join(room)
-        elif what == "leave":
-            user.leave(room)
-        elif what == "invite":
-            user.invite(room, other.user_id)
-        elif what == "kick":
-            user.kick(room, other.user_id)
-        elif what == "send":
-            self.sent += [(room, user.send(room, str(n))) for n in range(number % 4 + 1)]
-        elif what == "burst":
-            self._burst(room)
-        elif what == "topic":
-            user.set_state(room, "m.room.topic", {"topic": str(number)})
-        elif what == "name":
-            user.put("/profile/{}/displayname", {"displayname": str(number)}, at=[user.user_id])
-        elif what == "redact" and self.sent:
-            user.redact(*self.sent[number % len(self.sent)])
-        elif what == "read" and self.sent:
-            user.post("/rooms/{}/receipt/m.read/{}", at=self.sent[number % len(self.sent)])
-        elif what == "tag":
-            user.put("/user/{}/rooms/{}/tags/{}", {}, at=(user.user_id, room, f"u.{number}"))
+    # -- acts of those who follow
 
-    def _burst(self, room: str) -> None:
-        """Several write while others read."""
+    def slide(self, _follower: SyncFollower) -> None:
+        for sliding in self.sliding:
+            sliding.step()
 
-        def write(user: Client) -> None:
-            try:
-                user.another_device().send(room, "at once", txn_id=f"burst{next(_names)}")
-            except Unexpected as error:
-                assert error.status == 403, error
-
-        with ThreadPoolExecutor(USERS * 2) as threads:
-            running = [threads.submit(write, user) for user in self.users]
-            running += [threads.submit(follower.step) for follower in self.followers[:: len(self.users)]]
-            for future in running:
-                future.result(60)
-
-    def restart(self) -> None:
+    def restart(self, _follower: SyncFollower) -> None:
         self.server.restart()
-        for client in [*self.users, *(follower.client for follower in self.followers)]:
+        following = [follower.client for follower in self.followers] + [sliding.client for sliding in self.sliding]
+        for client in [*self.users, *following]:
             client.base_url = self.server.url
 
+    # -- acts of users
+
+    def create(self, user: Client, number: int) -> None:
+        if len(self.rooms) < MAX_ROOMS:
+            visibility = {
+                "type": "m.room.history_visibility",
+                "content": {"history_visibility": VISIBILITIES[number % 4]},
+            }
+            version = VERSIONS[number // 3 % 4]
+            options = {"preset": PRESETS[number % 3], "room_version": version, "initial_state": [visibility]}
+            levels = {"events": {}, "state_default": 0, "events_default": 0, "invite": 0, "kick": 0, "ban": 0}
+            self.rooms.append(user.create_room(**options, power_level_content_override=levels))
+
+    def rename(self, user: Client, number: int) -> None:
+        user.put("/profile/{}/displayname", {"displayname": str(number)}, at=[user.user_id])
+
+    def note(self, user: Client, number: int) -> None:
+        user.put("/user/{}/account_data/{}", {"n": next(_names)}, at=(user.user_id, f"x.{number % 3}"))
+
+    def add_rule(self, user: Client, number: int) -> None:
+        body = {"pattern": str(number), "actions": ["notify", {"set_tweak": "highlight"}]}
+        user.put("/pushrules/global/content/{}", body, at=[f"r{number}"])
+
+    # -- acts in rooms
+
+    def other(self, number: int) -> str:
+        return self.users[number % USERS].user_id
+
+    def send(self, user: Client, room: str, number: int) -> None:
+        for _ in range(number % 4 + 1):
+            self.sent.append((room, user.send(room, f"{number} at all")))
+
+    def send_in_thread(self, user: Client, room: str, number: int) -> None:
+        root = next((event_id for where, event_id in self.sent if where == room), None)
+        if root is not None:
+            relation = {"rel_type": "m.thread", "event_id": root}
+            content = {"msgtype": "m.text", "body": str(number), "m.relates_to": relation}
+            self.sent.append((room, user.send(room, content)))
+
+    def set_topic(self, user: Client, room: str, number: int) -> None:
+        self.sent.append((room, user.set_state(room, "m.room.topic", {"topic": str(number)})))
+
+    def set_visibility(self, user: Client, room: str, number: int) -> None:
+        user.set_state(room, "m.room.history_visibility", {"history_visibility": VISIBILITIES[number % 4]})
+
+    def set_join_rule(self, user: Client, room: str, number: int) -> None:
+        user.set_state(room, "m.room.join_rules", {"join_rule": JOIN_RULES[number % 3]})
+
+    def redact(self, user: Client, _room: str, number: int) -> None:
+        if self.sent:
+            user.redact(*self.sent[number % len(self.sent)])
+
+    def read(self, user: Client, _room: str, number: int) -> None:
+        if self.sent:
+            kind = ("m.read", "m.read.private")[number % 2]
+            where = self.sent[-1 - number % len(self.sent)]
+            user.post("/rooms/{}/receipt/{}/{}", at=(where[0], kind, where[1]))
+
+    def mark_read(self, user: Client, _room: str, number: int) -> None:
+        if self.sent:
+            room, event_id = self.sent[-1 - number % len(self.sent)]
+            user.post("/rooms/{}/read_markers", {"m.fully_read": event_id, "m.read": event_id}, at=[room])
+
+    def type(self, user: Client, room: str, number: int) -> None:
+        body = {"typing": True, "timeout": 120_000} if number % 3 else {"typing": False}
+        user.put("/rooms/{}/typing/{}", body, at=(room, user.user_id))
+
+    def tag(self, user: Client, room: str, number: int) -> None:
+        where = (user.user_id, room, f"u.{number % 3}")
+        if number % 2:
+            user.put("/user/{}/rooms/{}/tags/{}", {"order": 0.5}, at=where)
+        else:
+            user.delete("/user/{}/rooms/{}/tags/{}", at=where)
+
+    def note_in_room(self, user: Client, room: str, number: int) -> None:
+        where = (user.user_id, room, f"x.{number % 3}")
+        user.put("/user/{}/rooms/{}/account_data/{}", {"n": next(_names)}, at=where)
+
+    def burst(self, _user: Client, room: str, number: int) -> None:
+        """All write at once, and one leaves and comes back, while others read."""
+        readers = self.followers[number % 2 :: 2]
+        for follower in readers:
+            follower.settle()
+        writers = [self.threads.submit(self._write, user, room, number) for user in self.users]
+        readings = [self.threads.submit(follower.step) for follower in readers]
+        for future in [*writers, *readings]:
+            future.result(60)
+
+    def _write(self, user: Client, room: str, number: int) -> None:
+        writer = user.another_device()
+        acts: list[Callable[[], object]] = [
+            lambda: writer.send(room, "at once", txn_id=f"burst{next(_names)}"),
+            lambda: writer.set_state(room, "m.room.topic", {"topic": user.user_id}),
+        ]
+        if self.users.index(user) == number % USERS:
+            acts += [lambda: writer.leave(room), lambda: writer.join(room)]
+        for act in acts:
+            try:
+                act()
+            except Unexpected as error:
+                assert error.status in (403, 404), error
+
     def check(self) -> None:
-        for follower in self.followers:
-            follower.step()
-            client = follower.client
-            joined = client.get("/joined_rooms")["joined_rooms"]
-            assert sorted(follower.rooms) == sorted(joined)
-            for room_id, room in follower.rooms.items():
-                state = client.get("/rooms/{}/state", at=[room_id])
-                assert room.state == {(event["type"], event["state_key"]): event["event_id"] for event in state}
-                newest = client.messages(room_id, limit=100)["chunk"]
-                truth = [event["event_id"] for event in reversed(newest)]
-                assert truth[-len(room.timeline) :] == room.timeline[-100:]
-                assert len(set(room.timeline)) == len(room.timeline)
+        for user_index, user in enumerate(self.users):
+            own = self.followers[user_index * len(KINDS) :][: len(KINDS)]
+            for follower in own:
+                follower.step()
+            truth = load_truth(user)
+            for follower in own:
+                follower.check(truth)
+        for sliding in self.sliding:
+            sliding.check()
 
 
-@pytest.mark.timeout(560)
+FOLLOWING: dict[str, Callable[[World, SyncFollower], None]] = {
+    "sync": lambda _world, follower: follower.step(),
+    "poll": lambda world, follower: follower.poll(world.threads),
+    "full_state": lambda _world, follower: follower.step(full_state=True),
+    "lose": lambda _world, follower: follower.lose_an_answer(),
+    "anew": lambda _world, follower: follower.forget_everything(),
+    "slide": World.slide,
+    "restart": World.restart,
+}
+ABOUT_USERS = {"create": World.create, "rename": World.rename, "note": World.note, "add_rule": World.add_rule}
+IN_ROOMS: dict[str, Callable[[World, Client, str, int], object]] = {
+    "join": lambda _world, user, room, _number: user.join(room),
+    "leave": lambda _world, user, room, _number: user.leave(room),
+    "forget": lambda _world, user, room, _number: user.forget(room),
+    "knock": lambda _world, user, room, _number: user.post("/knock/{}", {}, at=[room]),
+    "invite": lambda world, user, room, number: user.invite(room, world.other(number)),
+    "kick": lambda world, user, room, number: user.kick(room, world.other(number)),
+    "ban": lambda world, user, room, number: user.ban(room, world.other(number)),
+    "unban": lambda world, user, room, number: user.unban(room, world.other(number)),
+    "send": World.send,
+    "thread": World.send_in_thread,
+    "burst": World.burst,
+    "topic": World.set_topic,
+    "visibility": World.set_visibility,
+    "join_rule": World.set_join_rule,
+    "redact": World.redact,
+    "read": World.read,
+    "mark_read": World.mark_read,
+    "type": World.type,
+    "tag": World.tag,
+    "note_in_room": World.note_in_room,
+}
+ACTS = ["sync"] * 10 + ["poll"] * 4 + ["send"] * 4 + ["join"] * 4 + ["invite"] * 3 + ["leave"] * 2 + ["read"] * 2
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([*ACTS, *FOLLOWING, *ABOUT_USERS, *IN_ROOMS]),
+        st.integers(0, USERS - 1),
+        st.integers(0, MAX_ROOMS - 1),
+        st.integers(0, 11),
+    ),
+    min_size=10,
+    max_size=60,
+)
+
+
+@pytest.mark.timeout(24 * 3600)
 def test_all_who_follow_see_what_the_server_has(hearth: Any) -> None:
+    end_s = time.monotonic() + SECONDS
+    for number in count(SEED):
+        if time.monotonic() > end_s:
+            assert number > SEED
+            return
+        run_some(hearth, number)
+
+
+def run_some(server: Any, number: int) -> None:
+    """A few runs; those of a number are always the same but for what happens at once."""
+
+    @seed(number)
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=RUNS_AT_A_TIME,
         deadline=None,
         database=None,
-        derandomize=True,
-        phases=[Phase.explicit, Phase.generate],
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
     @given(STEPS)
     def run(steps: list[tuple[str, int, int, int]]) -> None:
-        world = World(hearth)
-        for step in steps:
-            world.act(*step)
-        world.check()
+        with ThreadPoolExecutor(USERS * (len(KINDS) + 1)) as threads:
+            world = World(server, threads)
+            try:
+                for step in steps:
+                    world.act(*step)
+                world.check()
+            except Exception as error:
+                error.add_note(f"steps = {steps}")
+                raise
 
     run()

@@ -69,6 +69,12 @@ class SyncFollower:
         self.settle()
         self.token, self.rooms, self.account_data = None, {}, {}
 
+    def forget_typing(self) -> None:
+        """Who types is known to the server's memory alone, and nobody is told when that is gone with a restart."""
+        self.settle()
+        for room in self.rooms.values():
+            room.typing.clear()
+
     def step(self, *, full_state: bool = False) -> None:
         self.settle()
         self._take(self._ask(0, full_state))

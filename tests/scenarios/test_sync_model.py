@@ -135,6 +135,8 @@ class World:
         following = [follower.client for follower in self.followers] + [sliding.client for sliding in self.sliding]
         for client in [*self.users, *following]:
             client.base_url = self.server.url
+        for follower in self.followers:
+            follower.forget_typing()
 
     # -- acts of users
 
@@ -290,7 +292,7 @@ STEPS = st.lists(
         st.integers(0, MAX_ROOMS - 1),
         st.integers(0, 11),
     ),
-    min_size=10,
+    min_size=20,
     max_size=60,
 )
 

@@ -7,19 +7,23 @@ says "certificate verify failed".
 
 from __future__ import annotations
 
-import contextlib
+import weakref
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
 from OpenSSL import SSL
-from service_identity import VerificationError
-from service_identity.pyopenssl import verify_hostname, verify_ip_address
+from OpenSSL.crypto import X509
+from service_identity import CertificateError, VerificationError
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from service_identity.pyopenssl import extract_patterns
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.python.failure import Failure
 from zope.interface import implementer  # type: ignore[import-untyped]  # it has none
 
 from homeserver.runtime.config import ConfigError
+
+_failure: Any = Failure  # it has no annotations
 
 _REASONS: Final = {
     9: "the certificate is not valid yet",
@@ -37,16 +41,6 @@ class CertificateRefused(Exception):
     """The peer's certificate is not one to be believed; the text says why."""
 
 
-class _Handshake:
-    """What one connection's handshake is about."""
-
-    __slots__ = ("name", "protocol")
-
-    def __init__(self, protocol: Any, name: str) -> None:
-        self.protocol = protocol
-        self.name = name
-
-
 class OutboundTls:
     """Makes the TLS side of outgoing connections."""
 
@@ -58,12 +52,10 @@ class OutboundTls:
         self._context.set_alpn_protos([b"http/1.1"])
         if verify:
             self._trust(ca_file)
-            self._context.set_verify(SSL.VERIFY_PEER, _note_reason)
-            self._context.set_info_callback(_check_name)
 
     def creator(self, name: str) -> _Creator:
         """For connections to whoever can prove to be `name`, a host name or an address."""
-        return _Creator(self._context, name)
+        return _Creator(self._context, name.rstrip("."), self._verify)
 
     def _trust(self, ca_file: Path | None) -> None:
         self._context.set_default_verify_paths()
@@ -77,43 +69,52 @@ class OutboundTls:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Creator:
-    def __init__(self, context: SSL.Context, name: str) -> None:
+    def __init__(self, context: SSL.Context, name: str, verify: bool) -> None:
         self._context = context
         self._name = name
+        self._verify = verify
 
     def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
-        connection.set_app_data(_Handshake(protocol, self._name))
         if not _is_address(self._name):  # names only, RFC 6066 section 3
-            connection.set_tlsext_host_name(self._name.rstrip(".").encode("idna"))
+            connection.set_tlsext_host_name(self._name.encode("idna"))
+        if self._verify:
+            connection.set_verify(SSL.VERIFY_PEER, _Check(self._name, protocol))
         return connection
 
 
-def _note_reason(connection: SSL.Connection, _certificate: Any, error: int, _depth: int, ok: int) -> bool:
-    if not ok:
-        handshake: _Handshake = connection.get_app_data()
-        reason = _REASONS.get(error, f"OpenSSL refuses the certificate (error {error})")
-        _fail(handshake, CertificateRefused(f"{reason} ({handshake.name})"))
-    return bool(ok)
+class _Check:
+    """OpenSSL's question, once for each certificate of the chain, the server's own last: is it good?
+
+    Asked within the handshake, so that nothing is sent to an impostor; whatever is raised here ends the handshake, too.
+    """
+
+    def __init__(self, name: str, protocol: Any) -> None:
+        self._name = name
+        self._protocol = weakref.ref(protocol)
+
+    def __call__(self, _connection: Any, certificate: X509, error: int, depth: int, ok: int) -> bool:
+        if not ok:
+            return self._refuse(_REASONS.get(error, f"OpenSSL refuses the certificate (error {error})"))
+        if depth == 0 and not _is_for(certificate, self._name):
+            return self._refuse(f"the certificate is for another name than {self._name}")
+        return True
+
+    def _refuse(self, why: str) -> bool:
+        """False; and the protocol is told why, for OpenSSL would only say that verification failed."""
+        protocol, failure = self._protocol(), _failure(CertificateRefused(why))
+        if protocol is not None:
+            protocol.failVerification(failure)
+        return False
 
 
-def _check_name(connection: SSL.Connection, where: int, _ret: int) -> None:
-    if not where & SSL.SSL_CB_HANDSHAKE_DONE:
-        return
-    handshake: _Handshake = connection.get_app_data()
+def _is_for(certificate: X509, name: str) -> bool:
     try:
-        check = verify_ip_address if _is_address(handshake.name) else verify_hostname
-        check(connection, handshake.name.rstrip("."))
-    except VerificationError:
-        _fail(handshake, CertificateRefused(f"the certificate is for another name than {handshake.name}"))
-    except Exception as error:  # an OpenSSL callback must not raise; service_identity's errors are many
-        _fail(handshake, CertificateRefused(f"the certificate can't be read: {error}"))
-
-
-def _fail(handshake: _Handshake, error: CertificateRefused) -> None:
-    failure: Any = Failure
-    with contextlib.suppress(AttributeError):
-        handshake.protocol.failVerification(failure(error))
+        wanted = IPAddress_ID(name) if _is_address(name) else DNS_ID(name)
+        verify_service_identity(extract_patterns(certificate), [wanted], [])
+    except (VerificationError, CertificateError, ValueError):
+        return False
+    return True
 
 
 def _is_address(name: str) -> bool:

@@ -25,7 +25,6 @@ BROAD_EXCEPTS = {
     "homeserver/runtime/http/answer.py": "the request boundary",
     "homeserver/runtime/http_client.py": "OpenSSL and Twisted have each their own; it becomes an HttpFailure",
     "homeserver/runtime/lifecycle.py": "one hook's fault must not keep the others from running",
-    "homeserver/runtime/outbound_tls.py": "nothing may be raised into OpenSSL; it becomes a CertificateRefused",
     "homeserver/runtime/tls.py": "OpenSSL, cryptography and Twisted have each their own; it becomes a ConfigError",
     "homeserver/rooms/profile_propagation.py": "a background task",
     "homeserver/store/log_writer.py": "a batch's fault is its items'; a follower's must not stop the others",

@@ -38,6 +38,7 @@ from homeserver.clientapi.capabilities import Capabilities
 from homeserver.clientapi.devices import DeviceEndpoints
 from homeserver.clientapi.filter import FilterEndpoints
 from homeserver.clientapi.login import LoginEndpoints
+from homeserver.clientapi.login_page import LoginPage
 from homeserver.clientapi.openid import OpenIdEndpoints
 from homeserver.clientapi.profiles import ProfileEndpoints
 from homeserver.clientapi.registration import RegistrationEndpoints
@@ -113,6 +114,7 @@ def build_accounts(
             Capabilities(config.section(RoomsConfig).default_version, login_tokens=login.login_tokens),
             RegistrationEndpoints(Registrations(core.server_name, registration, creator, auth, access, tokens), tokens),
             AuthFallback(auth, registration),
+            LoginPage(),
             SharedSecretEndpoints(
                 SharedSecretRegistration(core.server_name, registration.shared_secret, clock, creator)
             ),

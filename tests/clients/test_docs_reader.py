@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TIMEOUT_S = 90
+from tests.kit.browser import ABSENT, EXECUTABLE, OPTIONS, TIMEOUT_S
 
 
-@pytest.mark.skipif(BROWSER is None, reason="scripts/test installs Chromium where it can; it is absent")
+@pytest.mark.skipif(EXECUTABLE is None, reason=ABSENT)
 def test_the_reader_shows_all_operations_with_no_help_of_other_hosts(hearth: Any, tmp_path: Path) -> None:
     document = hearth.client().send_raw("GET", "/docs/openapi.json").json()
     done = subprocess.run(
         [
-            str(BROWSER),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
+            str(EXECUTABLE),
+            *OPTIONS,
             f"--user-data-dir={tmp_path}",
-            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             "--virtual-time-budget=10000",
             "--enable-logging=stderr",
             "--dump-dom",

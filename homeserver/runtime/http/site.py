@@ -1,6 +1,8 @@
 """The site of one listener: twisted.web's parsing of HTTP/1.1 with our own requests and time limits.
 
-twisted.web parses, decodes bodies and guards against smuggling. Around it stand:
+twisted.web parses, decodes bodies and guards against smuggling. A request that comes as most do (whole, in one read, with
+nothing unusual in its head) is parsed here at once, at a quarter of the cost; whatever is in doubt is left to twisted.web.
+Around it stand:
 - one sweep every few seconds over all connections instead of a timer for each (1 KiB, and 10 us a request): a
   connection has a deadline for its headers, for each stretch of body, for its idle time, for taking its
   answer;
@@ -21,6 +23,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.internet.protocol import ServerFactory
+from twisted.internet.tcp import Server
 from twisted.protocols.basic import LineReceiver
 from twisted.web import http
 
@@ -40,6 +43,10 @@ MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00\r\n]*)", re.DOTALL)
 _LENGTH_HEADERS: Final = {b"content-length": b"Content-Length", b"transfer-encoding": b"Transfer-Encoding"}
 _MAX_LENGTH_DIGITS: Final = 18
+_REQUEST_LINE: Final = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.1")
+_HEAD_END: Final = b"\r\n\r\n"
+# With one of these headers a request is twisted.web's to parse.
+_UNUSUAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 
 
 @frozen
@@ -88,12 +95,14 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
     _discarded_bytes = 0
     _body_began_s = 0.0
     _idle = True
+    _writes_at_once = False
     deadline_s: float | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
         site = self.site
         site.channels.add(self)
+        self._writes_at_once = type(self.transport) is Server
         self.deadline_s = site.now_s() + site.limits.header_s
 
     def connectionLost(self, reason: Any = None) -> None:
@@ -110,7 +119,33 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
         if self._idle:
             self._idle = False
             self.deadline_s = self.site.now_s() + self.site.limits.header_s
+            if not self._busyReceiving and not self._buffer and self._take_whole(data):
+                return
         _receive_lines(self, data)
+
+    def _take_whole(self, data: bytes) -> bool:
+        """Read and handle `data` if it is exactly one request with nothing unusual; else do nothing."""
+        end = data.find(_HEAD_END)
+        if not 0 < end <= MAX_HEADER_BYTES or not self.persistent:
+            return False
+        first, *lines = data[:end].split(b"\r\n")
+        line = _REQUEST_LINE.fullmatch(first)
+        if line is None or len(lines) > MAX_HEADERS:
+            return False
+        request = Request(self)
+        length = _add_headers(request, lines)
+        if length is None or len(data) != end + len(_HEAD_END) + length:
+            return False
+        self.requests.append(request)
+        self._handlingRequest = True
+        self.setRawMode()
+        self._set_persistence(request)
+        if request.start(line[1], line[2], length):
+            if length:
+                request.handleContentChunk(data[-length:])
+            self.deadline_s = None
+            request.requestReceived(line[1], line[2], b"HTTP/1.1")
+        return True
 
     def headerReceived(self, line: bytes) -> bool:
         found = _HEADER.fullmatch(line)
@@ -136,8 +171,7 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
         request: Request = self.requests[-1]
         headers = request._headers
         request.http_1_0 = self._version != b"HTTP/1.1"
-        tokens = headers.get(b"connection", b"").lower()
-        self.persistent = not request.http_1_0 and b"close" not in tokens and not self.site.draining
+        self._set_persistence(request)
         if not request.start(self._command, self._path, self.length):
             return
         if self.length != 0:
@@ -145,6 +179,10 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
             self.on_body_data(0)
             if headers.get(b"expect", b"").lower() == b"100-continue" and not request.http_1_0:
                 self._send100Continue()
+
+    def _set_persistence(self, request: Request) -> None:
+        tokens = request._headers.get(b"connection", b"").lower()
+        self.persistent = not request.http_1_0 and b"close" not in tokens and not self.site.draining
 
     def rawDataReceived(self, data: bytes) -> None:
         if self._discarding:
@@ -223,6 +261,17 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
 
     # ---- Writing ----
 
+    def write(self, data: bytes) -> None:
+        """Send what the socket takes now; the reactor is only asked to wait for the rest."""
+        transport = self.transport
+        if self._writes_at_once and not transport._tempDataLen and not transport.dataBuffer and transport.connected:
+            sent = transport.writeSomeData(data)
+            if sent == len(data):
+                return
+            if type(sent) is int:
+                data = data[sent:]
+        transport.write(data)
+
     def pauseProducing(self) -> None:
         super().pauseProducing()
         self.deadline_s = self.site.now_s() + self.site.limits.write_s
@@ -246,6 +295,24 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
             if not self.site.trusts(hop):
                 break
         return host
+
+
+def _add_headers(request: Request, lines: list[bytes]) -> int | None:
+    """Give the request its headers; the length of its body, None when something in them is unusual."""
+    length: int | None = None
+    for header in lines:
+        found = _HEADER.fullmatch(header)
+        if found is None:
+            return None
+        name, value = found[1].lower(), found[2].rstrip(b" \t")
+        if name in _UNUSUAL:
+            return None
+        if name == b"content-length":
+            if length is not None or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+                return None
+            length = int(value)
+        request.add_header(name, value)
+    return length or 0
 
 
 def _is_address(text: str) -> bool:

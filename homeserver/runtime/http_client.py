@@ -40,8 +40,8 @@ from homeserver.runtime.outbound_addresses import AddressPolicy, Resolve, System
 from homeserver.runtime.outbound_connections import (
     AddressRefused,
     Dialer,
-    HeadLimit,
     HostUnknown,
+    Limited,
     Proxy,
     ProxyRefused,
 )
@@ -199,11 +199,11 @@ class HttpClient:
         """Where a new connection to the target comes from."""
         tcp: Any = self._dialer.endpoint(target.host, target.port)
         if target.scheme != "https":
-            return HeadLimit(tcp)
+            return Limited(tcp)
         if self._tls is None:
             self._tls = OutboundTls(verify=self.policy.verify_certificates, ca_file=self.policy.ca_file)
         wrap: Any = wrapClientTLS
-        return HeadLimit(wrap(self._tls.creator(target.name), tcp))
+        return Limited(wrap(self._tls.creator(target.name), tcp))
 
 
 @frozen
@@ -242,6 +242,8 @@ def _plain(headers: Headers) -> dict[str, str]:
 class _Body(Protocol):
     """Gathers a body, and breaks off where it grows too large."""
 
+    transport: Any = None
+
     def __init__(self, target: Target, max_bytes: int) -> None:
         self.done: Deferred[bytes] = Deferred(lambda _: self.abort())
         self._target = target
@@ -266,9 +268,8 @@ class _Body(Protocol):
         self._fail(Fault.PROTOCOL, f"{self._target.name} broke off its answer")
 
     def abort(self) -> None:
-        abort = getattr(self.transport, "abortConnection", None)
-        if abort is not None:
-            abort()
+        if self.transport is not None:
+            self.transport.stopProducing()
 
     def _fail(self, fault: Fault, text: str) -> None:
         if not self.done.called:

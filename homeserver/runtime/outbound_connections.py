@@ -227,11 +227,11 @@ class _Tunnel(Protocol):
             abort()
 
 
-# -- bounded heads -------------------------------------------------------------------------------------------------------
+# -- limits --------------------------------------------------------------------------------------------------------------
 
 
-class HeadLimit:
-    """An endpoint whose connections are dropped when the head of an answer grows too large.
+class Limited:
+    """An endpoint whose connections are dropped when the head of an answer grows too large, or when nobody reads on.
 
     twisted's HTTP client takes any number of headers; this is what keeps a server that sends them without end from filling
     the memory.
@@ -243,7 +243,7 @@ class HeadLimit:
     async def connect(self, factory: Any) -> Any:
         wrapping: Any = WrappingFactory
         wrapper = wrapping(factory)
-        wrapper.protocol = _HeadLimited
+        wrapper.protocol = _LimitedConnection
         wrapper.noisy = False
         made = await self._endpoint.connect(wrapper)
         return made.wrappedProtocol
@@ -252,7 +252,7 @@ class HeadLimit:
 _Wrapper: Any = ProtocolWrapper
 
 
-class _HeadLimited(_Wrapper):  # type: ignore[misc]  # Any, it has no annotations
+class _LimitedConnection(_Wrapper):  # type: ignore[misc]  # Any, it has no annotations
     """Counts from each request that is written to the empty line in what comes back."""
 
     _head_bytes = 0
@@ -266,6 +266,10 @@ class _HeadLimited(_Wrapper):  # type: ignore[misc]  # Any, it has no annotation
     def writeSequence(self, data: Any) -> None:
         self._begin()
         super().writeSequence(data)
+
+    def stopProducing(self) -> None:
+        """At once: what twisted does (losing the connection) goes on reading until the peer closes as well."""
+        self.transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         if self._in_head:

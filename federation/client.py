@@ -36,6 +36,8 @@ MAX_IN_FLIGHT: Final = 10
 MAX_WAITING: Final = 200
 
 Query = Mapping[str, str | int | Sequence[str | int]]
+# What reverse proxies answer for a server that is down; 520 to 530 are Cloudflare's.
+_NOBODY_BEHIND: Final = frozenset((502, 503, 504, *range(520, 531)))
 _ANOTHER_TARGET: Final = (Fault.NAME, Fault.ADDRESS, Fault.CONNECT, Fault.TLS)
 
 
@@ -44,11 +46,16 @@ def quote_path(prefix: str, *segments: str) -> str:
     return "/".join([prefix, *(quote(segment, safe="") for segment in segments)])
 
 
+async def _acquire(slot: DeferredSemaphore) -> None:
+    await slot.acquire()
+
+
 @define(eq=False)
 class FederationClient:
     """Asks other servers.
 
     All requests raise RemoteUnreachable (BackingOff, NotAllowed) and RemoteRefused, see errors.py, and nothing else.
+    `timeout_ms` is from the moment when the request is sent; it waits for its turn as long at most.
     """
 
     server_name: ServerName
@@ -127,9 +134,8 @@ class FederationClient:
             self.destinations.check(server)
         uri = f"{path}?{urlencode(query, doseq=True)}" if query else path
         limit_ms = timeout_ms or self.default_timeout_ms
-        sending = self._in_turn(server, method, uri, body, limit_ms, max_bytes, signed)
         try:
-            answer = await within(self.clock, limit_ms, sending)
+            answer = await self._in_turn(server, method, uri, body, limit_ms, max_bytes, signed)
         except TimeoutError:
             self._fail(server, f"no answer within {limit_ms} ms", timed_out=True)
         except HttpFailure as error:
@@ -142,9 +148,13 @@ class FederationClient:
         slot = self._slots.setdefault(server, DeferredSemaphore(MAX_IN_FLIGHT))
         if len(slot.waiting) >= MAX_WAITING:
             raise RemoteUnreachable(server, "too many requests wait for it")
-        await slot.acquire()
         try:
-            return await self._send(server, method, uri, body, limit_ms, max_bytes, signed)
+            await within(self.clock, limit_ms, _acquire(slot))
+        except TimeoutError:  # that says nothing of the server
+            raise RemoteUnreachable(server, f"its turn did not come within {limit_ms} ms", timed_out=True) from None
+        try:
+            sending = self._send(server, method, uri, body, limit_ms, max_bytes, signed)
+            return await within(self.clock, limit_ms, sending)
         finally:
             slot.release()
             if slot.tokens == slot.limit:
@@ -180,7 +190,7 @@ class FederationClient:
         except MatrixError:
             body = None
         is_matrix = isinstance(body, dict)
-        if answer.status in (502, 503, 504) and not (is_matrix and "errcode" in body):
+        if answer.status in _NOBODY_BEHIND and not (is_matrix and "errcode" in body):
             self._fail(server, f"what stands before it answers {answer.status}")
         self.destinations.note_alive(server)
         if 200 <= answer.status < 300:

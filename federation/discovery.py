@@ -21,10 +21,11 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import parsedate_to_datetime
+from itertools import product
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from federation.bounded import Bounded
 from homeserver.matrix.canonical import decode_json
@@ -121,11 +122,19 @@ class Discovery:
         return await self._by_srv(delegated.host, ("3.3", "3.4", "3.5"))
 
     def forget(self, server: ServerName) -> None:
-        """Look everything up anew next time: what was found does not answer."""
+        """Look everything up anew next time: what was found does not answer.
+
+        A good document stays for the case that the place where it stands is down, too; one that was not there is not asked
+        for again before its time.
+        """
         host = parse_server_address(server).host
-        self._well_knowns.pop(host)
-        for service in ("_matrix-fed._tcp.", "_matrix._tcp."):
-            self._srv.pop(service + host)
+        hosts = [host]
+        known = self._well_knowns.get(host)
+        if known is not None and known.server is not None:
+            hosts.append(parse_server_address(known.server).host)
+            self._well_knowns.put(host, evolve(known, keep_until_ms=min(known.keep_until_ms, self.clock.time_ms())))
+        for service, at in product(("_matrix-fed._tcp.", "_matrix._tcp."), hosts):
+            self._srv.pop(service + at)
 
     # -- .well-known ---------------------------------------------------------------------------------------------------
 

@@ -123,6 +123,7 @@ class KeyRing:
         rows: Rows = {}
         self._learn(stored, rows)
         await self._fetch_missing(missing, rows, patient)
+        self._unmet(missing, rows)
         found.update(_fitting(missing, rows))
         return found
 
@@ -138,18 +139,19 @@ class KeyRing:
     # -- fetching ------------------------------------------------------------------------------------------------------
 
     async def _fetch_missing(self, missing: Sequence[KeyRequest], rows: Rows, patient: bool) -> None:
-        unmet = _unmet(missing, rows)
-        servers = dict.fromkeys(request.server for request in unmet)
+        servers = dict.fromkeys(request.server for request in self._unmet(missing, rows))
         documents = await gather(self.fetch_document(server, patient=patient) for server in servers)
         await self._accept([document for document in documents if document is not None], rows)
         for notary in self.notaries:
-            unmet = [request for request in _unmet(unmet, rows) if request.server != notary]
+            unmet = [request for request in self._unmet(missing, rows) if request.server != notary]
             if not unmet:
                 return
             await self._accept(await self._fetch_from(notary, unmet), rows)
 
     async def _fetch_direct(self, server: ServerName, patient: bool) -> KeyDocument | None:
-        self._ask_after_ms.put(server, self.clock.time_ms() + ASK_FAILED_AGAIN_MS)
+        # A patient caller was called by it a moment ago, so it can't be long.
+        failed_again_ms = ASK_AGAIN_MS if patient else ASK_FAILED_AGAIN_MS
+        self._ask_after_ms.put(server, self.clock.time_ms() + failed_again_ms)
         await self._slots.acquire()
         try:
             json = await self.client.get(
@@ -188,6 +190,12 @@ class KeyRing:
             rows[place] = kept
             self._kept.put(place, kept)
 
+    def _unmet(self, wanted: Sequence[KeyRequest], rows: Rows) -> list[KeyRequest]:
+        """Those that `rows` has no good key for. What others learnt while we waited is in memory, and comes to `rows` first."""
+        self._learn(filter(None, (self._kept.get((request.server, request.key_id)) for request in wanted)), rows)
+        met = _fitting(wanted, rows)
+        return [request for request in wanted if request not in met]
+
     # -- notaries ------------------------------------------------------------------------------------------------------
 
     async def _fetch_from(self, notary: ServerName, wanted: Sequence[KeyRequest]) -> list[KeyDocument]:
@@ -222,8 +230,9 @@ class KeyRing:
             logger.info("No keys from the notary %s: %s", notary, error)
             return []
         listed = answer.get("server_keys") if isinstance(answer, dict) else None
-        documents = [document for document in listed if isinstance(document, dict)] if isinstance(listed, list) else []
-        return await self._believed(notary, [each for each in documents if each.get("server_name") in asked])
+        documents = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+        fitting = [each for each in documents if isinstance(name := each.get("server_name"), str) and name in asked]
+        return await self._believed(notary, fitting[: 2 * len(asked)])
 
     async def _believed(self, notary: ServerName, documents: list[dict[str, Any]]) -> list[KeyDocument]:
         key_ids = {key_id for each in documents for key_id in signature_key_ids(each, notary)[:MAX_SIGNATURES_TRIED]}
@@ -243,9 +252,10 @@ class KeyRing:
         """From the notary itself only: it can't vouch for itself."""
         rows: Rows = {}
         self._learn(await self.database.read(load_server_keys, {(each.server, each.key_id) for each in wanted}), rows)
-        if len(_fitting(wanted, rows)) < len(wanted):
+        if self._unmet(wanted, rows):
             document = await self.fetch_document(notary)
             await self._accept([document] if document is not None else [], rows)
+            self._unmet(wanted, rows)
         return list(_fitting(wanted, rows).values())
 
 
@@ -265,12 +275,6 @@ def _fitting(wanted: Iterable[KeyRequest], rows: Rows) -> dict[KeyRequest, Verif
         for request, row in good
         if row is not None and is_good(row, request)
     }
-
-
-def _unmet(wanted: Iterable[KeyRequest], rows: Rows) -> list[KeyRequest]:
-    requests = list(wanted)
-    met = _fitting(requests, rows)
-    return [request for request in requests if request not in met]
 
 
 def _place(place: tuple[str, str]) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from federation.keys.notary import MAX_SERVERS, Notary
 from federation.keys.own import OwnKeys
-from homeserver.matrix.errors import InvalidParam, NotFound
+from homeserver.matrix.errors import InvalidParam
 from homeserver.matrix.ids import parse_server_name
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 
@@ -61,10 +61,7 @@ class KeyEndpoints:
     async def get_of(self, request: Request, path: KeyPath, query: KeyQuery) -> JsonObject:
         server = parse_server_name(path.server_name)
         asked = {server: query.minimum_valid_until_ts}
-        documents = await self._notary.load_documents(asked, request.client_ip)
-        if not documents:
-            raise NotFound(f"No keys of {server} are known")
-        return {"server_keys": documents}
+        return {"server_keys": await self._notary.load_documents(asked, request.client_ip)}
 
     @endpoint(
         "POST",

@@ -23,8 +23,11 @@ Network = IPv4Network | IPv6Network
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 """A host name to its addresses. Raises: OSError."""
 
-# The translators of IPv4 into IPv6 by which a private IPv4 address can be written as a global IPv6 one.
-_NAT64: Final = IPv6Network("64:ff9b::/96")
+# Ways to write an IPv4 address, a private one as well, as an IPv6 one that passes for global: translated by NAT64 and by
+# SIIT, and "compatible", which is long forgotten everywhere but in old machines.
+_EMBEDDING: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"), IPv6Network("::/96"))
+# What Python calls global: a network's own NAT64 (RFC 8215).
+_LOCAL: Final = IPv6Network("64:ff9b:1::/48")
 LOOKUP_THREADS: Final = 8
 
 
@@ -50,7 +53,13 @@ class AddressPolicy:
     def _permits(self, address: Address) -> bool:
         if any(address in network for network in self.allowed):
             return True
-        return self.allow_private or (address.is_global and not address.is_multicast)
+        return self.allow_private or _is_public(address)
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, IPv6Address) and (address.is_site_local or address in _LOCAL):
+        return False
+    return address.is_global and not address.is_multicast
 
 
 def parse_networks(texts: Iterable[str], where: str) -> tuple[Network, ...]:
@@ -70,7 +79,7 @@ def _embedded(address: Address) -> list[Address]:
     if isinstance(address, IPv4Address):
         return []
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64:
+    if any(address in network for network in _EMBEDDING) and int(address) > 1:  # :: and ::1 are themselves
         found.append(IPv4Address(int(address) & 0xFFFFFFFF))
     return [each for each in found if each is not None]
 

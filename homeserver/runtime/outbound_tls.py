@@ -77,7 +77,7 @@ class _Creator:
     def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
         if not _is_address(self._name):  # names only, RFC 6066 section 3
-            connection.set_tlsext_host_name(self._name.encode("idna"))
+            connection.set_tlsext_host_name(self._name.encode("ascii", "replace"))
         if self._verify:
             connection.set_verify(SSL.VERIFY_PEER, _Check(self._name, protocol))
         return connection

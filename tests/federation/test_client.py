@@ -363,6 +363,7 @@ def test_too_many_waiting_are_refused(start_federated: Any, start_peer: Any) -> 
     peer.answer("GET", V1, Answer({}, delay_s=30))
     whys = run_in_reactor(lambda: gather(outcome(number) for number in range(MAX_IN_FLIGHT + MAX_WAITING + 5)))
     assert whys.count("too many requests wait for it") == 5
+    assert whys.count("its turn did not come within 1000 ms") >= MAX_WAITING - MAX_IN_FLIGHT
     assert hearth.federation.client._slots == {}
 
 
@@ -400,7 +401,11 @@ class ConnectProxy:
             connection.close()
             return
         host, _, port = head.split(b" ")[1].decode().rpartition(":")
-        far = socket.create_connection((host, int(port)))
+        try:
+            far = socket.create_connection((host, int(port)))
+        except (OSError, UnicodeError):
+            connection.close()
+            return
         threading.Thread(target=_pump, args=(far, connection), daemon=True).start()
         _pump(connection, far)
 
@@ -454,6 +459,14 @@ def test_private_literal_is_refused_before_the_proxy_is_asked(start_federated: A
     with pytest.raises(RemoteUnreachable, match="may not be connected to"):
         run_in_reactor(lambda: hearth.federation.client.get(ServerName("10.0.0.1:1"), V1))
     assert proxy.heads == []
+
+
+def test_name_that_no_certificate_can_be_for_is_an_error_too(start_federated: Any, start_proxy: Any) -> None:
+    proxy = start_proxy(b"HTTP/1.1 200 OK\r\n\r\n")
+    hearth = start_federated(settings={"federation": {"proxy": f"http://127.0.0.1:{proxy.port}"}})
+    for name in ("a" * 70 + ".test:1", "-.test:1", "x.:1"):
+        with pytest.raises(RemoteUnreachable):
+            run_in_reactor(lambda name=name: hearth.federation.client.get(ServerName(name), V1, timeout_ms=1_000))
 
 
 # -- settings ------------------------------------------------------------------------------------------------------------

@@ -343,3 +343,15 @@ def test_many_who_look_for_one_server_ask_once(network: Network, well_known: Any
 def test_target_of_a_host_shows_its_port_unless_usual() -> None:
     assert Target.at("a.test", 443).host_header == "a.test"
     assert Target.at("::1", 99).host_header == "[::1]:99"
+
+
+def test_forgetting_looks_everything_up_anew_but_keeps_a_good_document(network: Network, well_known: Any) -> None:
+    well_known.answer("GET", PATH, {"m.server": "other.test"})
+    network.records["_matrix-fed._tcp.other.test"] = [SrvRecord(1, 1, 99, "host.test")]
+    network.find("example.test")
+    network.discovery.forget(ServerName("example.test"))
+    network.records["_matrix-fed._tcp.other.test"] = [SrvRecord(1, 1, 98, "host.test")]
+    well_known.answer("GET", PATH, {}, status=500)
+    found = network.find("example.test")
+    assert (found.step, targets(found)) == ("3.3", [("host.test", 98, "other.test", "other.test")])
+    assert len(well_known.requests) == 2

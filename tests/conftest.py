@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.kit.databases import ENGINES, PostgresCluster, PostgresMissing, SqliteFiles, find_postgres
-from tests.kit.specification import SPECIFICATION
+from tests.kit.specification import FEDERATION, SPECIFICATION
 
 CLUSTER = pytest.StashKey[PostgresCluster]()
 POSTGRES_URL = "HEARTH_TEST_POSTGRES_URL"
@@ -54,6 +54,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("what this run rests on")
     terminalreporter.line(SPECIFICATION.summary())
+    terminalreporter.line(f"Federation: {FEDERATION.summary()}")
     if find_postgres() is None:
         terminalreporter.line("Nothing ran on PostgreSQL: its binaries are absent (apt-get install postgresql)")
 

@@ -5,9 +5,6 @@ Spec: client-server-api#key-management-api
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 
 from homeserver.accounts.interactive_auth import InteractiveAuth, Operation
@@ -15,11 +12,12 @@ from homeserver.accounts.requester import Requester
 from homeserver.accounts.stages import PASSWORD
 from homeserver.e2ee.claims import KeyClaims
 from homeserver.e2ee.cross_signing import CrossSigning, check_keys, is_replacement
-from homeserver.e2ee.limits import MAX_CLAIMS, MAX_QUERIED_USERS, check_count, check_object, check_string
+from homeserver.e2ee.limits import check_object
 from homeserver.e2ee.queries import KeyQueries
 from homeserver.e2ee.uploads import KeyUploads, parse_upload
+from homeserver.e2ee.wanted import parse_claims, parse_queried
 from homeserver.matrix.errors import InvalidParam
-from homeserver.matrix.ids import DeviceId, UserId, parse_device_id, parse_user_id
+from homeserver.matrix.ids import DeviceId
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.tokens import parse_sync_token
@@ -144,30 +142,3 @@ def device_of(requester: Requester) -> DeviceId:
     if requester.device_id is None:
         raise InvalidParam("device_id", "this access token belongs to no device")
     return requester.device_id
-
-
-def parse_queried(wanted: Mapping[str, Any]) -> dict[UserId, list[DeviceId]]:
-    """The device_keys of a query: user -> device ids. Raises: InvalidParam, TooLarge."""
-    check_count(len(wanted), "device_keys", MAX_QUERIED_USERS)
-    found = {}
-    for user_id, devices in wanted.items():
-        field = f"device_keys.{user_id}"
-        if isinstance(devices, dict):  # as old clients write "all of them"
-            devices = list(devices)
-        if not isinstance(devices, list):
-            raise InvalidParam(field, "must be a list of device IDs")
-        found[parse_user_id(user_id, "device_keys")] = [DeviceId(check_string(device, field)) for device in devices]
-    return found
-
-
-def parse_claims(wanted: Mapping[str, Any]) -> dict[UserId, dict[DeviceId, str]]:
-    """The one_time_keys of a claim: user -> device -> algorithm. Raises: InvalidParam, TooLarge."""
-    found = {}
-    for user_id, devices in wanted.items():
-        field = f"one_time_keys.{user_id}"
-        found[parse_user_id(user_id, "one_time_keys")] = {
-            parse_device_id(device_id, field): check_string(algorithm, f"{field}.{device_id}")
-            for device_id, algorithm in check_object(devices, field).items()
-        }
-    check_count(sum(map(len, found.values())), "one_time_keys", MAX_CLAIMS)
-    return found

@@ -21,8 +21,10 @@ from federation.serverapi.version import VersionEndpoint
 from homeserver.accounts.access import AccessTokens
 from homeserver.main.accounts import AccountServices
 from homeserver.main.core import Core
+from homeserver.main.encryption import EncryptionServices
 from homeserver.main.keys import load_signing_keys
 from homeserver.main.rooms import RoomServices
+from homeserver.main.serving import build_serving
 from homeserver.main.version import VERSION
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import parse_server_name
@@ -61,7 +63,7 @@ class FederationServices:
 
 
 def build_federation(
-    core: Core, accounts: AccountServices, rooms: RoomServices, limiter: RateLimiter
+    core: Core, accounts: AccountServices, rooms: RoomServices, encryption: EncryptionServices, limiter: RateLimiter
 ) -> FederationServices | None:
     """None where this server does not federate. Raises: ConfigError."""
     config = core.config.section(FederationConfig)
@@ -93,7 +95,11 @@ def build_federation(
         client,
         ring,
         ServerAuth(core.server_name, ring, destinations, allowed, limiter, core.clock),
-        [KeyEndpoints(own_keys, notary), VersionEndpoint(VERSION)],
+        [
+            KeyEndpoints(own_keys, notary),
+            VersionEndpoint(VERSION),
+            *build_serving(core, accounts, rooms, encryption, config),
+        ],
     )
 
 

@@ -60,6 +60,9 @@ class RoomServices:
     typing: Typing
     profiles: RoomProfiles
     departures: RoomDepartures
+    aliases: Aliases
+    public_rooms: PublicRooms
+    hierarchies: SpaceHierarchies
     endpoints: list[object]
 
 
@@ -79,6 +82,7 @@ def build_rooms(core: Core) -> RoomServices:
     sending = Sending(core.writer, core.events, Transactions(), membership, StatePolicy(aliases))
     delayed = DelayedEvents(core.database, core.clock, sending)
     summaries = RoomSummaries(core.server_name, core.heads, core.events, core.memberships, remote)
+    hierarchies = SpaceHierarchies(core.heads, core.events, summaries)
     directory = RoomDirectory(config, core.database, core.heads, core.log)
     typing = Typing(core.clock, core.serial)
     paging = Paging(core.database, core.events)
@@ -94,6 +98,9 @@ def build_rooms(core: Core) -> RoomServices:
         typing,
         RoomProfiles(core.writer, core.memberships, contents),
         RoomDepartures(membership),
+        aliases,
+        public_rooms,
+        hierarchies,
         [
             RoomSending(sending, delayed),
             DelayedEventEndpoints(delayed),
@@ -104,7 +111,7 @@ def build_rooms(core: Core) -> RoomServices:
             RoomMembershipEndpoints(membership, aliases, core.memberships),
             RoomAliasEndpoints(aliases),
             RoomDirectoryEndpoints(config, core.server_name, directory, public_rooms, remote),
-            SpaceEndpoints(SpaceHierarchies(core.heads, core.events, summaries), core.memberships),
+            SpaceEndpoints(hierarchies, core.memberships),
             UserDirectoryEndpoints(core.database),
             RoomSummaryEndpoints(summaries, aliases),
             RoomUpgradeEndpoints(RoomUpgrades(creation)),

@@ -77,7 +77,7 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
     sync = build_sync(core, accounts, rooms, encryption)
     succession = Succession(core.heads, core.memberships, accounts.account_data, sync.push_rules)
     rooms.membership.after_join = succession.on_joined
-    federation = build_federation(core, accounts, rooms, limiter)
+    federation = build_federation(core, accounts, rooms, encryption, limiter)
     if federation is not None:
         await federation.start(core)
     return Services(core, accounts, rooms, encryption, sync, federation, limiter)

@@ -17,6 +17,7 @@ from homeserver.folds.events import EventCache
 from homeserver.matrix.errors import Forbidden, InvalidParam, NotFound
 from homeserver.matrix.format import stripped_state
 from homeserver.matrix.ids import RoomId, ServerName, UserId
+from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.summary import RoomSummaries
 from homeserver.store.events import StoredEvent
@@ -77,21 +78,30 @@ class SpaceHierarchies:
                 continue
             if len(found) == wanted:
                 return found[walk.skip :], walk.token(limit)
-            children = await self._load_children(current, walk) if entry.get("room_type") == SPACE else []
+            children = await self._load_children_of(current, walk) if entry.get("room_type") == SPACE else []
             entry.pop("membership", None)
             found.append({**entry, "children_state": [_stripped(child.event) for child in children]})
             if depth < walk.max_depth:
                 stack += [(child.room_id, child.via, depth + 1) for child in reversed(children)]
         return found[walk.skip :], None
 
-    async def _load_children(self, room_id: RoomId, walk: Walk) -> list[_Child]:
+    async def load_entry(self, head: RoomHead, walk: Walk) -> tuple[dict[str, Any], list[RoomId]]:
+        """A room of this server as hierarchies have it, for whoever may see it, and its children in their order."""
+        entry = await self.summaries.build(head)
+        children = await self._load_children(head, walk) if entry.get("room_type") == SPACE else []
+        entry["children_state"] = [_stripped(child.event) for child in children]
+        return entry, [child.room_id for child in children]
+
+    async def _load_children_of(self, room_id: RoomId, walk: Walk) -> list[_Child]:
+        head = (await self.heads.load_many([room_id])).get(room_id)
+        return await self._load_children(head, walk) if head is not None else []
+
+    async def _load_children(self, head: RoomHead, walk: Walk) -> list[_Child]:
         """In their order.
 
         Spec: client-server-api#ordering-of-children-within-a-space
         """
-        head = (await self.heads.load_many([room_id])).get(room_id)
-        if head is None:
-            return []
+        room_id = head.room_id
         ids = [event_id for (type_, _), event_id in head.state.items() if type_ == CHILD]
         events = await self.events.load_many(dict.fromkeys(ids, room_id), {room_id: head.version})
         children = [child for event in events.values() if (child := _child(event)) is not None]

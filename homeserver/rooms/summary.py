@@ -34,7 +34,7 @@ SUMMARISED_TYPES: Final = frozenset(
         "m.room.encryption",
     }
 )
-_OPEN_RULES = ("public", "knock", "knock_restricted")
+OPEN_RULES = ("public", "knock", "knock_restricted")
 
 Contents = Mapping[str, Mapping[str, Any]]
 
@@ -82,7 +82,7 @@ class RoomSummaries:
         return summary
 
     async def _may_see(self, head: RoomHead, user_id: UserId | None) -> bool:
-        if head.join_rule in _OPEN_RULES or head.history_visibility == "world_readable":
+        if head.join_rule in OPEN_RULES or head.history_visibility == "world_readable":
             return True
         if user_id is None:
             return False

@@ -74,3 +74,8 @@ def delete_encryption_of_devices(conn: Connection, user_id: str, device_ids: Col
         delete(to_device_transactions).where(transactions.sender == user_id, transactions.device_id.in_(device_ids))
     )
     conn.execute(delete(dehydrated_devices).where(dehydrated.user_id == user_id, dehydrated.device_id.in_(device_ids)))
+
+
+def load_list_position(conn: Connection, user_id: str) -> int:
+    """Where the user's devices or keys changed last; 0 for never."""
+    return conn.scalar(_LAST, {"user": user_id}) or 0

@@ -1,4 +1,4 @@
-"""Checks responses against the specification's own OpenAPI description of the client-server API.
+"""Checks responses against the specification's own OpenAPI descriptions of the client-server and server-server APIs.
 
 It is looked for in $HEARTH_SPEC, else in ../shared/spec/openapi beside the checkout; where there is none, nothing is checked and
 the run's summary says so.
@@ -26,11 +26,11 @@ class NotAsSpecified(AssertionError):
 
 
 class Specification:
-    """The client-server API's responses; validators are made once, when they are first needed."""
+    """An API's responses; validators are made once, when they are first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "client-server") -> None:
         folder = Path(os.environ.get("HEARTH_SPEC") or CHECKOUT.parent / "shared" / "spec" / "openapi")
-        self.file = folder / "client-server.json"
+        self.file = folder / f"{name}.json"
         self.checked = 0
         self.operations_checked: set[str] = set()
         self._validators: dict[tuple[str, str, int], Any] = {}
@@ -122,3 +122,4 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 SPECIFICATION = Specification()
+FEDERATION = Specification("server-server")

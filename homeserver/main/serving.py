@@ -1,0 +1,44 @@
+"""Federation: what this server does for others as a resident of rooms."""
+
+from __future__ import annotations
+
+from federation.config import FederationConfig
+from federation.resident.access import ServerAccess
+from federation.resident.graph import RoomGraph
+from federation.resident.restricted import JoinConditions
+from federation.resident.spaces import SpaceReader
+from federation.resident.state import RoomStates
+from federation.resident.templates import MemberTemplates
+from federation.serverapi.events import EventEndpoints
+from federation.serverapi.membership import TemplateEndpoints
+from federation.serverapi.public_rooms import PublicRoomsEndpoints
+from federation.serverapi.query import QueryEndpoints
+from federation.serverapi.spaces import HierarchyEndpoint
+from federation.serverapi.user_keys import UserKeyEndpoints
+from homeserver.main.accounts import AccountServices
+from homeserver.main.core import Core
+from homeserver.main.encryption import EncryptionServices
+from homeserver.main.rooms import RoomServices
+
+
+def build_serving(
+    core: Core,
+    accounts: AccountServices,
+    rooms: RoomServices,
+    encryption: EncryptionServices,
+    config: FederationConfig,
+) -> list[object]:
+    """The endpoints."""
+    access = ServerAccess(core.server_name, core.database, core.heads, core.events, core.erased)
+    graph = RoomGraph(core.database, core.events)
+    states = RoomStates(core.database, graph)
+    conditions = JoinConditions(core.server_name, core.heads)
+    templates = MemberTemplates(core.server_name, core.signing_key, core.clock, access, core.events, conditions)
+    return [
+        EventEndpoints(core.server_name, core.clock, core.database, access, graph, states),
+        TemplateEndpoints(templates),
+        QueryEndpoints(core.server_name, rooms.aliases, accounts.profiles),
+        PublicRoomsEndpoints(rooms.public_rooms, enabled=config.public_rooms),
+        HierarchyEndpoint(SpaceReader(access, rooms.hierarchies)),
+        UserKeyEndpoints(core.server_name, core.database, encryption.queries, encryption.claims),
+    ]

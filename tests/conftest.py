@@ -52,11 +52,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    from tests.kit.synapse import find_synapse
+
     terminalreporter.section("what this run rests on")
     terminalreporter.line(SPECIFICATION.summary())
     terminalreporter.line(f"Federation: {FEDERATION.summary()}")
     if find_postgres() is None:
         terminalreporter.line("Nothing ran on PostgreSQL: its binaries are absent (apt-get install postgresql)")
+    if find_synapse() is None:
+        terminalreporter.line("Nothing federated with Synapse: .venv-synapse is absent (scripts/test makes it)")
 
 
 def start_cluster(config: pytest.Config) -> PostgresCluster:
@@ -156,6 +160,35 @@ def start_peer(test_ca: Any) -> Iterator[Callable[..., Any]]:
     yield start
     for peer in peers:
         peer.stop()
+
+
+@pytest.fixture(scope="session")
+def peers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, test_ca: Any, sqlite_files: SqliteFiles
+) -> Iterator[Any]:
+    """The servers that the scenarios of federation share. Hearths are on SQLite and PostgreSQL by turns, where both run."""
+    from tests.kit.peers import Peers
+
+    wanted = request.config.getoption("--database")
+    both = ENGINES if find_postgres() else ("sqlite",)
+    engines = both if wanted == "both" else ("sqlite",) if wanted == "sqlite" else ("postgresql",)
+
+    def make_database(folder: Path, number: int) -> str:
+        if engines[number % len(engines)] == "sqlite":
+            return sqlite_files.create_database(folder)
+        return start_cluster(request.config).create_database()
+
+    made = Peers(tmp_path_factory.mktemp("peers"), test_ca, make_database)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, peers: Any) -> Iterator[Any]:
+    """Two servers of the makes that the parameter names, "hearth-synapse" by default; they are whole again afterwards."""
+    found = peers.pair(getattr(request, "param", "hearth-synapse"))
+    yield found
+    found.restore()
 
 
 @pytest.fixture

@@ -66,11 +66,15 @@ class Client:
         path = path if path.startswith(("/_", "/.")) else PREFIX + path
         response = self.send_raw(method, path, body, query=query, headers=headers)
         answer = _decoded(response)
-        SPECIFICATION.check_response(method, path, response.status_code, answer)
+        self.check_answer(method, path, response.status_code, answer)
         errcode = answer.get("errcode") if isinstance(answer, dict) else None
         if expect in (response.status_code, errcode) if expect else response.ok:
             return answer
         raise Unexpected(f"{method} {path}", response.status_code, answer, expect)
+
+    def check_answer(self, method: str, path: str, status: int, answer: Any) -> None:
+        """Raises: NotAsSpecified."""
+        SPECIFICATION.check_response(method, path, status, answer)
 
     def send_raw(
         self,
@@ -128,7 +132,7 @@ class Client:
 
     def another_device(self) -> Client:
         """The same user and token, with a sync of its own."""
-        other = Client(self.base_url, self.token, self.user_id)
+        other = type(self)(self.base_url, self.token, self.user_id)
         other.device_id = self.device_id
         return other
 

@@ -87,7 +87,7 @@ def _merged(under: Settings, over: Settings) -> dict[str, Any]:
     return merged
 
 
-class _Addressed:
+class Addressed:
     """What both kinds of servers can be asked."""
 
     url: str
@@ -103,7 +103,7 @@ class _Addressed:
         return client
 
 
-class LocalServer(_Addressed):
+class LocalServer(Addressed):
     """A server in this process. `running.services` is what it is made of; only touch that in `run_in_reactor`."""
 
     running: RunningServer
@@ -129,7 +129,7 @@ class LocalServer(_Addressed):
         self.start()
 
 
-class SubprocessServer(_Addressed):
+class SubprocessServer(Addressed):
     """A server as admins start it, `python -m homeserver.main run`; its log is folder/server.log."""
 
     def __init__(self, database_url: str, folder: Path, settings: Settings | None = None) -> None:

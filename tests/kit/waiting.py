@@ -1,0 +1,54 @@
+"""Waiting for what another server does: conditions are asked anew whenever a client's /sync has news.
+
+until(bob, lambda: bob.get_state(room, "m.room.name")["name"] == "new")
+invite = until_synced(bob, lambda sync: sync["rooms"]["invite"].get(room))
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from tests.kit.client import Client, Json, Unexpected
+
+T = TypeVar("T")
+TIMEOUT_S = 30
+# News that /sync does not wake for (it shows only in other answers) is seen after so long.
+RECHECK_MS = 500
+# Enough to be woken by anything.
+NEWS = {"room": {"timeline": {"limit": 1}, "state": {"lazy_load_members": True}}}
+
+
+def until(client: Client, condition: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
+    """What `condition()` gives, once that is true. An answer that a request refuses counts as not yet.
+
+    Raises: AssertionError with what it gave last.
+    """
+    deadline = time.monotonic() + timeout_s
+    watcher = client.another_device()
+    while True:
+        try:
+            value: object = (found := condition())
+            if found:
+                return found
+        except Unexpected as error:
+            value = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not so after {timeout_s} s: {value!r}")
+        watcher.sync(timeout=RECHECK_MS, filter=NEWS)
+
+
+def until_synced(client: Client, find: Callable[[Json], T], timeout_s: float = TIMEOUT_S) -> T:
+    """Syncs on from where the client is until `find(answer)` gives something true; that.
+
+    Raises: AssertionError with the last answer.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = client.sync(timeout=RECHECK_MS if client.next_batch else 0)
+        found = find(answer)
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"nothing such in /sync after {timeout_s} s: {str(answer)[:2000]}")

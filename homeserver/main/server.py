@@ -13,6 +13,7 @@ from homeserver.main.database import open_database, prepare_data_dir
 from homeserver.main.encryption import EncryptionServices, build_encryption
 from homeserver.main.federation import Authentication, FederationServices, build_federation
 from homeserver.main.rooms import RoomServices, build_rooms
+from homeserver.main.search import SearchServices, build_search
 from homeserver.main.sync import SyncServices, build_sync
 from homeserver.main.version import VERSION
 from homeserver.rooms.succession import Succession
@@ -38,6 +39,7 @@ class Services:
     rooms: RoomServices
     encryption: EncryptionServices
     sync: SyncServices
+    search: SearchServices
     federation: FederationServices | None
     limiter: RateLimiter
 
@@ -48,6 +50,7 @@ class Services:
     async def stop(self) -> None:
         """Finish what was accepted; then close the database."""
         await self.rooms.delayed.stop()
+        await self.search.index.stop()
         await self.rooms.profiles.stop()
         await self.accounts.last_seen.stop()
         if self.federation is not None:
@@ -80,7 +83,7 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
     federation = build_federation(core, accounts, rooms, encryption, limiter)
     if federation is not None:
         await federation.start(core)
-    return Services(core, accounts, rooms, encryption, sync, federation, limiter)
+    return Services(core, accounts, rooms, encryption, sync, build_search(core, rooms), federation, limiter)
 
 
 def public_base_url(config: Config) -> str:
@@ -110,7 +113,14 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     """Raises: ConfigError, also for a port that is taken."""
     services = await build_services(config, reactor, clock)
     router = Router()
-    parts = (services.accounts, services.rooms, services.encryption, services.sync, services.federation)
+    parts = (
+        services.accounts,
+        services.rooms,
+        services.encryption,
+        services.sync,
+        services.search,
+        services.federation,
+    )
     for endpoints in (endpoints for part in parts if part is not None for endpoints in part.endpoints):
         router.add(endpoints)
     accounts, federation = services.accounts, services.federation
@@ -126,6 +136,7 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     lifecycle.on_stop("Log", tail.stop)
     await services.accounts.accounts.resume_departures()
     await services.rooms.delayed.start()
+    services.search.index.start()
     try:
         listeners.start()
     except BaseException:

@@ -1,6 +1,17 @@
 """All tables, on one MetaData. Importing this package registers every one of them."""
 
-from homeserver.store.tables import accounts, delayed_events, e2ee, federation, log, openid, push, relations, rooms
+from homeserver.store.tables import (
+    accounts,
+    delayed_events,
+    e2ee,
+    federation,
+    log,
+    openid,
+    push,
+    relations,
+    rooms,
+    search,
+)
 from homeserver.store.tables.base import metadata
 
 __all__ = [
@@ -14,4 +25,5 @@ __all__ = [
     "push",
     "relations",
     "rooms",
+    "search",
 ]

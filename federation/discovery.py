@@ -33,7 +33,7 @@ from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import ServerAddress, ServerName, parse_server_address
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import SingleFlight, within
-from homeserver.runtime.http_client import HttpAnswer, HttpClient, HttpFailure, Target
+from homeserver.runtime.http_client import Fault, HttpAnswer, HttpClient, HttpFailure, Target
 
 DEFAULT_PORT: Final = 8448
 WELL_KNOWN_PATH: Final = "/.well-known/matrix/server"
@@ -76,13 +76,18 @@ class WellKnownFault(Exception):
     """There is no usable .well-known document; the text says why."""
 
 
+class NoWellKnown(WellKnownFault):
+    """There is none at all."""
+
+
 @frozen
 class WellKnown:
-    """What a .well-known document says, or why it says nothing."""
+    """What a .well-known document says, or why it says nothing: there is none, or it can't be used."""
 
     server: str | None
     fault: str | None
     keep_until_ms: int
+    is_absent: bool = False
 
 
 @frozen
@@ -169,7 +174,8 @@ class Discovery:
             server = _parse_well_known(answer)
         except (HttpFailure, WellKnownFault, TimeoutError) as error:
             failures = self._failures.get(host) or 0
-            return WellKnown(None, str(error), now_ms + min(KEEP_FAILURE_MS << failures, KEEP_FAILURE_MAX_MS))
+            keep_until_ms = now_ms + min(KEEP_FAILURE_MS << failures, KEEP_FAILURE_MAX_MS)
+            return WellKnown(None, str(error), keep_until_ms, _is_absence(error))
         return WellKnown(server, None, now_ms + keep_ms(answer.headers, now_ms))
 
     async def _follow(self, target: Target) -> HttpAnswer:
@@ -236,6 +242,8 @@ def _lot(weight: int, draw: Callable[[float, float], float]) -> float:
 
 def _parse_well_known(answer: HttpAnswer) -> str:
     """Raises: WellKnownFault."""
+    if answer.status in (404, 410):
+        raise NoWellKnown(f"it answers {answer.status}")
     if answer.status != 200:
         raise WellKnownFault(f"it answers {answer.status}")
     try:
@@ -250,6 +258,11 @@ def _parse_well_known(answer: HttpAnswer) -> str:
     except MatrixError as error:
         raise WellKnownFault(f"its m.server is {error.error}") from None
     return server
+
+
+def _is_absence(error: Exception) -> bool:
+    nobody = isinstance(error, HttpFailure) and error.fault in (Fault.NAME, Fault.CONNECT)
+    return nobody or isinstance(error, NoWellKnown)
 
 
 def _redirected(target: Target, path: str, location: str) -> tuple[Target, str]:

@@ -1,8 +1,9 @@
 """Our own keys as others see them.
 
-The first key of the signing key file signs. Every other key in the file was in use before: at the first start that finds it
-there it is written down as old, with that time as the end of its use. So nothing that was signed until the server stopped is
-called in question, and the private half of an old key may be deleted afterwards.
+The first key of the signing key file signs. Every other key in the file was in use before: at the first start of the server
+that finds it there it is written down as old, with that time as the end of its use. So nothing that was signed until the server
+stopped is called in question, and the private half of an old key may be deleted afterwards. Commands that run beside a
+server must not do this: it may be signing with that key still.
 
 Spec: server-server-api#publishing-keys
 """
@@ -33,18 +34,18 @@ class OwnKeys:
     clock: Clock
     _old: dict[KeyId, OwnOldKeyRow] = field(init=False, factory=dict)
 
-    async def start(self, keys_in_file: Sequence[SigningKey]) -> None:
-        """Write down which keys are old by now, and read which were before."""
-        now_ms = self.clock.time_ms()
-        old = [
-            OwnOldKeyRow(key.key_id, key.verify_key.public_key, now_ms)
-            for key in keys_in_file
-            if key.key_id != self.signing_key.key_id
-        ]
-        if old:
-            await self.database.run(save_own_old_keys, old)
+    async def start(self) -> None:
+        """Read which keys are old."""
         rows = await self.database.read(load_own_old_keys)
         self._old = {KeyId(row.key_id): row for row in rows if row.key_id != self.signing_key.key_id}
+
+    async def retire(self, keys_in_file: Sequence[SigningKey]) -> None:
+        """Write down which keys are old by now: from now on nobody signs with them."""
+        now_ms = self.clock.time_ms()
+        current = self.signing_key.key_id
+        old = [OwnOldKeyRow(key.key_id, key.verify_key.public_key, now_ms) for key in keys_in_file]
+        await self.database.run(save_own_old_keys, [row for row in old if row.key_id != current], current)
+        await self.start()
 
     def document(self) -> dict[str, Any]:
         """What is published, signed, valid from now."""

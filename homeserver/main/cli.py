@@ -5,6 +5,8 @@
     hearth config check|example|docs     check the configuration; print an example; print the docs page
     hearth user add|password|admin|deactivate NAME
     hearth db upgrade                    bring the database's schema up to date
+    hearth doctor [SERVER]               what keeps servers from talking (cli_federation.py)
+    hearth keys show|rotate              the signing keys (cli_federation.py)
     hearth version
 
 Errors of the configuration are one line and exit code 1.
@@ -19,6 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from homeserver.main.cli_federation import add_federation_commands
 from homeserver.main.version import VERSION
 from homeserver.matrix.errors import MatrixError
 from homeserver.runtime.config import Config, ConfigError
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     database = commands.add_parser("db", help="about the database").add_subparsers(required=True)
     _add(database, "upgrade", _db_upgrade, "bring the schema up to date")
     _add_user_commands(commands.add_parser("user", help="about accounts").add_subparsers(required=True))
+    add_federation_commands(commands, _add, _load)
     return parser
 
 

@@ -53,9 +53,13 @@ class FederationServices:
 
     async def start(self, core: Core) -> None:
         """Read what is known of others, before the first request."""
-        keys = load_signing_keys(core.config.resolve(core.config.section(ServerConfig).signing_key_file))
-        await self.own_keys.start(keys)
+        await self.own_keys.start()
         await self.destinations.start()
+
+    async def retire_keys(self, core: Core) -> None:
+        """For a process that is about to serve."""
+        keys = load_signing_keys(core.config.resolve(core.config.section(ServerConfig).signing_key_file))
+        await self.own_keys.retire(keys)
 
     async def stop(self) -> None:
         await self.destinations.stop()

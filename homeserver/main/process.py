@@ -53,21 +53,29 @@ def run_once(config: Config, act: Callable[[Any], Awaitable[object]]) -> object:
 
     Raises: ConfigError, and what `act` raises.
     """
-    from twisted.internet.defer import Deferred
 
-    from homeserver.main.server import build_services
+    async def once(reactor: Any) -> object:
+        from homeserver.main.server import build_services
 
-    reactor = install_reactor()
-    results: list[object] = []
-
-    async def once() -> None:
         services = await build_services(config, reactor)
         try:
-            results.append(await act(services))
+            return await act(services)
         finally:
             await services.stop()
 
+    return run_alone(once)
+
+
+def run_alone(act: Callable[[Any], Awaitable[object]]) -> object:
+    """Run the reactor for one thing only; what `act(reactor)` gave. Raises: what it raises."""
+    from twisted.internet.defer import Deferred
+
+    reactor = install_reactor()
+    results: list[object] = []
     failures: list[BaseException] = []
+
+    async def once() -> None:
+        results.append(await act(reactor))
 
     def note(failure: Failure) -> None:
         failures.append(failure.value or RuntimeError("failed"))

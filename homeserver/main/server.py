@@ -137,6 +137,8 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     await services.accounts.accounts.resume_departures()
     await services.rooms.delayed.start()
     services.search.index.start()
+    if federation is not None:
+        await federation.retire_keys(services.core)
     try:
         listeners.start()
     except BaseException:

@@ -45,7 +45,7 @@ from homeserver.runtime.outbound_connections import (
     Proxy,
     ProxyRefused,
 )
-from homeserver.runtime.outbound_tls import CertificateRefused, OutboundTls
+from homeserver.runtime.outbound_tls import CertificateRefused, OnCertificate, OutboundTls
 
 KEPT_CONNECTIONS_PER_HOST: Final = 4
 KEEP_S: Final = 60
@@ -120,6 +120,7 @@ class HttpClient:
     policy: HttpPolicy
     user_agent: str = "Hearth"
     resolve: Resolve | None = None
+    on_certificate: OnCertificate | None = None
     _pool: Any = field(init=False)
     _dialer: Dialer = field(init=False)
     _tls: OutboundTls | None = field(init=False, default=None)
@@ -201,7 +202,10 @@ class HttpClient:
         if target.scheme != "https":
             return Limited(tcp)
         if self._tls is None:
-            self._tls = OutboundTls(verify=self.policy.verify_certificates, ca_file=self.policy.ca_file)
+            policy = self.policy
+            self._tls = OutboundTls(
+                verify=policy.verify_certificates, ca_file=policy.ca_file, on_certificate=self.on_certificate
+            )
         wrap: Any = wrapClientTLS
         return Limited(wrap(self._tls.creator(target.name), tcp))
 

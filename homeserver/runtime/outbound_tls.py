@@ -8,6 +8,7 @@ says "certificate verify failed".
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,10 @@ _REASONS: Final = {
 }
 
 
+OnCertificate = Callable[[str, int], object]
+"""Told of each certificate that was believed: for which name, and when it ends (ms)."""
+
+
 class CertificateRefused(Exception):
     """The peer's certificate is not one to be believed; the text says why."""
 
@@ -44,9 +49,12 @@ class CertificateRefused(Exception):
 class OutboundTls:
     """Makes the TLS side of outgoing connections."""
 
-    def __init__(self, *, verify: bool = True, ca_file: Path | None = None) -> None:
+    def __init__(
+        self, *, verify: bool = True, ca_file: Path | None = None, on_certificate: OnCertificate | None = None
+    ) -> None:
         """Raises: ConfigError."""
         self._verify = verify
+        self._on_certificate = on_certificate
         self._context = SSL.Context(SSL.TLS_METHOD)
         self._context.set_min_proto_version(SSL.TLS1_2_VERSION)
         self._context.set_alpn_protos([b"http/1.1"])
@@ -55,7 +63,7 @@ class OutboundTls:
 
     def creator(self, name: str) -> _Creator:
         """For connections to whoever can prove to be `name`, a host name or an address."""
-        return _Creator(self._context, name.rstrip("."), self._verify)
+        return _Creator(self._context, name.rstrip("."), self._verify, self._on_certificate)
 
     def _trust(self, ca_file: Path | None) -> None:
         self._context.set_default_verify_paths()
@@ -69,17 +77,18 @@ class OutboundTls:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Creator:
-    def __init__(self, context: SSL.Context, name: str, verify: bool) -> None:
+    def __init__(self, context: SSL.Context, name: str, verify: bool, on_certificate: OnCertificate | None) -> None:
         self._context = context
         self._name = name
         self._verify = verify
+        self._on_certificate = on_certificate
 
     def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
         if not _is_address(self._name):  # names only, RFC 6066 section 3
             connection.set_tlsext_host_name(self._name.encode("ascii", "replace"))
         if self._verify:
-            connection.set_verify(SSL.VERIFY_PEER, _Check(self._name, protocol))
+            connection.set_verify(SSL.VERIFY_PEER, _Check(self._name, protocol, self._on_certificate))
         return connection
 
 
@@ -89,8 +98,9 @@ class _Check:
     Asked within the handshake, so that nothing is sent to an impostor; whatever is raised here ends the handshake, too.
     """
 
-    def __init__(self, name: str, protocol: Any) -> None:
+    def __init__(self, name: str, protocol: Any, on_certificate: OnCertificate | None) -> None:
         self._name = name
+        self._on_certificate = on_certificate
         self._protocol = weakref.ref(protocol)
 
     def __call__(self, _connection: Any, certificate: X509, error: int, depth: int, ok: int) -> bool:
@@ -98,6 +108,8 @@ class _Check:
             return self._refuse(_REASONS.get(error, f"OpenSSL refuses the certificate (error {error})"))
         if depth == 0 and not _is_for(certificate, self._name):
             return self._refuse(f"the certificate is for another name than {self._name}")
+        if depth == 0 and self._on_certificate is not None:
+            self._on_certificate(self._name, _ends_ms(certificate))
         return True
 
     def _refuse(self, why: str) -> bool:
@@ -106,6 +118,10 @@ class _Check:
         if protocol is not None:
             protocol.failVerification(failure)
         return False
+
+
+def _ends_ms(certificate: X509) -> int:
+    return int(certificate.to_cryptography().not_valid_after_utc.timestamp() * 1000)
 
 
 def _is_for(certificate: X509, name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from attrs import asdict, frozen
-from sqlalchemy import Connection, bindparam, select, text, tuple_
+from sqlalchemy import Connection, bindparam, delete, select, text, tuple_
 
 from homeserver.store.tables.federation import own_old_keys, server_key_documents, server_keys
 from homeserver.store.upsert import insert_if_absent
@@ -90,8 +90,9 @@ def load_key_documents(conn: Connection, servers: Collection[str]) -> list[KeyDo
     return [KeyDocumentRow(*row) for row in conn.execute(_LOAD_DOCUMENTS, {"servers": list(servers)}).all()]
 
 
-def save_own_old_keys(conn: Connection, rows: Sequence[OwnOldKeyRow]) -> None:
-    """Those that are known already stay as they are: a key grows old once."""
+def save_own_old_keys(conn: Connection, rows: Sequence[OwnOldKeyRow], current: str) -> None:
+    """Those that are known already stay as they are; the current key is not old, though it may have been for a while."""
+    conn.execute(delete(own_old_keys).where(own_old_keys.c.key_id == current))
     if rows:
         conn.execute(_SAVE_OLD, [asdict(row) for row in rows])
 

@@ -36,9 +36,16 @@ class EventCache:
             self._events.move_to_end(event_id)
         return event
 
+    def peek(self, event_id: EventId) -> StoredEvent | None:
+        """The event if it is in memory, which it does not use up. Threads may call this."""
+        return self._events.get(event_id)
+
     def put(self, event: StoredEvent) -> StoredEvent:
-        """Keep the event; the one that is kept already, if there is one."""
+        """Keep the event; the one that is kept already, if there is one that is not just its outlier."""
         known = self._events.setdefault(event.event_id, event)
+        if known.is_outlier and known is not event and not event.is_outlier:
+            self._bytes -= _cost(known)
+            known = self._events[event.event_id] = event
         if known is event:
             self._bytes += _cost(event)
             self._evict()

@@ -16,6 +16,7 @@ from homeserver.main.memory import MemoryConfig
 from homeserver.matrix.ids import ServerName
 from homeserver.matrix.signing import SigningKey
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.ingest import Ingest
 from homeserver.rooms.unread import Unread
 from homeserver.rooms.writer import RoomWriter
 from homeserver.runtime.clock import Clock
@@ -43,6 +44,7 @@ class Core:
     heads: RoomHeads
     unread: Unread
     writer: RoomWriter
+    ingest: Ingest
     serial: Serial
     erased: ErasedUsers
     ignored: IgnoredUsers
@@ -80,6 +82,7 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
         heads,
         unread,
         writer,
+        Ingest(server_name, database, heads, events, log, unread),
         Serial(clock),
         erased,
         ignored,

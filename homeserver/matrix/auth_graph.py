@@ -59,9 +59,10 @@ class AuthEvents:
 class AuthGraph:
     """auth_events by event id. Edges never change, so one may live as long as its room is in memory."""
 
-    def __init__(self, load_edges: LoadEdges) -> None:
+    def __init__(self, load_edges: LoadEdges, known: dict[EventId, Sequence[EventId]] | None = None) -> None:
+        """`known` are edges that are remembered already; those that are loaded are put there."""
         self._load_edges = load_edges
-        self._edges: dict[EventId, Sequence[EventId]] = {}
+        self._edges: dict[EventId, Sequence[EventId]] = known if known is not None else {}
 
     def preload(self, event_ids: Iterable[EventId]) -> None:
         missing = {event_id for event_id in event_ids if event_id not in self._edges}

@@ -9,7 +9,7 @@ Spec: server-server-api#room-state-resolution
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import attrs
@@ -27,6 +27,35 @@ JOIN_RULES: StateKey = ("m.room.join_rules", "")
 
 def member_key(user_id: str) -> StateKey:
     return ("m.room.member", user_id)
+
+
+@attrs.frozen
+class Shared:
+    """A large state without some keys: what states have in common that differ at most in those keys."""
+
+    state: Mapping[StateKey, EventId]
+    without: Collection[StateKey] = frozenset()
+
+    def get(self, key: StateKey) -> EventId | None:
+        return None if key in self.without else self.state.get(key)
+
+    def event_ids(self) -> Iterator[EventId]:
+        """O(n)."""
+        return (event_id for key, event_id in self.state.items() if key not in self.without)
+
+
+NOTHING = Shared({})
+
+
+@attrs.frozen
+class Overlay:
+    """A state that grows above what is shared."""
+
+    own: dict[StateKey, EventId]
+    shared: Shared
+
+    def get(self, key: StateKey) -> EventId | None:
+        return self.own.get(key) or self.shared.get(key)
 
 
 @attrs.frozen

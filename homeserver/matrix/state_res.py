@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from homeserver.matrix.auth_graph import AuthEvents, AuthGraph, LoadEvents
 from homeserver.matrix.ids import EventId, RoomId
-from homeserver.matrix.state_map import StateKey
+from homeserver.matrix.state_map import NOTHING, Shared, StateKey
 from homeserver.matrix.state_res_v1 import resolve_v1
 from homeserver.matrix.state_res_v2 import ResolverV2
 from homeserver.matrix.versions import RoomVersion, StateResolution
@@ -31,12 +31,14 @@ def resolve(
     room_id: RoomId,
     rejected: Collection[EventId] = (),
     graph: AuthGraph | None = None,
+    shared: Shared = NOTHING,
 ) -> dict[StateKey, EventId]:
     """The resolution of the states, which is the same for any order of them.
 
     `load` returns the events it knows of those asked for. `rejected` are ids of rejected events: they are
     no auth events for others (pass a set). `graph` is a memory of edges kept from earlier resolutions of
-    this room.
+    this room. `shared` is what the states have in common beside: with it `state_sets`, and the answer, have only
+    the keys in which they may differ.
 
     Spec: rooms/v12#state-resolution
     """
@@ -45,7 +47,7 @@ def resolve(
         return dict(states[0]) if states else {}
     events = AuthEvents(load)
     if version.state_resolution is StateResolution.V1:
-        return resolve_v1(states, events)
+        return resolve_v1(states, events, shared)
     resolver = ResolverV2(
         version,
         events,
@@ -53,7 +55,7 @@ def resolve(
         room_id=room_id,
         rejected=rejected,
     )
-    return resolver.resolve(states)
+    return resolver.resolve(states, shared)
 
 
 def _distinct(state_sets: Sequence[Mapping[StateKey, EventId]]) -> list[Mapping[StateKey, EventId]]:

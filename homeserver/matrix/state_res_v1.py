@@ -17,20 +17,22 @@ from homeserver.matrix.auth_types import auth_types_for
 from homeserver.matrix.errors import AuthRejected
 from homeserver.matrix.ids import EventId
 from homeserver.matrix.pdu import Pdu
-from homeserver.matrix.state_map import StateKey
+from homeserver.matrix.state_map import NOTHING, Overlay, Shared, StateKey
 
 _REPLAYED_TYPES = ("m.room.power_levels", "m.room.join_rules", "m.room.member")
 
 
-def resolve_v1(states: Sequence[Mapping[StateKey, EventId]], events: AuthEvents) -> dict[StateKey, EventId]:
-    """The resolution of the states by the algorithm of room version 1.
+def resolve_v1(
+    states: Sequence[Mapping[StateKey, EventId]], events: AuthEvents, shared: Shared = NOTHING
+) -> dict[StateKey, EventId]:
+    """The resolution of the states by the algorithm of room version 1, without what they share beside (`shared`).
 
     Spec: rooms/v1#state-resolution
     """
     # "Start by setting R to the union of the states, excluding any conflicting events."
     resolved, conflicted_ids = _separate(states)
     conflicted = {key: sorted(events.load(event_ids), key=_depth_order) for key, event_ids in conflicted_ids.items()}
-    auth_state = _load_auth_state(resolved, conflicted, events)
+    auth_state = _load_auth_state(Overlay(resolved, shared), conflicted, events)
     # "First power levels", then join rules, then members; each pass sees what the passes before it resolved.
     for type in _REPLAYED_TYPES:
         of_type = {key: candidates for key, candidates in conflicted.items() if key[0] == type}
@@ -67,7 +69,7 @@ def _depth_order(event: Pdu) -> tuple[int, int]:
 
 
 def _load_auth_state(
-    resolved: Mapping[StateKey, EventId], conflicted: Mapping[StateKey, Iterable[Pdu]], events: AuthEvents
+    resolved: Overlay, conflicted: Mapping[StateKey, Iterable[Pdu]], events: AuthEvents
 ) -> dict[StateKey, Pdu]:
     """The part of R that the checks will ask for."""
     wanted = {
@@ -76,7 +78,7 @@ def _load_auth_state(
         for event in candidates
         for key in auth_types_for(event.version, event.type, event.sender, event.state_key, event.content)
     }
-    found = events.load(resolved[key] for key in wanted if key in resolved)
+    found = events.load(event_id for key in wanted if (event_id := resolved.get(key)) is not None)
     return {event.key: event for event in found}
 
 

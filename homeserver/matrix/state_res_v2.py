@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import chain
 
 from homeserver.matrix.auth_graph import AuthEvents, AuthGraph
 from homeserver.matrix.auth_rules import check_auth
@@ -24,7 +25,7 @@ from homeserver.matrix.errors import AuthRejected
 from homeserver.matrix.ids import EventId, RoomId, create_event_id_of
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.power_levels import power_levels
-from homeserver.matrix.state_map import CREATE, POWER_LEVELS, StateKey
+from homeserver.matrix.state_map import CREATE, NOTHING, POWER_LEVELS, Overlay, Shared, StateKey
 from homeserver.matrix.versions import RoomVersion, StateResolution
 
 _PowerOrder = tuple[int, int, EventId]
@@ -52,20 +53,22 @@ class ResolverV2:
         self._rejected = rejected
         self._is_v2_1 = version.state_resolution is StateResolution.V2_1
 
-    def resolve(self, states: Sequence[Mapping[StateKey, EventId]]) -> dict[StateKey, EventId]:
-        """The resolution of the states.
+    def resolve(
+        self, states: Sequence[Mapping[StateKey, EventId]], shared: Shared = NOTHING
+    ) -> dict[StateKey, EventId]:
+        """The resolution of the states, without what they share beside (`shared`).
 
         Spec: rooms/v12#algorithm
         """
         unconflicted, conflicted = separate(states)
         if not any(conflicted):
             return unconflicted
-        full = self._load_full_conflicted_set(unconflicted, conflicted)
+        full = self._load_full_conflicted_set(chain(unconflicted.values(), shared.event_ids()), conflicted)
         # 1. Power events and what authorises them, in reverse topological power order.
         power_events = self._select_power_events(full)
         ordered = self._sort_by_power(power_events)
         # 2. Replay them: v2.1 on nothing, v2 on the unconflicted state.
-        state: dict[StateKey, EventId] = {} if self._is_v2_1 else dict(unconflicted)
+        state = Overlay({}, NOTHING) if self._is_v2_1 else Overlay(dict(unconflicted), shared)
         self._replay(ordered, state)
         # 3. All other events, in the mainline order of the power levels that came out.
         others = [event for event in full.values() if event.event_id not in power_events]
@@ -73,14 +76,15 @@ class ResolverV2:
         # 4. Replay them on what step 2 gave.
         self._replay(ordered, state)
         # 5. What was never in conflict stays.
-        state.update(unconflicted)
-        return state
+        resolved = {key: event_id for key, event_id in state.own.items() if shared.get(key) is None}
+        resolved.update(unconflicted)
+        return resolved
 
     def _load_full_conflicted_set(
-        self, unconflicted: Mapping[StateKey, EventId], conflicted: Sequence[AbstractSet[EventId]]
+        self, unconflicted: Iterable[EventId], conflicted: Sequence[AbstractSet[EventId]]
     ) -> dict[EventId, Pdu]:
         conflicted_ids = set().union(*conflicted)
-        full = conflicted_ids | load_auth_difference(self._graph, unconflicted.values(), conflicted)
+        full = conflicted_ids | load_auth_difference(self._graph, unconflicted, conflicted)
         if self._is_v2_1:
             full |= self._graph.load_subgraph(conflicted_ids)
         found = self._events.load(sorted(full))
@@ -191,26 +195,25 @@ class ResolverV2:
                 return auth_event
         return None
 
-    def _replay(self, ordered: Sequence[Pdu], state: dict[StateKey, EventId]) -> None:
+    def _replay(self, ordered: Sequence[Pdu], state: Overlay) -> None:
         """The iterative auth checks: apply to `state` each event that is allowed in it.
 
         Spec: rooms/v12#definitions
         """
         required = [self._auth_types(event) for event in ordered]
-        self._events.preload(state[key] for keys in required for key in keys if key in state)
+        current = (state.get(key) for keys in required for key in keys)
+        self._events.preload(event_id for event_id in current if event_id is not None)
         for event, keys in zip(ordered, required, strict=True):
             try:
                 check_auth(event, self._load_auth_state(event, keys, state))
             except AuthRejected:
                 continue
-            state[event.key] = event.event_id
+            state.own[event.key] = event.event_id
 
     def _auth_types(self, event: Pdu) -> list[StateKey]:
         return auth_types_for(event.version, event.type, event.sender, event.state_key, event.content)
 
-    def _load_auth_state(
-        self, event: Pdu, keys: Iterable[StateKey], state: Mapping[StateKey, EventId]
-    ) -> dict[StateKey, Pdu]:
+    def _load_auth_state(self, event: Pdu, keys: Iterable[StateKey], state: Overlay) -> dict[StateKey, Pdu]:
         """Entries of `state`; where one is absent, the event's own auth event of that key if not rejected."""
         named = {
             auth_event.key: auth_event
@@ -266,7 +269,7 @@ def load_auth_difference(
     Only the C_i are walked. U is needed only if something is left after the intersection that is neither
     conflicted (it counts anyway) nor unconflicted; then one step up from the unconflicted events mostly
     settles it, because everything in the intersection is cut off with its ancestors. In the usual fork
-    nothing is left, and the members of the room are never looked at.
+    nothing is left, and the members of the room are never looked at (nor is `unconflicted` iterated).
 
     Rejected: pruning that walk by depth. Depths are what a peer says they are.
 
@@ -278,8 +281,9 @@ def load_auth_difference(
     """
     chains = [graph.load_ancestors(event_ids) | event_ids for event_ids in conflicted]
     common = set.intersection(*chains)
-    common_state = set(unconflicted)
-    left = set().union(*chains) - common - set().union(*conflicted) - common_state
+    left = set().union(*chains) - common - set().union(*conflicted)
     if not left:
         return set()
+    common_state = set(unconflicted)
+    left -= common_state
     return left - graph.load_reached(common_state, left, common)

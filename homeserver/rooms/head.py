@@ -16,12 +16,14 @@ from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.power_levels import PowerLevels, power_levels
 from homeserver.matrix.state_map import CREATE, JOIN_RULES, POWER_LEVELS, StateKey, StateMap
 from homeserver.matrix.versions import RoomVersion
+from homeserver.rooms.state_nodes import StateNode
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import MembershipChange, StateDelta
 from homeserver.store.room_writes import NewEvent
-from homeserver.store.snapshots import Change, Snapshot, empty_snapshot
+from homeserver.store.snapshots import Snapshot, empty_snapshot
 
 MEMBER = "m.room.member"
+MAX_PREV_EVENTS = 20  # Spec: server-server-api#pdus
 HISTORY_VISIBILITY: StateKey = ("m.room.history_visibility", "")
 # State whose events a head keeps at hand: what authorisation and visibility ask for each time.
 PINNED = frozenset({CREATE, POWER_LEVELS, JOIN_RULES, HISTORY_VISIBILITY})
@@ -35,7 +37,8 @@ class RoomHead:
     """The state of a room after its newest event.
 
     number: raised by each write to the room (the compare-and-swap's version). members: the membership of everybody who
-    has an m.room.member event. pinned: the events of the PINNED state that there is.
+    has an m.room.member event. pinned: the events of the PINNED state that there is. tips: the states after the
+    extremities, as far as memory has them; with several of them, `node` is the resolution of all.
     """
 
     room_id: RoomId
@@ -43,12 +46,20 @@ class RoomHead:
     number: int
     extremities: tuple[EventId, ...]
     depth: int
-    state: StateMap
+    node: StateNode
     members: immutables.Map[UserId, str]
     joined: int
     invited: int
     pinned: Mapping[StateKey, StoredEvent]
-    snapshot: Snapshot
+    tips: Mapping[EventId, StateNode] = {}
+
+    @property
+    def state(self) -> StateMap:
+        return self.node.state
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.node.snapshot
 
     @property
     def create(self) -> Pdu:
@@ -90,61 +101,68 @@ class RoomHead:
     def advance(self, event: StoredEvent) -> tuple[RoomHead, NewEvent]:
         """The head after an event that was built on this one, and the event as the log writer takes it."""
         pdu = event.pdu
-        head = evolve(self, extremities=(pdu.event_id,), depth=max(self.depth, pdu.depth))
+        head = self._at((pdu.event_id, *self.extremities[MAX_PREV_EVENTS:]), pdu)
         if pdu.state_key is None:
-            return head, NewEvent(event, self.snapshot, self.snapshot)
+            return head._with_tip(pdu.event_id, self.node), NewEvent(event, self.snapshot, self.snapshot)
         event.replaces = self.state.get(pdu.key)
-        return head.with_state(event, [StateChange(pdu.key, event, event.replaces)])
+        node = self.node.child({pdu.key: pdu.event_id}, [event])
+        change = StateChange(pdu.key, event, event.replaces)
+        head = head.with_state(node, [change])._with_tip(pdu.event_id, node)
+        new = NewEvent(event, self.snapshot, node.snapshot, [change.delta])
+        new.membership = membership_change(pdu) if pdu.type == MEMBER else None
+        return head, new
 
-    def with_state(
-        self, event: StoredEvent, changes: Sequence[StateChange], before: Snapshot | None = None
-    ) -> tuple[RoomHead, NewEvent]:
-        """The head with keys of its state changed, all of them at `event`."""
-        before = before or self.snapshot
-        snapshot = Snapshot(self.room_id, parent=before, changes=[change.named for change in changes])
-        head = self
-        membership = None
+    def merge(
+        self,
+        pdu: Pdu,
+        extremities: tuple[EventId, ...],
+        tips: Mapping[EventId, StateNode],
+        node: StateNode,
+        changes: Sequence[StateChange],
+    ) -> RoomHead:
+        """The head after an event that another server made: its extremities, and the state that they resolve to."""
+        head = self._at(extremities, pdu)
+        return evolve(head.with_state(node, changes), tips=tips, number=self.number + 1)
+
+    def with_state(self, node: StateNode, changes: Sequence[StateChange]) -> RoomHead:
+        """The head with another state; `changes` are the differences."""
+        pinned, members, moved = self.pinned, self.members, []
         for change in changes:
-            head = head._with_change(change)
-            if change.key[0] == MEMBER and change.event is not None and change.event is event:
-                membership = _membership_change(change.event.pdu)
-        deltas = [change.delta for change in changes]
-        return evolve(head, snapshot=snapshot), NewEvent(event, before, snapshot, deltas, membership)
-
-    def _with_change(self, change: StateChange) -> RoomHead:
-        key, event = change.key, change.event
-        state = self.state.set(key, event.event_id) if event is not None else self.state.delete(key)
-        head = evolve(self, state=state)
-        if key in PINNED:
-            pinned = {**self.pinned, key: event} if event is not None else _without(self.pinned, key)
-            head = evolve(head, pinned=pinned)
-        if key[0] == MEMBER:
-            head = head._with_member(UserId(key[1]), membership_of(event.pdu) if event is not None else None)
-        return head
-
-    def _with_member(self, user_id: UserId, membership: str | None) -> RoomHead:
-        was = self.members.get(user_id)
-        members = self.members.set(user_id, membership) if membership else self.members.delete(user_id)
+            if change.key in PINNED:
+                pinned = _without(pinned, change.key) if change.event is None else {**pinned, change.key: change.event}
+            if change.key[0] == MEMBER:
+                user_id = UserId(change.key[1])
+                now = membership_of(change.event.pdu) if change.event is not None else None
+                moved.append((members.get(user_id), now))
+                members = members.set(user_id, now) if now is not None else members.delete(user_id)
         return evolve(
             self,
+            node=node,
+            pinned=pinned,
             members=members,
-            joined=self.joined + (membership == "join") - (was == "join"),
-            invited=self.invited + (membership == "invite") - (was == "invite"),
+            joined=self.joined + _count("join", moved),
+            invited=self.invited + _count("invite", moved),
         )
+
+    def _at(self, extremities: tuple[EventId, ...], pdu: Pdu) -> RoomHead:
+        return evolve(self, extremities=extremities, depth=max(self.depth, pdu.depth))
+
+    def _with_tip(self, event_id: EventId, node: StateNode) -> RoomHead:
+        left = {known: tip for known, tip in self.tips.items() if known in self.extremities}
+        return evolve(self, tips={**left, event_id: node})
+
+
+def _count(membership: str, moved: Sequence[tuple[str | None, str | None]]) -> int:
+    return sum((now == membership) - (was == membership) for was, now in moved)
 
 
 @frozen(eq=False)
 class StateChange:
-    """One key of the state gets another event, or (None) loses it. Then `removed_nid` names the event that goes."""
+    """One key of the state gets another event, or (None) loses it."""
 
     key: StateKey
     event: StoredEvent | None
     previous: EventId | None
-    removed_nid: int = 0
-
-    @property
-    def named(self) -> Change:
-        return self.event if self.event is not None else -self.removed_nid
 
     @property
     def delta(self) -> StateDelta:
@@ -153,7 +171,8 @@ class StateChange:
 
 def new_head(room_id: RoomId, version: RoomVersion) -> RoomHead:
     """The head of a room before its create event."""
-    return RoomHead(room_id, version, 0, (), 0, _NO_STATE, _NO_MEMBERS, 0, 0, {}, empty_snapshot(room_id))
+    empty = StateNode(empty_snapshot(room_id), _NO_STATE)
+    return RoomHead(room_id, version, 0, (), 0, empty, _NO_MEMBERS, 0, 0, {})
 
 
 def membership_of(pdu: Pdu) -> str:
@@ -162,7 +181,7 @@ def membership_of(pdu: Pdu) -> str:
     return membership if isinstance(membership, str) else "leave"
 
 
-def _membership_change(pdu: Pdu) -> MembershipChange:
+def membership_change(pdu: Pdu) -> MembershipChange:
     assert pdu.state_key is not None
     return MembershipChange(UserId(pdu.state_key), membership_of(pdu), pdu.event_id, pdu.sender)
 
@@ -171,4 +190,14 @@ def _without(pinned: Mapping[StateKey, StoredEvent], key: StateKey) -> Mapping[S
     return {other: event for other, event in pinned.items() if other != key}
 
 
-__all__ = ["HISTORY_VISIBILITY", "MEMBER", "PINNED", "RoomHead", "StateChange", "membership_of", "new_head"]
+__all__ = [
+    "HISTORY_VISIBILITY",
+    "MAX_PREV_EVENTS",
+    "MEMBER",
+    "PINNED",
+    "RoomHead",
+    "StateChange",
+    "membership_change",
+    "membership_of",
+    "new_head",
+]

@@ -19,6 +19,7 @@ from homeserver.folds.events import EventCache
 from homeserver.matrix.errors import NotFound
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.rooms.head import PINNED, RoomHead
+from homeserver.rooms.state_nodes import StateNode, StateNodes
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent
 from homeserver.store.heads import HeadRow, load_heads
@@ -34,6 +35,7 @@ class Room:
     committed: RoomHead
     pending: deque[RoomHead] = field(factory=deque)
     fresh: dict[EventId, StoredEvent] = field(factory=dict)
+    nodes: StateNodes = field(factory=StateNodes)
 
     @property
     def speculative(self) -> RoomHead:
@@ -101,6 +103,7 @@ class RoomHeads:
         if room.pending and room.pending[0] is write.head:
             self._count(room, room.pending[0])
             room.committed = room.pending.popleft()
+            room.nodes.put(room.committed.node)
             for new in write.events:
                 room.fresh.pop(new.event.event_id, None)
         else:
@@ -160,22 +163,24 @@ class RoomHeads:
     def _head(self, row: HeadRow) -> RoomHead:
         pinned = {key: self._events.put(event) for key, event in row.pinned.items()}
         memberships = list(row.members.values())
+        node = StateNode(Snapshot(row.room_id, snapshot_id=row.snapshot_id), immutables.Map(row.state))
         return RoomHead(
             row.room_id,
             row.version,
             row.number,
             row.extremities,
             row.depth,
-            immutables.Map(row.state),
+            node,
             immutables.Map(row.members),
             memberships.count("join"),
             memberships.count("invite"),
             pinned,
-            Snapshot(row.room_id, snapshot_id=row.snapshot_id),
+            dict.fromkeys(row.extremities, node) if len(row.extremities) == 1 else {},
         )
 
     def _install(self, head: RoomHead) -> None:
-        self._rooms[head.room_id] = Room(head)
+        room = self._rooms[head.room_id] = Room(head)
+        room.nodes.put(head.node)
         self._entries += len(head.state)
         while self._entries > self._max_entries and len(self._rooms) > 1 and self._evict_one():
             pass

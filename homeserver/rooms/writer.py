@@ -30,7 +30,7 @@ from homeserver.matrix.relations import THREAD, relation_of
 from homeserver.matrix.signing import SigningKey
 from homeserver.matrix.state_map import CREATE, StateKey
 from homeserver.matrix.versions import RoomVersion
-from homeserver.rooms.head import RoomHead, new_head
+from homeserver.rooms.head import MAX_PREV_EVENTS, RoomHead, new_head
 from homeserver.rooms.heads import Room, RoomHeads
 from homeserver.rooms.redactions import redacted_target
 from homeserver.runtime.clock import Clock
@@ -39,7 +39,6 @@ from homeserver.store.log_writer import LogWriter, LostCompare
 from homeserver.store.room_writes import NewEvent, NewRoom, RoomWrite, Transaction
 
 ATTEMPTS = 20
-MAX_PREV_EVENTS = 20  # Spec: server-server-api#pdus
 _REDACTION = "m.room.redaction"
 
 

@@ -31,6 +31,7 @@ class StoredEvent:
         "redacted_by",
         "rejected",
         "replaces",
+        "sight",
         "snapshot_before",
         "soft_failed",
         "thread_root",
@@ -54,6 +55,7 @@ class StoredEvent:
         txn_id: str | None = None,
         push_outcome: int = 0,
         thread_root: EventId | None = None,
+        sight: str | None = None,
     ) -> None:
         self.pdu = pdu
         self.nid = nid
@@ -67,12 +69,25 @@ class StoredEvent:
         self.txn_id = txn_id
         self.push_outcome = push_outcome
         self.thread_root = thread_root
+        self.sight = sight
         # The event as clients get it, without room_id and unsigned, encoded once (rooms/client_events.py).
         self.client_json: bytes | None = None
 
     @property
     def event_id(self) -> EventId:
         return self.pdu.event_id
+
+    @property
+    def is_outlier(self) -> bool:
+        """The event is known, but the state before it is not."""
+        return self.snapshot_before is None
+
+    @property
+    def snapshot_after(self) -> int | None:
+        """The snapshot of the state after the event; None for outliers."""
+        if self.snapshot_before is None or self.pdu.state_key is None or self.rejected is not None:
+            return self.snapshot_before
+        return 2 * self.nid + 1
 
     @property
     def order(self) -> int:
@@ -105,6 +120,7 @@ EVENT_COLUMNS = (
     e.c.push_outcome,
     e.c.thread_root,
     e.c.room_id,
+    e.c.sight,
 )
 
 
@@ -127,6 +143,7 @@ def _stored(row: EventRow, version: RoomVersion) -> StoredEvent:
         txn_id=row[10],
         push_outcome=row[11],
         thread_root=row[12],
+        sight=row[14],
     )
 
 

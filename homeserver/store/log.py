@@ -49,6 +49,27 @@ class LogRow:
     membership: MembershipChange | None = None
 
 
+# A membership that changed without an event of its own in the timeline: by state resolution, or in a room that this
+# server is not in. The key is the room.
+MEMBERSHIP = "membership"
+
+
+def membership_row(room_id: str, position: int, change: MembershipChange) -> LogRow:
+    data = {
+        "user_id": change.user_id,
+        "membership": change.membership,
+        "event_id": change.event_id,
+        "sender": change.sender,
+    }
+    return LogRow(position, MEMBERSHIP, room_id, data, membership=change)
+
+
+def membership_of_row(kind: str, data: dict[str, Any]) -> MembershipChange | None:
+    if kind != MEMBERSHIP:
+        return None
+    return MembershipChange(data["user_id"], data["membership"], data["event_id"], data["sender"])
+
+
 _TAKE = (
     update(log_head)
     .where(log_head.c.id == 1)
@@ -83,7 +104,11 @@ def load_rows(conn: Connection, after: int, limit: int) -> list[LogRow]:
     """Rows behind `after`, oldest first. `event` is never set."""
     statement = select(log.c.position, log.c.kind, log.c.key, log.c.data)
     rows = conn.execute(statement.where(log.c.position > after).order_by(log.c.position).limit(limit))
-    return [LogRow(row[0], row[1], row[2], orjson.loads(row[3])) for row in rows]
+    return [_row(row[0], row[1], row[2], orjson.loads(row[3])) for row in rows]
+
+
+def _row(position: int, kind: str, key: str, data: dict[str, Any]) -> LogRow:
+    return LogRow(position, kind, key, data, membership=membership_of_row(kind, data))
 
 
 def load_cursor(conn: Connection, name: str) -> int | None:

@@ -31,7 +31,15 @@ from twisted.internet.defer import Deferred
 
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.runtime.db import Database
-from homeserver.store.log import LogRow, load_rows, save_rows, take_positions
+from homeserver.store.log import (
+    LogRow,
+    MembershipChange,
+    load_rows,
+    membership_of_row,
+    membership_row,
+    save_rows,
+    take_positions,
+)
 from homeserver.store.log_rows import load_whole_rows
 from homeserver.store.room_writes import NewEvent, RoomWrite, load_transactions, lock_heads, write_rooms
 
@@ -69,6 +77,10 @@ class LogItem:
     @property
     def size(self) -> int:
         return 1 + len(self.also)
+
+    @property
+    def membership(self) -> MembershipChange | None:
+        return membership_of_row(self.kind, self.data)
 
 
 Item = LogItem | RoomWrite
@@ -295,6 +307,7 @@ def _settle_snapshots(write: RoomWrite) -> None:
         for snapshot in (new.before, new.after):
             if snapshot is not None:
                 snapshot.settle()
+    write.head.snapshot.settle()
 
 
 def write_batch(conn: Connection, items: Sequence[Item], attempted: list[LogRow]) -> _Batch:
@@ -353,9 +366,11 @@ def _place(items: Sequence[Item], errors: dict[int, Exception], first: int) -> _
             continue
         firsts.append(first)
         if isinstance(item, RoomWrite):
-            rows += [_event_row(item.room_id, first + n, new) for n, new in enumerate(item.events)]
+            for new, position in item.place(first):
+                rows.append(_event_row(item.room_id, position, new))
+                rows += [membership_row(item.room_id, position + n, change) for n, change in enumerate(new.others, 1)]
         else:
-            rows.append(LogRow(first, item.kind, item.key, item.data))
+            rows.append(LogRow(first, item.kind, item.key, item.data, membership=item.membership))
             rows += [LogRow(first + 1 + n, *more) for n, more in enumerate(item.also)]
         first += item.size
     return _Batch(firsts, errors, rows)

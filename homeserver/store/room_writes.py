@@ -6,7 +6,7 @@ rooms, are written by `write_rooms` in a fixed number of statements.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -33,7 +33,9 @@ from homeserver.store.tables.rooms import (
 class NewEvent:
     """One event of a RoomWrite. `after` is `before` itself unless the event changed the state.
 
-    redacts: the event that this one, a redaction with the power to, redacts.
+    redacts: the event that this one, a redaction with the power to, redacts. was_outlier: the event is stored already, and
+    enters the timeline now. others: memberships that changed with it beside its own (a resolved fork), each a row of the
+    log behind the event's.
     """
 
     event: StoredEvent
@@ -42,6 +44,12 @@ class NewEvent:
     deltas: Sequence[StateDelta] = ()
     membership: MembershipChange | None = None
     redacts: EventId | None = None
+    was_outlier: bool = False
+    others: Sequence[MembershipChange] = ()
+
+    @property
+    def size(self) -> int:
+        return 1 + len(self.others)
 
 
 @frozen
@@ -73,7 +81,8 @@ class RoomWrite:
     """Events that enter a room together, or not at all, and the head that they leave.
 
     base_version is the head version they were built on: 0 for a new room. `save` runs in the same transaction, for
-    whatever else must be durable with them; it gets the first position.
+    whatever else must be durable with them; it gets the first position. `unsaid`: memberships that change with no row of
+    the log, those of other servers' users in a room that is joined.
     """
 
     room_id: RoomId
@@ -83,6 +92,7 @@ class RoomWrite:
     new_room: NewRoom | None = None
     transaction: Transaction | None = None
     save: Callable[[Connection, int], None] | None = None
+    unsaid: Sequence[MembershipChange] = ()
 
     @property
     def new_version(self) -> int:
@@ -90,7 +100,13 @@ class RoomWrite:
 
     @property
     def size(self) -> int:
-        return len(self.events)
+        return sum(new.size for new in self.events)
+
+    def place(self, first: int) -> Iterator[tuple[NewEvent, int]]:
+        """The events, each with its position."""
+        for new in self.events:
+            yield new, first
+            first += new.size
 
 
 @frozen
@@ -131,15 +147,16 @@ def write_rooms(conn: Connection, writes: Sequence[tuple[RoomWrite, int]]) -> No
 
     Raises: sqlalchemy.exc.IntegrityError when a transaction id or an event was there before.
     """
-    placed = [(new, first + n) for write, first in writes for n, new in enumerate(write.events)]
-    for new, nid in placed:
-        new.event.nid = nid
+    placed = [placed for write, first in writes for placed in write.place(first)]
+    for new, position in placed:
+        if not new.was_outlier:
+            new.event.nid = position
         if new.event.timeline_order is not None:
-            new.event.timeline_order = nid
-    _save_snapshots(conn, placed)
-    conn.execute(_INSERT_EVENTS, [_event_row(new) for new, _ in placed])
+            new.event.timeline_order = position
+    _save_snapshots(conn, writes)
+    save_events(conn, [new for new, _ in placed])
     _save_state(conn, placed)
-    _save_memberships(conn, placed)
+    _save_memberships(conn, writes)
     _save_heads(conn, [write for write, _ in writes])
     _save_transactions(conn, [write for write, _ in writes])
     save_relations(conn, [new.event for new, _ in placed])
@@ -149,22 +166,68 @@ def write_rooms(conn: Connection, writes: Sequence[tuple[RoomWrite, int]]) -> No
             write.save(conn, first)
 
 
-def _save_snapshots(conn: Connection, placed: Sequence[tuple[NewEvent, int]]) -> None:
-    """A snapshot before an event (a resolved fork) has an even id, the one after it an odd one."""
-    unsaved: list[tuple[Snapshot, int]] = []
-    for new, nid in placed:
-        if new.before is not None and new.before.parent is not None and _is_unsaved(new.before, unsaved):
-            unsaved.append((new.before, 2 * nid))
-        if new.after is not None and new.after.parent is not None and _is_unsaved(new.after, unsaved):
-            unsaved.append((new.after, 2 * nid + 1))
-    save_snapshots(conn, unsaved)
+def _save_snapshots(conn: Connection, writes: Sequence[tuple[RoomWrite, int]]) -> None:
+    unsaved: dict[Snapshot, int] = {}
+    for write, first in writes:
+        for new, _ in write.place(first):
+            add_unsaved(unsaved, new)
+        add_unsaved_snapshot(unsaved, write.head.snapshot, -first)
+    save_snapshots(conn, list(unsaved.items()))
 
 
-def _is_unsaved(snapshot: Snapshot, listed: Sequence[tuple[Snapshot, int]]) -> bool:
-    return not any(snapshot is other for other, _ in listed[-2:])
+def add_unsaved(unsaved: dict[Snapshot, int], new: NewEvent) -> None:
+    """Add an event's unsaved snapshots with their ids: even before the event (a resolved fork), odd after it, and minus
+    the position for the room's state where that is a resolution of several extremities."""
+    add_unsaved_snapshot(unsaved, new.before, 2 * new.event.nid)
+    add_unsaved_snapshot(unsaved, new.after, 2 * new.event.nid + 1)
+
+
+def add_unsaved_snapshot(unsaved: dict[Snapshot, int], snapshot: Snapshot | None, snapshot_id: int) -> None:
+    if snapshot is not None and snapshot.parent is not None:
+        unsaved.setdefault(snapshot, snapshot_id)
 
 
 _INSERT_EVENTS = insert(events)
+_UPDATE_EVENTS = (
+    update(events)
+    .where(events.c.room_id == bindparam("b_room_id"), events.c.nid == bindparam("b_nid"))
+    .values(
+        {
+            name: bindparam(name)
+            for name in (
+                "timeline_order",
+                "json",
+                "snapshot_before",
+                "rejected",
+                "soft_failed",
+                "redacted_by",
+                "replaces",
+                "push_outcome",
+                "thread_root",
+                "sight",
+            )
+        }
+    )
+)
+_FIXED = frozenset({"room_id", "nid", "event_id", "type", "state_key", "sender", "depth", "origin_server_ts"})
+_LOCAL = frozenset({"txn_device_id", "txn_id"})
+
+
+def save_events(conn: Connection, news: Sequence[NewEvent]) -> None:
+    """Insert events, or complete those that were outliers."""
+    inserted = [_event_row(new) for new in news if not new.was_outlier]
+    if inserted:
+        conn.execute(_INSERT_EVENTS, inserted)
+    completed = [_event_row(new) for new in news if new.was_outlier]
+    if completed:
+        conn.execute(
+            _UPDATE_EVENTS,
+            [
+                {"b_room_id": row["room_id"], "b_nid": row["nid"]}
+                | {name: value for name, value in row.items() if name not in _FIXED and name not in _LOCAL}
+                for row in completed
+            ],
+        )
 
 
 def _event_row(new: NewEvent) -> dict[str, Any]:
@@ -191,6 +254,7 @@ def _event_row(new: NewEvent) -> dict[str, Any]:
         "txn_id": event.txn_id,
         "push_outcome": event.push_outcome,
         "thread_root": event.thread_root,
+        "sight": event.sight,
     }
 
 
@@ -264,13 +328,22 @@ def _save_state(conn: Connection, placed: Sequence[tuple[NewEvent, int]]) -> Non
         conn.execute(_DELETE_STATE, gone)
 
 
-def _save_memberships(conn: Connection, placed: Sequence[tuple[NewEvent, int]]) -> None:
-    newest = {
-        (new.membership.user_id, new.event.pdu.room_id): (new.membership, nid)
-        for new, nid in placed
-        if new.membership is not None
-    }
-    if newest:
+def _save_memberships(conn: Connection, writes: Sequence[tuple[RoomWrite, int]]) -> None:
+    newest: dict[tuple[UserId, RoomId], tuple[MembershipChange, int]] = {}
+    for write, first in writes:
+        for change in write.unsaid:
+            newest[change.user_id, write.room_id] = change, first
+        for new, position in write.place(first):
+            if new.membership is not None:
+                newest[new.membership.user_id, write.room_id] = new.membership, position
+            for n, change in enumerate(new.others, 1):
+                newest[change.user_id, write.room_id] = change, position + n
+    save_memberships(conn, [(room_id, change, at) for (_, room_id), (change, at) in newest.items()])
+
+
+def save_memberships(conn: Connection, changes: Sequence[tuple[RoomId, MembershipChange, int]]) -> None:
+    """Write memberships of rooms, each with the position of its row; at most one for a user in a room."""
+    if changes:
         conn.execute(
             _UPSERTS[conn.dialect.name][1],
             [
@@ -280,10 +353,10 @@ def _save_memberships(conn: Connection, placed: Sequence[tuple[NewEvent, int]]) 
                     "membership": change.membership,
                     "event_id": change.event_id,
                     "sender": change.sender,
-                    "position": nid,
+                    "position": position,
                     "forgotten": False,
                 }
-                for (_, room_id), (change, nid) in newest.items()
+                for room_id, change, position in changes
             ],
         )
 

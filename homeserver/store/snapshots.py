@@ -3,9 +3,10 @@
 The idea is a Fenwick tree laid along each chain of states. A snapshot of height h (the h-th change of state on its
 chain) stores the last lowbit(h) changes and names as its base the snapshot of height h - lowbit(h). So odd heights
 store one change, every second one two, every fourth one four …: log2(n) entries of eight bytes per change on average,
-and a snapshot is read by following at most log2(h) bases. An entry is the nid of the state event that took its key, or
-minus the nid of the event whose key was removed (only state resolution does that). Forks simply branch: a snapshot
-may be the base of many.
+and a snapshot is read by following at most log2(h) bases. A snapshot of m changes at once (a resolved fork, the state
+of a room that is joined) takes the next height that is a multiple of the power of two above m: so it is copied on into
+later deltas only after m more changes. An entry is the nid of the state event that took its key, or minus the nid of the
+event whose key was removed (only state resolution does that). Forks simply branch: a snapshot may be the base of many.
 
 Rejected: a full map per event (a room's size for each change), chains with a hop limit (long walks, and full copies at
 the limit), persistent tries (four 128-byte nodes per change, hundreds of rows to read a large room).
@@ -14,8 +15,9 @@ the limit), persistent tries (four 128-byte nodes per change, hundreds of rows t
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from attrs import frozen
 from sqlalchemy import Connection, bindparam, insert, literal_column, select
 
 from homeserver.matrix.ids import EventId, RoomId
@@ -24,8 +26,16 @@ from homeserver.store.events import StoredEvent, chunked
 from homeserver.store.tables.rooms import events as e
 from homeserver.store.tables.rooms import state_snapshots as s
 
+
+@frozen(eq=False)
+class Removal:
+    """A key loses its event, which may not be stored yet."""
+
+    event: StoredEvent
+
+
 # What a change names: an event that takes its key (maybe not stored yet), or minus the nid of a removed one.
-Change = StoredEvent | int
+Change = StoredEvent | Removal | int
 
 
 class Snapshot:
@@ -61,15 +71,15 @@ def empty_snapshot(room_id: RoomId) -> Snapshot:
 
 
 def _nid(change: Change) -> int:
+    if isinstance(change, Removal):
+        return -change.event.nid
     return change if isinstance(change, int) else change.nid
 
 
 def _lay(snapshot: Snapshot, parent: Snapshot) -> None:
-    """Work out height, base and delta of a snapshot whose parent is laid already.
-
-    Several changes at once (a resolved fork) are one height: what counts is that the delta holds them all.
-    """
-    height = parent.height + 1
+    """Work out height, base and delta of a snapshot whose parent is laid already."""
+    step = 1 << max(0, len(snapshot.changes) - 1).bit_length()
+    height = (parent.height // step + 1) * step
     floor = height - (height & -height)
     parts = []
     node: Snapshot | None = parent
@@ -155,6 +165,33 @@ def load_state_nids(conn: Connection, room_id: RoomId, snapshot_id: int) -> list
 _KEYS = select(e.c.nid, e.c.type, e.c.state_key, e.c.event_id).where(
     e.c.room_id == bindparam("room_id"), e.c.nid.in_(bindparam("nids", expanding=True))
 )
+
+
+_NIDS = select(e.c.event_id, e.c.nid).where(e.c.event_id.in_(bindparam("ids", expanding=True)))
+
+
+def load_nids(conn: Connection, event_ids: Collection[EventId]) -> dict[EventId, int]:
+    """The nids of those of the events that are stored."""
+    return {row[0]: row[1] for chunk in chunked(event_ids) for row in conn.execute(_NIDS, {"ids": chunk})}
+
+
+_ACCEPTED = select(e.c.event_id, e.c.type, e.c.state_key, e.c.nid).where(
+    e.c.event_id.in_(bindparam("ids", expanding=True)),
+    e.c.room_id == bindparam("room_id"),
+    e.c.state_key.is_not(None),
+    e.c.rejected.is_(None),
+)
+
+
+def load_accepted_state(
+    conn: Connection, room_id: RoomId, event_ids: Collection[EventId]
+) -> dict[EventId, tuple[StateKey, int]]:
+    """Key and nid of those that are stored state events of the room, and not rejected."""
+    return {
+        row[0]: ((row[1], row[2]), row[3])
+        for chunk in chunked(event_ids)
+        for row in conn.execute(_ACCEPTED, {"ids": chunk, "room_id": room_id})
+    }
 
 
 def load_state(conn: Connection, room_id: RoomId, snapshot_id: int) -> dict[StateKey, EventId]:

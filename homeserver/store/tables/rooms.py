@@ -33,10 +33,11 @@ events = Table(
     "events",
     metadata,
     Column("room_id", Text, primary_key=True),
-    # The log position at which the event was stored: unique, and how other tables name it in eight bytes.
+    # The log position at which the event was stored (outliers: see store/outliers.py): unique, and how other tables name
+    # it in eight bytes.
     Column("nid", BigInteger, primary_key=True, autoincrement=False),
     # The place in the room's timeline: the log position for live events, negative and falling for
-    # backfilled history, NULL for outliers (known, but in no timeline).
+    # backfilled history, NULL for what is in no timeline (outliers, rejected and soft-failed events).
     Column("timeline_order", BigInteger, nullable=True),
     Column("event_id", Text, nullable=False),
     Column("type", Text, nullable=False),
@@ -58,6 +59,9 @@ events = Table(
     # What the default push rules say: bits of store/unread.py. For counting in SQL.
     Column("push_outcome", Integer, nullable=False, default=0),
     Column("thread_root", Text, nullable=True),
+    # Where the state before the event is not that of the room at the event's place in the timeline: what of it decides
+    # who may see the event (store/sights.py).
+    Column("sight", Text, nullable=True),
     UniqueConstraint("event_id", "room_id", name="events_event_id"),
 )
 Index("events_timeline", events.c.room_id, events.c.timeline_order)

@@ -1,0 +1,452 @@
+"""How events that other servers made enter the store, a room's head and the log.
+
+An event finds its place in four steps:
+
+1. The state before it: that after its prev events, resolved where they differ. Or what another server told, where they
+   are not known.
+2. The checks on receipt: by its own auth events, by the state before it (else it is rejected), by the room's current state
+   (else it is soft failed). Rejected and soft-failed events are stored, and nobody sees them.
+3. The head: the event takes the place of the extremities that it follows, and the room's current state is the resolution of
+   the states after all extremities. This step has no await between reading the head and submitting the write, just as the
+   writer of local events; what it lacks is loaded first, and then it is tried again.
+4. The log: one row for the event, with what changed in the current state; and one for each membership that changed beside.
+
+No step looks at all of a room's state, unless memory lost the way between two states (rooms/state_nodes.py).
+
+Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+
+from attrs import define, evolve, field, frozen
+from sqlalchemy import Connection
+
+from homeserver.folds.events import EventCache
+from homeserver.matrix.errors import AuthRejected, NotFound
+from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
+from homeserver.matrix.pdu import Pdu
+from homeserver.matrix.relations import THREAD, relation_of
+from homeserver.matrix.state_map import StateKey
+from homeserver.matrix.versions import RoomVersion
+from homeserver.rooms.head import MEMBER, PINNED, RoomHead, StateChange, membership_change
+from homeserver.rooms.heads import Room, RoomHeads
+from homeserver.rooms.ingest_errors import MissingEvents
+from homeserver.rooms.ingest_outliers import OutlierStore
+from homeserver.rooms.ingest_starts import RoomStarts
+from homeserver.rooms.receipt_checks import ReceiptChecks
+from homeserver.rooms.redactions import may_redact, redacted_target
+from homeserver.rooms.state_loading import States
+from homeserver.rooms.state_nodes import StateNode, changes_between
+from homeserver.rooms.writer import ATTEMPTS, PushOutcomes, RoomBusy
+from homeserver.runtime.db import Database
+from homeserver.runtime.turns import Turns
+from homeserver.store.event_gaps import (
+    delete_waiting_redactions,
+    is_named_by_gap,
+    load_waiting_redactions,
+    save_gaps,
+    save_waiting_redaction,
+)
+from homeserver.store.events import StoredEvent
+from homeserver.store.log import MembershipChange
+from homeserver.store.log_writer import LogWriter, LostCompare
+from homeserver.store.outliers import hidden_item
+from homeserver.store.room_writes import NewEvent, RoomWrite
+
+logger = logging.getLogger(__name__)
+
+# On the way back over events that nobody sees, to the extremities behind them.
+MAX_HIDDEN_WALK = 200
+_REDACTION = "m.room.redaction"
+
+
+class Receipt(Enum):
+    """What became of an event."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    SOFT_FAILED = "soft failed"
+    KNOWN = "known"
+
+
+@frozen
+class Facts:
+    """What the database knows about an event that comes in. is_late: a stored event follows it already."""
+
+    is_late: bool
+    redactions: Sequence[EventId]
+
+
+@define(eq=False)
+class Arrival:
+    """An event on its way into the room."""
+
+    event: StoredEvent
+    was_outlier: bool
+    before: StateNode
+    after: StateNode
+    is_late: bool
+    superseded: frozenset[EventId]
+    missing: frozenset[EventId]
+    redacts: EventId | None = None
+    waits_for: EventId | None = None
+
+    @property
+    def new(self) -> NewEvent:
+        return NewEvent(
+            self.event,
+            self.before.snapshot,
+            self.after.snapshot,
+            redacts=self.redacts,
+            was_outlier=self.was_outlier,
+        )
+
+
+@define(eq=False)
+class Ingest:
+    """The one way for other servers' events into rooms."""
+
+    server_name: ServerName
+    database: Database
+    heads: RoomHeads
+    events: EventCache
+    log: LogWriter
+    push_outcomes: PushOutcomes
+    states: States = field(init=False)
+    checks: ReceiptChecks = field(init=False)
+    outliers: OutlierStore = field(init=False)
+    starts: RoomStarts = field(init=False)
+    turns: Turns[RoomId] = field(factory=Turns, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.states = States(self.database, self.events)
+        self.checks = ReceiptChecks(self.events)
+        self.outliers = OutlierStore(self.database, self.events, self.log)
+        self.starts = RoomStarts(self.server_name, self.heads, self.events, self.log, self.states, self.checks)
+
+    async def store_outliers(self, version: RoomVersion, pdus: Sequence[Pdu], /) -> set[EventId]:
+        """Store auth chains and states whose formats, signatures and hashes were checked; known ones are skipped.
+
+        Each is judged by its auth events, and stored as rejected if they do not allow it. Those whose auth events are
+        neither known nor among `pdus` are left out: the answer.
+        """
+        left_out: set[EventId] = set()
+        for room_id in dict.fromkeys(pdu.room_id for pdu in pdus):
+            left_out |= await self.outliers.store(room_id, version, [pdu for pdu in pdus if pdu.room_id == room_id])
+        return left_out
+
+    async def receive(self, pdu: Pdu, /, *, state_before: Mapping[StateKey, EventId] | None = None) -> Receipt:
+        """Take in an event whose format, signatures and hashes were checked.
+
+        All of its prev events are stored with their states, or `state_before` is what a server says that the missing
+        ones led to: it is resolved with the states after those that are there. Its events are stored.
+
+        Raises: NotFound (no such room), MissingEvents.
+        Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
+        """
+        async with self.turns.take(pdu.room_id):
+            room = await self.heads.load_room(pdu.room_id)
+            known = await self.events.load(pdu.event_id, pdu.room_id, pdu.version)
+            if known is not None and not known.is_outlier:
+                return Receipt.KNOWN
+            before, missing = await self._load_before(room, pdu, state_before)
+            return await self._take_in(room, pdu, known, before, missing)
+
+    async def start_room(
+        self,
+        version: RoomVersion,
+        event: Pdu,
+        state: Sequence[Pdu],
+        auth_chain: Sequence[Pdu],
+        /,
+        *,
+        partial_from: Sequence[ServerName] = (),
+    ) -> StoredEvent:
+        """Enter a room by `event`, a join that another server took: `state` is that before it.
+
+        A room that this server was in before goes on from there; what happened meanwhile is a gap. Where it is in the room
+        already, the join is received as any event. partial_from: members were left out of `state`; these servers can tell
+        them.
+
+        Raises: AuthRejected, where that state does not allow the join.
+        Spec: server-server-api#joining-rooms
+        """
+        await self.store_outliers(version, [*auth_chain, *state])
+        given = {pdu.key: pdu.event_id for pdu in state if pdu.state_key is not None}
+        if await self._is_in_room(event.room_id):
+            await self.receive(event, state_before=given)
+        else:
+            async with self.turns.take(event.room_id):
+                await self.starts.start(version, event, given, partial_from)
+        stored = await self.events.load(event.event_id, event.room_id, version)
+        if stored is None or stored.rejected is not None:
+            raise AuthRejected(stored.rejected if stored is not None and stored.rejected else "The join was not stored")
+        return stored
+
+    async def _is_in_room(self, room_id: RoomId) -> bool:
+        try:
+            head = await self.heads.load(room_id)
+        except NotFound:
+            return False
+        return self.server_name in head.joined_servers()
+
+    # -- 1. the state before an event ------------------------------------------------------------------------------
+
+    async def _load_before(
+        self, room: Room, pdu: Pdu, given: Mapping[StateKey, EventId] | None
+    ) -> tuple[StateNode, frozenset[EventId]]:
+        """The state before the event, and those of its prev events that are not there."""
+        prevs = await self._load_events(room.committed, pdu.prev_events)
+        there = [event for event in prevs if not event.is_outlier]
+        missing = frozenset(pdu.prev_events) - {event.event_id for event in there}
+        if given is None and (missing or not there):
+            raise MissingEvents(missing)
+        nodes = {await self.states.load_after(room, event) for event in there}
+        if given is not None:
+            nodes.add(await self.states.load_given(room, given))
+        return await self.states.resolve(room, nodes), missing
+
+    async def _load_events(self, head: RoomHead, ids: Sequence[EventId]) -> list[StoredEvent]:
+        found = await self.events.load_many(dict.fromkeys(ids, head.room_id), {head.room_id: head.version})
+        return [event for event in found.values() if event.pdu.room_id == head.room_id]
+
+    # -- 2. the checks ---------------------------------------------------------------------------------------------
+
+    async def _take_in(
+        self, room: Room, pdu: Pdu, known: StoredEvent | None, before: StateNode, missing: frozenset[EventId]
+    ) -> Receipt:
+        create = room.committed.create
+        rejected = await self.checks.find_fault(pdu, create, before.state)
+        if known is not None and known.rejected is not None:
+            rejected = known.rejected
+        arrival = await self._arrive(room, pdu, known, before, rejected, missing)
+        if rejected is not None:
+            logger.info("Rejected %s in %s: %s", pdu.event_id, pdu.room_id, rejected)
+            return await self._hide(room, arrival, Receipt.REJECTED)
+        room = await self.heads.load_room(pdu.room_id)
+        fault = await self.checks.find_fault_in(pdu, create, room.committed.state)
+        if fault is not None:
+            logger.info("Soft-failed %s in %s: %s", pdu.event_id, pdu.room_id, fault)
+            arrival.event.soft_failed = True
+            return await self._hide(room, arrival, Receipt.SOFT_FAILED)
+        await self._accept(arrival)
+        return Receipt.ACCEPTED
+
+    async def _arrive(
+        self,
+        room: Room,
+        pdu: Pdu,
+        known: StoredEvent | None,
+        before: StateNode,
+        rejected: str | None,
+        missing: frozenset[EventId],
+    ) -> Arrival:
+        head = room.committed
+        facts = await self.database.read(_load_facts, pdu)
+        event = StoredEvent(pdu, nid=known.nid if known is not None else 0, rejected=rejected)
+        event.replaces = before.state.get(pdu.key) if pdu.state_key is not None else None
+        event.thread_root = await self._thread_root(head, pdu)
+        event.push_outcome = self.push_outcomes.outcome(head, pdu)
+        event.sight = await self.load_sight(head, before)
+        is_change = pdu.state_key is not None and rejected is None
+        after = before.child({pdu.key: pdu.event_id}, [event]) if is_change else before
+        superseded = await self._load_superseded(head, pdu)
+        arrival = Arrival(event, known is not None, before, after, facts.is_late, superseded, missing)
+        await self._redact(head, arrival, facts.redactions)
+        return arrival
+
+    async def _thread_root(self, head: RoomHead, pdu: Pdu) -> EventId | None:
+        relation = relation_of(pdu.content) if pdu.state_key is None else None
+        if relation is None or relation.rel_type == THREAD:
+            return relation.target if relation is not None else None
+        target = await self.events.load(relation.target, head.room_id, head.version)
+        return target.thread_root if target is not None else None
+
+    async def _redact(self, head: RoomHead, arrival: Arrival, redactions: Sequence[EventId]) -> None:
+        """What the event redacts; and whether it comes redacted itself."""
+        pdu = arrival.event.pdu
+        if pdu.type == _REDACTION and pdu.redacts is not None:
+            target = await self.events.load(pdu.redacts, head.room_id, head.version)
+            arrival.redacts = redacted_target(head, pdu, target)
+            arrival.waits_for = pdu.redacts if target is None or target.is_outlier else None
+        for redaction in await self._load_events(head, redactions):
+            if head.version.redaction_auth_rule or may_redact(head, redaction.pdu.sender, pdu):
+                arrival.event.redact(redaction.event_id)
+                return
+
+    async def load_sight(self, head: RoomHead, before: StateNode) -> str | None:
+        """What decides who sees an event, where the state before it is not the room's (store/sights.py)."""
+        return None
+
+    async def _load_superseded(self, head: RoomHead, pdu: Pdu) -> frozenset[EventId]:
+        """The event's prev events, and what lies behind those of them that nobody sees."""
+        found = set(pdu.prev_events)
+        frontier = list(pdu.prev_events)
+        while frontier and len(found) < MAX_HIDDEN_WALK:
+            hidden = [
+                event
+                for event in await self._load_events(head, frontier)
+                if event.soft_failed or event.rejected is not None
+            ]
+            frontier = [prev_id for event in hidden for prev_id in event.pdu.prev_events if prev_id not in found]
+            found.update(frontier)
+        return frozenset(found)
+
+    async def _hide(self, room: Room, arrival: Arrival, receipt: Receipt) -> Receipt:
+        event, new = arrival.event, arrival.new
+        await self.log.submit(hidden_item(event.pdu.room_id, new, _save_gaps(arrival)))
+        for snapshot in (new.before, new.after):
+            if snapshot is not None:
+                snapshot.settle()
+        self.events.put(event)
+        self._keep(room, arrival)
+        return receipt
+
+    def _keep(self, room: Room, arrival: Arrival) -> None:
+        room.nodes.put(arrival.before)
+        room.nodes.put(arrival.after)
+
+    # -- 3. the head -----------------------------------------------------------------------------------------------
+
+    async def _accept(self, arrival: Arrival) -> None:
+        """Raises: RoomBusy."""
+        room_id = arrival.event.pdu.room_id
+        for _ in range(ATTEMPTS):
+            room = await self.heads.load_room(room_id)
+            await self._load_tips(room)
+            await self._load_changes(room, arrival)
+            room = self.heads.get_room(room_id) or room
+            write = self._build(room, arrival)
+            if write is None:
+                continue
+            try:
+                await self.log.submit(write)
+            except LostCompare:
+                continue
+            self._keep(self.heads.get_room(room_id) or room, arrival)
+            return
+        raise RoomBusy("The room is too busy, try again")
+
+    async def _load_tips(self, room: Room) -> None:
+        """The states after the extremities."""
+        head = room.committed
+        lacking = [event_id for event_id in head.extremities if event_id not in head.tips]
+        if lacking:
+            tips = {
+                event.event_id: await self.states.load_after(room, event)
+                for event in await self._load_events(head, lacking)
+                if not event.is_outlier
+            }
+            if room.committed is head:
+                room.committed = evolve(head, tips={**head.tips, **tips})
+
+    async def _load_changes(self, room: Room, arrival: Arrival) -> None:
+        """The room's state with the event, and the events that come into it."""
+        head = room.speculative
+        nodes = set(_tips_with(head, arrival).values())
+        resolved = await self.states.resolve(room, nodes, [arrival.event])
+        await self._load_needed(head, resolved)
+
+    async def _load_needed(self, head: RoomHead, node: StateNode) -> None:
+        wanted = [
+            event_id
+            for key, event_id in changes_between(head.node, node).items()
+            if event_id is not None and (key in PINNED or key[0] == MEMBER)
+        ]
+        await self._load_events(head, wanted)
+
+    # -- no await from here on ---------------------------------------------------------------------------------------
+
+    def _build(self, room: Room, arrival: Arrival) -> RoomWrite | None:
+        """None if something must be loaded first."""
+        head, event = room.speculative, arrival.event
+        tips = _tips_with(head, arrival)
+        if any(event_id not in tips for event_id in head.extremities if event_id not in arrival.superseded):
+            return None
+        node = room.nodes.get_resolved(tips.values())
+        changes = self._changes(head, node, event) if node is not None else None
+        if node is None or changes is None:
+            return None
+        after = head.merge(event.pdu, tuple(tips), tips, node, changes)
+        new = arrival.new
+        new.deltas = [change.delta for change in changes]
+        new.membership, new.others = _memberships(changes, event)
+        write = RoomWrite(head.room_id, head.number, [new], after, save=_save_more(arrival))
+        room.pending.append(after)
+        return write
+
+    def _changes(self, head: RoomHead, node: StateNode, event: StoredEvent) -> list[StateChange] | None:
+        """What leads from the head's state to another; None if events that it needs are not in memory."""
+        changes = []
+        for key, event_id in changes_between(head.node, node).items():
+            found = event if event_id == event.event_id else None
+            if event_id is not None and found is None:
+                found = self.events.get(event_id)
+                if found is None:
+                    return None
+            changes.append(StateChange(key, found, head.state.get(key)))
+        return changes
+
+
+def _tips_with(head: RoomHead, arrival: Arrival) -> dict[EventId, StateNode]:
+    """The states after the extremities that the room has with the event; without those that memory lacks."""
+    tips = {
+        event_id: head.tips[event_id]
+        for event_id in head.extremities
+        if event_id in head.tips and event_id not in arrival.superseded
+    }
+    if not arrival.is_late or not tips:
+        tips[arrival.event.event_id] = arrival.after
+    return tips
+
+
+def _memberships(
+    changes: Sequence[StateChange], event: StoredEvent
+) -> tuple[MembershipChange | None, list[MembershipChange]]:
+    """The membership that the event itself gave, and those that changed beside."""
+    own, others = None, []
+    for change in changes:
+        if change.key[0] != MEMBER:
+            continue
+        if change.event is event:
+            own = membership_change(event.pdu)
+        elif change.event is not None:
+            others.append(membership_change(change.event.pdu))
+        else:
+            user_id = UserId(change.key[1])
+            others.append(MembershipChange(user_id, "leave", change.previous or event.event_id, user_id))
+    return own, others
+
+
+def _save_gaps(arrival: Arrival) -> Callable[[Connection, int], None]:
+    """A gap behind an event that nobody sees counts only if a later event names it."""
+    pdu = arrival.event.pdu
+    missing = arrival.missing if arrival.is_late else ()
+
+    def save(conn: Connection, _: int) -> None:
+        save_gaps(conn, pdu.room_id, pdu.event_id, missing)
+
+    return save
+
+
+def _save_more(arrival: Arrival) -> Callable[[Connection, int], None]:
+    pdu = arrival.event.pdu
+
+    def save(conn: Connection, _: int) -> None:
+        save_gaps(conn, pdu.room_id, pdu.event_id, arrival.missing)
+        if arrival.waits_for is not None:
+            save_waiting_redaction(conn, pdu.room_id, arrival.waits_for, pdu.event_id)
+        if arrival.event.redacted_by is not None:
+            delete_waiting_redactions(conn, pdu.room_id, pdu.event_id)
+
+    return save
+
+
+def _load_facts(conn: Connection, pdu: Pdu) -> Facts:
+    return Facts(
+        is_named_by_gap(conn, pdu.room_id, pdu.event_id), load_waiting_redactions(conn, pdu.room_id, pdu.event_id)
+    )

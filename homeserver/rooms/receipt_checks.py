@@ -1,0 +1,78 @@
+"""The authorisation checks on receipt of an event, in the specification's order.
+
+Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from attrs import define
+
+from homeserver.folds.events import EventCache
+from homeserver.matrix.auth_rules import check_auth, check_auth_events
+from homeserver.matrix.auth_types import auth_types_for
+from homeserver.matrix.errors import AuthRejected
+from homeserver.matrix.ids import EventId, RoomId
+from homeserver.matrix.pdu import Pdu
+from homeserver.matrix.state_map import CREATE, StateKey
+from homeserver.matrix.versions import RoomVersion
+from homeserver.rooms.ingest_errors import MissingEvents
+from homeserver.store.events import StoredEvent
+
+
+@define(eq=False)
+class ReceiptChecks:
+    """Checks 4 to 6; the first three (format, signatures, hashes) are made before an event gets here."""
+
+    events: EventCache
+
+    async def find_fault(self, pdu: Pdu, create: Pdu, before: Mapping[StateKey, EventId]) -> str | None:
+        """Why the event is rejected, if it is. Raises: MissingEvents, where auth events are not stored."""
+        named = await self._load(pdu.auth_events, pdu.room_id, pdu.version)
+        if missing := set(pdu.auth_events) - named.keys():
+            raise MissingEvents(missing)
+        auth_events = [named[event_id] for event_id in pdu.auth_events]
+        # 4. Passes authorisation rules based on the event's auth events, otherwise it is rejected.
+        fault = fault_by_auth_events(pdu, create, auth_events)
+        # 5. Passes authorisation rules based on the state before the event, otherwise it is rejected.
+        return fault or await self.find_fault_in(pdu, create, before)
+
+    async def find_fault_in(self, pdu: Pdu, create: Pdu, state: Mapping[StateKey, EventId]) -> str | None:
+        """Why the event is not allowed in a state, if it is not.
+
+        With the room's current state this is check 6: if the event does not pass it, it is soft failed.
+        """
+        keys = auth_types_for(pdu.version, pdu.type, pdu.sender, pdu.state_key, pdu.content)
+        wanted = {event_id for key in keys if (event_id := state.get(key)) is not None}
+        events = await self._load(wanted, pdu.room_id, pdu.version)
+        if missing := wanted - events.keys():
+            raise MissingEvents(missing)
+        return _fault(pdu, create, events.values())
+
+    async def _load(
+        self, event_ids: Collection[EventId], room_id: RoomId, version: RoomVersion
+    ) -> dict[EventId, StoredEvent]:
+        return await self.events.load_many(dict.fromkeys(event_ids, room_id), {room_id: version})
+
+
+def fault_by_auth_events(pdu: Pdu, create: Pdu | None, auth_events: Collection[StoredEvent]) -> str | None:
+    """Why the events that the event names do not allow it, if they do not."""
+    rejected = {event.event_id for event in auth_events if event.rejected is not None}
+    try:
+        check_auth_events(pdu, [event.pdu for event in auth_events], rejected)
+    except AuthRejected as reason:
+        return str(reason)
+    return _fault(pdu, create, auth_events)
+
+
+def _fault(pdu: Pdu, create: Pdu | None, state: Iterable[StoredEvent]) -> str | None:
+    auth_state = {event.pdu.key: event.pdu for event in state if event.pdu.state_key is not None}
+    # From room version 12 on the room id names the create event, and auth_events does not.
+    if create is not None and pdu.version.room_id_is_create_hash:
+        auth_state[CREATE] = create
+    try:
+        check_auth(pdu, auth_state)
+    except AuthRejected as reason:
+        return str(reason)
+    return None

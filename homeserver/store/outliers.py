@@ -1,0 +1,57 @@
+"""Outliers: events that are known, but not the state before them, so that they are in no timeline.
+
+A room of ten thousand members brings as many of them when it is joined. A batch shares one row of the log, so an outlier
+has no position of its own: its nid is made of the batch's position and its place in the batch, above all positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from homeserver.matrix.ids import RoomId
+from homeserver.store.events import StoredEvent
+from homeserver.store.log_writer import LogItem
+from homeserver.store.room_writes import NewEvent, add_unsaved, save_events
+from homeserver.store.snapshots import save_snapshots
+
+# Positions stay below 2^45, and twice the largest nid (snapshot ids) below 2^63.
+_ABOVE_POSITIONS = 1 << 61
+_BATCH_BITS = 16
+MAX_BATCH = 1000
+
+# Log rows: events that were stored and that no client sees. Key: the room.
+OUTLIERS = "outliers"
+HIDDEN = "hidden"
+
+
+def outliers_item(room_id: RoomId, events: Sequence[StoredEvent]) -> LogItem:
+    """What stores events of a room as outliers; at most MAX_BATCH, none of them stored yet."""
+    assert len(events) <= MAX_BATCH
+
+    def save(conn: Connection, position: int) -> None:
+        for index, event in enumerate(events):
+            event.nid = _ABOVE_POSITIONS | position << _BATCH_BITS | index
+            event.timeline_order = None
+        save_events(conn, [NewEvent(event, None, None) for event in events])
+
+    return LogItem(OUTLIERS, room_id, {"count": len(events)}, save)
+
+
+def hidden_item(room_id: RoomId, new: NewEvent, save_more: Any = None) -> LogItem:
+    """What stores a rejected or soft-failed event with the state before it. The room's head is as before."""
+
+    def save(conn: Connection, position: int) -> None:
+        if not new.was_outlier:
+            new.event.nid = position
+        new.event.timeline_order = None
+        unsaved: dict[Any, int] = {}
+        add_unsaved(unsaved, new)
+        save_snapshots(conn, list(unsaved.items()))
+        save_events(conn, [new])
+        if save_more is not None:
+            save_more(conn, position)
+
+    return LogItem(HIDDEN, room_id, {"event_id": new.event.event_id}, save)

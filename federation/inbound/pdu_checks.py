@@ -1,0 +1,177 @@
+"""What is checked of an event before anything is known of its room: format, signatures, content hash (receipt checks 1 to 3).
+
+Many events at once (a room's state) cost a fetch of keys for each server, not for each event, and are verified in a thread: the
+arithmetic lets other threads run.
+
+Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from attrs import define, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
+from federation.keys.key_ring import KeyRequest, KeyRing
+from homeserver.matrix.errors import BadJson, BadSignature, MatrixError
+from homeserver.matrix.ids import EventId, RoomId, ServerName
+from homeserver.matrix.pdu import Pdu, parse_pdu, redact_unless_hash_matches
+from homeserver.matrix.signing import VerifyKey, required_signers, signature_key_ids, verify_event_signature
+from homeserver.matrix.versions import RoomVersion
+
+logger = logging.getLogger(__name__)
+
+# PERF(50 us for each signature): more than these are no work for the reactor's thread.
+MAX_ON_REACTOR: Final = 10
+CHUNK: Final = 200
+MAX_KEYS_TRIED: Final = 5
+
+
+Keys = Mapping[KeyRequest, VerifyKey]
+
+
+@frozen
+class Refusal:
+    """Why something is no valid event. `event_id` is None where not even that can be told."""
+
+    event_id: EventId | None
+    error: str
+
+
+@define(eq=False)
+class PduChecks:
+    """Makes Pdus of what other servers send."""
+
+    ring: KeyRing
+    reactor: Any
+
+    async def check(self, raw: object, version: RoomVersion, *, room_id: RoomId | None = None) -> Pdu:
+        """The event; redacted, if its content hash is wrong. `raw` is left as it is.
+
+        Raises: BadJson, InvalidParam, TooLarge (format; another room than `room_id`), BadSignature.
+        """
+        pdu = parse(raw, version, room_id)
+        return verify(pdu, await self.ring.load_verify_keys(_wanted_keys(pdu)))
+
+    async def check_many(
+        self,
+        raws: Iterable[object],
+        version: RoomVersion,
+        *,
+        room_id: RoomId | None = None,
+        source: str = "a server",
+        only: Container[EventId] | None = None,
+    ) -> list[Pdu]:
+        """The valid ones, in their order; of the others the log has one line, naming the source. Raises nothing.
+
+        only: events that are not in it are left out, unverified.
+        """
+        checked = await self.check_each(raws, version, room_id=room_id, only=only)
+        refused = [each for each in checked if isinstance(each, Refusal)]
+        if refused:
+            logger.info("%d of %d events from %s are dropped: %s", len(refused), len(checked), source, refused[0].error)
+        return [each for each in checked if isinstance(each, Pdu)]
+
+    async def check_each(
+        self,
+        raws: Iterable[object],
+        version: RoomVersion,
+        *,
+        room_id: RoomId | None = None,
+        only: Container[EventId] | None = None,
+    ) -> list[Pdu | Refusal]:
+        """As check_many, with a Refusal in the place of each that is not valid. Raises nothing, logs nothing."""
+        raws = list(raws)
+        number = len(raws)
+        checked: list[Pdu | Refusal] = []
+        for start in range(0, number, CHUNK):
+            checked += await self._apart(number, _parse_all, raws[start : start + CHUNK], version, room_id)
+        if only is not None:
+            checked = [each for each in checked if isinstance(each, Refusal) or each.event_id in only]
+        wanted = {key for each in checked if isinstance(each, Pdu) for key in _wanted_keys(each)}
+        keys = await self.ring.load_verify_keys(wanted)
+        verified: list[Pdu | Refusal] = []
+        for start in range(0, len(checked), CHUNK):
+            verified += await self._apart(number, _verify_all, checked[start : start + CHUNK], keys)
+        return verified
+
+    async def _apart(self, number: int, fn: Callable[..., Any], *args: Any) -> Any:
+        """fn(*args), in a thread where there is much of it."""
+        if number <= MAX_ON_REACTOR:
+            return fn(*args)
+        running: Deferred[Any] = deferToThreadPool(self.reactor, self.reactor.getThreadPool(), fn, *args)
+        return await running
+
+
+def parse(raw: object, version: RoomVersion, room_id: RoomId | None = None) -> Pdu:
+    """Receipt check 1. Raises: BadJson, InvalidParam, TooLarge."""
+    if not isinstance(raw, dict):
+        raise BadJson("event: must be an object")
+    pdu = parse_pdu(dict(raw), version)
+    if room_id is not None and pdu.room_id != room_id:
+        raise BadJson("room_id: not the room that this is about")
+    if "\0" in pdu.type or "\0" in (pdu.state_key or ""):
+        # SPEC: nothing forbids it, but PostgreSQL has no place for it.
+        raise BadJson("type, state_key: NUL is not allowed")
+    return pdu
+
+
+def verify(pdu: Pdu, keys: Keys) -> Pdu:
+    """Receipt checks 2 and 3. Raises: BadSignature."""
+    json = pdu.json
+    for server in required_signers(json, pdu.version):
+        _check_signed_by(server, json, pdu, keys)
+    return redact_unless_hash_matches(pdu)
+
+
+def _wanted_keys(pdu: Pdu) -> list[KeyRequest]:
+    json = pdu.json
+    return [request for server in required_signers(json, pdu.version) for request in _requests(server, json, pdu)]
+
+
+def _requests(server: ServerName, json: dict[str, Any], pdu: Pdu) -> list[KeyRequest]:
+    """The keys with which the server says to have signed."""
+    valid_at_ms = pdu.origin_server_ts if pdu.version.enforce_key_validity else None
+    key_ids = signature_key_ids(json, server)[:MAX_KEYS_TRIED]
+    return [KeyRequest(server, key_id, valid_at_ms) for key_id in key_ids]
+
+
+def _check_signed_by(server: ServerName, json: dict[str, Any], pdu: Pdu, keys: Keys) -> None:
+    requests = _requests(server, json, pdu)
+    if not requests:
+        raise BadSignature(f"{pdu.event_id} is not signed by {server}")
+    known = [key for request in requests if (key := keys.get(request)) is not None]
+    if not known:
+        raise BadSignature(f"No key of {server} is known that is good for {pdu.event_id}")
+    for key in known:
+        try:
+            verify_event_signature(json, pdu.version, server, key)
+            return
+        except BadSignature:
+            continue
+    raise BadSignature(f"The signature of {server} on {pdu.event_id} is wrong")
+
+
+def _parse_all(raws: Sequence[object], version: RoomVersion, room_id: RoomId | None) -> list[Pdu | Refusal]:
+    parsed: list[Pdu | Refusal] = []
+    for raw in raws:
+        try:
+            parsed.append(parse(raw, version, room_id))
+        except MatrixError as error:
+            parsed.append(Refusal(None, error.error))
+    return parsed
+
+
+def _verify_all(parsed: Sequence[Pdu | Refusal], keys: Keys) -> list[Pdu | Refusal]:
+    verified: list[Pdu | Refusal] = []
+    for each in parsed:
+        try:
+            verified.append(verify(each, keys) if isinstance(each, Pdu) else each)
+        except MatrixError as error:
+            assert isinstance(each, Pdu)
+            verified.append(Refusal(each.event_id, error.error))
+    return verified

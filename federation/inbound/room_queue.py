@@ -1,0 +1,379 @@
+"""One queue for each room, so that one bad or slow room holds up no other.
+
+Events are taken in one after another in each room, and the rooms side by side. What is not dealt with in a moment is *staged*,
+that is written to a table, before the server that sent it is told that we have it; after a crash it is read from there. The
+table is also where a queue goes on that is too long for memory. So memory is bounded by the number of queued events, the disk
+by their bytes, and what goes beyond that is refused: later events lead back to it.
+
+Rejected: staging every event first (one more commit before each, and nearly all are done with in milliseconds).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, Final, Protocol
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+
+from federation.inbound.fetching import NotFetched
+from federation.inbound.pdu_checks import PduChecks
+from homeserver.matrix.canonical import decode_json, encode_json
+from homeserver.matrix.errors import MatrixError, NotFound
+from homeserver.matrix.ids import EventId, RoomId, ServerName
+from homeserver.matrix.pdu import Pdu
+from homeserver.rooms.heads import RoomHeads
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.coroutine import within
+from homeserver.runtime.db import Database
+from homeserver.store.staged_pdus import (
+    StagedPdu,
+    delete_staged_pdus,
+    load_staged_pdus,
+    load_staged_rooms,
+    save_staged_pdus,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_QUEUED_OF_ROOM: Final = 100
+MAX_QUEUED: Final = 3_000
+MAX_STAGED_BYTES_OF_ROOM: Final = 64 * 1024 * 1024
+MAX_STAGED_BYTES: Final = 1024 * 1024 * 1024
+MAX_ROOMS_AT_ONCE: Final = 200
+STEP_TIMEOUT_MS: Final = 300_000
+# When what comes before an event can't be had: how long until it is tried again.
+RETRY_AFTER_MS: Final = (5_000, 60_000, 600_000)
+FORGET_AFTER_MS: Final = 200
+STOP_TIMEOUT_MS: Final = 3_000
+
+
+class Busy(MatrixError):
+    """Too much waits already."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("Too many events of this room wait to be dealt with")
+
+
+class Receiver(Protocol):
+    """receive_pdu.PduReceiver."""
+
+    def receive(self, pdu: Pdu, origin: ServerName, /) -> Awaitable[None]: ...
+
+
+@define(eq=False)
+class Queued:
+    """An event that waits. `error` says why it was not taken in, once `done`."""
+
+    pdu: Pdu
+    origin: ServerName
+    raw: object
+    number: int
+    staged_bytes: int = 0
+    staging: bool = False  # being written to the table just now
+    attempts: int = 0
+    done: bool = False
+    error: str | None = None
+    _waiting: list[Deferred[None]] = field(init=False, factory=list)
+
+    async def wait(self) -> None:
+        """Until it is done."""
+        if not self.done:
+            waiting: Deferred[None] = Deferred()
+            self._waiting.append(waiting)
+            await waiting
+
+    def finish(self, error: str | None = None) -> None:
+        self.done, self.error, self.raw = True, error, None
+        for waiting in self._waiting:
+            if not waiting.called:
+                waiting.callback(None)
+        self._waiting.clear()
+
+
+@define(eq=False)
+class _Room:
+    """queued: what waits for its turn. kept: all in memory, by number, also what is tried again later, or is done and not yet
+    deleted from the table. on_disk: whether the table may hold more."""
+
+    room_id: RoomId
+    queued: OrderedDict[EventId, Queued] = field(factory=OrderedDict)
+    kept: dict[int, Queued] = field(factory=dict)
+    on_disk: bool = False
+    writes: int = 0  # how often something was put into the table that is not in memory
+    staged_bytes: int = 0
+    working: Deferred[None] | None = None
+
+
+@define(eq=False)
+class RoomQueues:
+    """The queues of all rooms."""
+
+    clock: Clock
+    database: Database
+    heads: RoomHeads
+    checks: PduChecks
+    receiver: Receiver
+    _rooms: dict[RoomId, _Room] = field(init=False, factory=dict)
+    _waiting_rooms: OrderedDict[RoomId, _Room] = field(init=False, factory=OrderedDict)
+    working: int = field(init=False, default=0)
+    _queued: int = field(init=False, default=0)
+    _staged_bytes: int = field(init=False, default=0)
+    _number: int = field(init=False, default=0)
+    _done: list[tuple[_Room, Queued]] = field(init=False, factory=list)
+    _forgetting: Any = field(init=False, default=None)
+    _retries: set[Any] = field(init=False, factory=set)
+    _stopping: bool = field(init=False, default=False)
+    _idle: list[Deferred[None]] = field(init=False, factory=list)
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Go on with what was left."""
+        for left in await self.database.read(load_staged_rooms):
+            room = self._room(left.room_id)
+            room.on_disk, room.staged_bytes = True, left.size_bytes
+            self._staged_bytes += left.size_bytes
+            self._wake(room)
+
+    async def stop(self) -> None:
+        """Events that are worked on are finished, if that takes no long; others wait in the table for the next start."""
+        self._stopping = True
+        for call in [*self._retries, *filter(None, [self._forgetting])]:
+            call.cancel()
+        self._retries.clear()
+        self._forgetting = None
+        if self.working:
+            hurry: Any = self.clock.call_later(STOP_TIMEOUT_MS, self._cancel_all)
+            idle: Deferred[None] = Deferred()
+            self._idle.append(idle)
+            await idle
+            if hurry.active():
+                hurry.cancel()
+        await self._forget()
+
+    def _cancel_all(self) -> None:
+        for room in list(self._rooms.values()):
+            if room.working is not None:
+                room.working.cancel()
+
+    # -- what comes in -------------------------------------------------------------------------------------------------
+
+    def add(self, events: Iterable[tuple[Pdu, object]], origin: ServerName) -> list[Queued | None]:
+        """Queue events, each with what was sent; None for those for which there is no place in memory."""
+        places = [self._add(pdu, origin, raw) for pdu, raw in events]
+        for room_id in {place.pdu.room_id for place in places if place is not None}:
+            self._wake(self._room(room_id))
+        return places
+
+    def _add(self, pdu: Pdu, origin: ServerName, raw: object) -> Queued | None:
+        room = self._room(pdu.room_id)
+        known = room.queued.get(pdu.event_id)
+        if known is not None:
+            return known
+        if room.on_disk or len(room.kept) >= MAX_QUEUED_OF_ROOM or self._queued >= MAX_QUEUED or self._stopping:
+            return None
+        return self._enqueue(room, Queued(pdu, origin, raw, self._next_number()))
+
+    async def stage(self, waiting: Iterable[Queued], others: Iterable[tuple[RoomId, ServerName, object]]) -> list[bool]:
+        """Write down what is not done, and what found no place in memory; of the latter, which ones were taken."""
+        undone = [queued for queued in waiting if not queued.done and not queued.staged_bytes]
+        rows = [self._row(self._room(each.pdu.room_id), each.number, each.origin, each.raw) for each in undone]
+        for queued, row in zip(undone, rows, strict=True):
+            queued.staged_bytes, queued.staging = len(row.json), True
+        taken, rooms = [], []
+        for room_id, origin, raw in others:
+            room = self._room(room_id)
+            may = room.staged_bytes < MAX_STAGED_BYTES_OF_ROOM and self._staged_bytes < MAX_STAGED_BYTES
+            taken.append(may)
+            if may:
+                rows.append(self._row(room, self._next_number(), origin, raw))
+                rooms.append(room)
+        try:
+            if rows:
+                await self.database.run(save_staged_pdus, rows)
+        finally:
+            for queued in undone:
+                queued.staging = False
+        for room in rooms:
+            room.on_disk, room.writes = True, room.writes + 1
+            self._rooms[room.room_id] = room
+            self._wake(room)
+        return taken
+
+    def _row(self, room: _Room, number: int, origin: ServerName, raw: object) -> StagedPdu:
+        row = StagedPdu(room.room_id, number, origin, encode_json(raw), self.clock.time_ms())
+        room.staged_bytes += len(row.json)
+        self._staged_bytes += len(row.json)
+        return row
+
+    def _next_number(self) -> int:
+        self._number = max(self._number + 1, self.clock.time_ms() * 1000)
+        return self._number
+
+    def _room(self, room_id: RoomId) -> _Room:
+        return self._rooms.setdefault(room_id, _Room(room_id))
+
+    def _enqueue(self, room: _Room, queued: Queued) -> Queued:
+        room.kept[queued.number] = room.queued[queued.pdu.event_id] = queued
+        self._queued += 1
+        return queued
+
+    # -- the workers ---------------------------------------------------------------------------------------------------
+
+    def _wake(self, room: _Room) -> None:
+        if room.working is not None or self._stopping:
+            return
+        if self.working >= MAX_ROOMS_AT_ONCE:
+            self._waiting_rooms[room.room_id] = room
+            return
+        self.working += 1
+        room.working = Deferred()  # should it end at once
+        working = Deferred.fromCoroutine(self._work(room))
+        room.working = working
+        working.addBoth(self._on_end, room)
+
+    def _on_end(self, failure: Any, room: _Room) -> None:
+        room.working = None
+        self.working -= 1
+        if failure is not None:
+            logger.error("The queue of %s broke off", room.room_id, exc_info=(failure.type, failure.value, failure.tb))
+        self._drop_if_empty(room)
+        if self._stopping and not self.working:
+            for idle in self._idle:
+                idle.callback(None)
+            self._idle.clear()
+        elif self._waiting_rooms:
+            self._wake(self._waiting_rooms.popitem(last=False)[1])
+
+    def _drop_if_empty(self, room: _Room) -> None:
+        if not room.kept and not room.on_disk and room.working is None:
+            self._rooms.pop(room.room_id, None)
+
+    async def _work(self, room: _Room) -> None:
+        while not self._stopping:
+            queued = _next(room.queued)
+            if queued is not None:
+                await self._take_in(room, queued)
+            elif room.on_disk:
+                await self._read_on(room)
+            else:
+                return
+
+    async def _take_in(self, room: _Room, queued: Queued) -> None:
+        del room.queued[queued.pdu.event_id]
+        try:
+            await within(self.clock, STEP_TIMEOUT_MS, _receive(self.receiver, queued))
+        except NotFetched as error:
+            self._try_again(room, queued, error.error)
+            return
+        except CancelledError:
+            return  # the server stops; the table has it
+        except (MatrixError, TimeoutError) as error:
+            logger.info("%s from %s is not taken in: %s", queued.pdu, queued.origin, error)
+            queued.finish(str(error))
+        except Exception:
+            logger.exception("%s from %s is not taken in", queued.pdu, queued.origin)
+            queued.finish("Internal server error")
+        else:
+            queued.finish()
+        self._on_done(room, queued)
+
+    def _try_again(self, room: _Room, queued: Queued, why: str) -> None:
+        if queued.attempts >= len(RETRY_AFTER_MS) or len(room.kept) > MAX_QUEUED_OF_ROOM:
+            logger.info("%s from %s is given up: %s", queued.pdu, queued.origin, why)
+            queued.finish(why)
+            self._on_done(room, queued)
+            return
+        delay_ms = RETRY_AFTER_MS[queued.attempts]
+        queued.attempts += 1
+
+        def again() -> None:
+            self._retries.discard(call)
+            room.queued[queued.pdu.event_id] = queued
+            self._rooms[room.room_id] = room
+            self._wake(room)
+
+        call = self.clock.call_later(delay_ms, again)
+        self._retries.add(call)
+
+    async def _read_on(self, room: _Room) -> None:
+        """The next events from the table."""
+        await self._forget()
+        writes = room.writes
+        rows = await self.database.read(load_staged_pdus, room.room_id, MAX_QUEUED_OF_ROOM + len(room.kept))
+        new = [row for row in rows if row.number not in room.kept][:MAX_QUEUED_OF_ROOM]
+        if not new:
+            room.on_disk = room.writes != writes
+            return
+        for row, pdu in await self._check_staged(room.room_id, new):
+            queued = Queued(pdu, ServerName(row.origin), None, row.number, len(row.json))
+            self._enqueue(room, queued)
+
+    async def _check_staged(self, room_id: RoomId, rows: Sequence[StagedPdu]) -> list[tuple[StagedPdu, Pdu]]:
+        """The valid ones; the others are deleted."""
+        try:
+            version = (await self.heads.load(room_id)).version
+        except NotFound:
+            checked: list[Any] = [None] * len(rows)
+        else:
+            checked = await self.checks.check_each([decode_json(row.json) for row in rows], version, room_id=room_id)
+        valid = [(row, pdu) for row, pdu in zip(rows, checked, strict=True) if isinstance(pdu, Pdu)]
+        invalid = [row for row, pdu in zip(rows, checked, strict=True) if not isinstance(pdu, Pdu)]
+        if invalid:
+            logger.info("%d events of %s that waited are dropped", len(invalid), room_id)
+            await self.database.run(delete_staged_pdus, [(row.room_id, row.number) for row in invalid])
+            self._free(self._room(room_id), sum(len(row.json) for row in invalid))
+        return valid
+
+    # -- what is done --------------------------------------------------------------------------------------------------
+
+    def _on_done(self, room: _Room, queued: Queued) -> None:
+        self._queued -= 1
+        self._done.append((room, queued))
+        if not self._stopping and self._forgetting is None:
+            self._forgetting = self.clock.call_later(FORGET_AFTER_MS, self._forget_soon)
+
+    def _forget_soon(self) -> None:
+        self._forgetting = None
+        Deferred.fromCoroutine(self._forget()).addErrback(_log_failure)
+
+    async def _forget(self) -> None:
+        """Delete from the table what is done."""
+        done = [each for each in self._done if not each[1].staging]
+        self._done = [each for each in self._done if each[1].staging]
+        staged = [(room.room_id, queued.number) for room, queued in done if queued.staged_bytes]
+        if staged:
+            await self.database.run(delete_staged_pdus, staged)
+        for room, queued in done:
+            room.kept.pop(queued.number, None)
+            self._free(room, queued.staged_bytes)
+            self._drop_if_empty(room)
+
+    def _free(self, room: _Room, size_bytes: int) -> None:
+        room.staged_bytes -= size_bytes
+        self._staged_bytes -= size_bytes
+
+
+async def _receive(receiver: Receiver, queued: Queued) -> None:
+    await receiver.receive(queued.pdu, queued.origin)
+
+
+def _next(queued: OrderedDict[EventId, Queued]) -> Queued | None:
+    """The first, or one that comes before it in the room and waits as well."""
+    if not queued:
+        return None
+    first = next(iter(queued.values()))
+    seen = set()
+    while first.pdu.event_id not in seen:
+        seen.add(first.pdu.event_id)
+        first = next((queued[each] for each in first.pdu.prev_events if each in queued and each not in seen), first)
+    return first
+
+
+def _log_failure(failure: Any) -> None:
+    logger.error("Staged events can't be deleted", exc_info=(failure.type, failure.value, failure.tb))

@@ -1,0 +1,245 @@
+"""Transactions: what another server sends at once, events of many rooms and ephemeral data.
+
+What happens to each event is told in the answer if it is known in a moment; the rest is staged (room_queue.py) and the answer
+does not wait for it. A transaction that comes again gets the answer it had, from memory or the database, and is not dealt with
+twice. Each server's transactions are dealt with one at a time, as it should send them.
+
+Spec: server-server-api#transactions
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+
+from federation.bounded import Bounded
+from federation.inbound.acl import ServerAcls
+from federation.inbound.edus import EduHandlers
+from federation.inbound.pdu_checks import PduChecks, Refusal, parse
+from federation.inbound.room_queue import Queued, RoomQueues
+from federation.inbound.slots import Slots
+from homeserver.matrix.canonical import decode_json, encode_json
+from homeserver.matrix.errors import LimitExceeded, MatrixError, NotFound
+from homeserver.matrix.ids import EventId, RoomId, ServerName
+from homeserver.matrix.pdu import Pdu
+from homeserver.rooms.head import RoomHead
+from homeserver.rooms.heads import RoomHeads
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.coroutine import SingleFlight, gather, within
+from homeserver.runtime.db import Database
+from homeserver.store.received_transactions import (
+    ReceivedTransaction,
+    delete_received_transactions,
+    load_received_transaction,
+    save_received_transactions,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_PDUS: Final = 50
+MAX_EDUS: Final = 100
+MAX_WAITING_OF_ORIGIN: Final = 5
+MAX_AT_ONCE: Final = 100
+RETRY_AFTER_MS: Final = 2_000
+ANSWERS_KEPT: Final = 2_000
+RESIDENCES_KEPT: Final = 2_000
+KEPT_FOR_MS: Final = 24 * 3600 * 1000
+CLEAN_EVERY_MS: Final = 3600 * 1000
+# How long the answer waits for events to be dealt with.
+MOMENT_MS: Final = 30
+EDUS_TIMEOUT_MS: Final = 30_000
+SAVE_AFTER_MS: Final = 100
+
+Answer = dict[str, Any]
+
+
+@define(eq=False)
+class Transactions:
+    """Receives transactions."""
+
+    server_name: ServerName
+    clock: Clock
+    database: Database
+    heads: RoomHeads
+    acls: ServerAcls
+    checks: PduChecks
+    queues: RoomQueues
+    edus: EduHandlers
+    _answers: Bounded[tuple[ServerName, str], Answer] = field(init=False, factory=lambda: Bounded(ANSWERS_KEPT))
+    _running: SingleFlight[Answer] = field(init=False, factory=SingleFlight)
+    _waiting: dict[ServerName, int] = field(init=False, factory=dict)
+    _slots: Slots = field(init=False, factory=lambda: Slots(MAX_AT_ONCE, 1))
+    _resident: Bounded[RoomId, tuple[object, bool]] = field(init=False, factory=lambda: Bounded(RESIDENCES_KEPT))
+    _unsaved: list[ReceivedTransaction] = field(init=False, factory=list)
+    _saving: Any = field(init=False, default=None)
+    _cleaned_at_ms: int = field(init=False, default=0)
+
+    async def stop(self) -> None:
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
+        await self._save()
+
+    async def receive(self, origin: ServerName, txn_id: str, pdus: Sequence[object], edus: Sequence[object]) -> Answer:
+        """The answer, with what became of the events as far as it is known already.
+
+        Raises: LimitExceeded.
+        """
+        key = (origin, txn_id)
+        answer = self._answers.get(key)
+        if answer is not None:
+            return answer
+        if self._running.is_running(key):
+            return await self._running.do(key, lambda: self._receive(origin, txn_id, pdus, edus))
+        if self._waiting.get(origin, 0) >= MAX_WAITING_OF_ORIGIN:
+            raise LimitExceeded(RETRY_AFTER_MS, "Too many transactions at once")
+        self._waiting[origin] = self._waiting.get(origin, 0) + 1
+        try:
+            return await self._running.do(key, lambda: self._receive(origin, txn_id, pdus, edus))
+        finally:
+            self._waiting[origin] -= 1
+            if not self._waiting[origin]:
+                del self._waiting[origin]
+
+    async def _receive(self, origin: ServerName, txn_id: str, pdus: Sequence[object], edus: Sequence[object]) -> Answer:
+        async with self._slots.hold(origin):
+            saved = await self.database.read(load_received_transaction, origin, txn_id)
+            answer = decode_json(saved) if saved is not None else await self._deal_with(origin, pdus, edus)
+        self._answers.put((origin, txn_id), answer)
+        if saved is None:
+            self._save_later(ReceivedTransaction(origin, txn_id, encode_json(answer), self.clock.time_ms()))
+        return answer
+
+    async def _deal_with(self, origin: ServerName, pdus: Sequence[object], edus: Sequence[object]) -> Answer:
+        outcomes, _ = await gather([self._receive_pdus(origin, pdus), self._receive_edus(origin, edus)])
+        return {"pdus": {event_id: {"error": error} if error else {} for event_id, error in outcomes.items()}}
+
+    async def _receive_edus(self, origin: ServerName, edus: Sequence[object]) -> dict[EventId, str | None]:
+        if edus:
+            try:
+                await within(self.clock, EDUS_TIMEOUT_MS, self.edus.handle_all(origin, edus))
+            except TimeoutError:
+                logger.info("Some of %d EDUs from %s are dropped: they took too long", len(edus), origin)
+        return {}
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    async def _receive_pdus(self, origin: ServerName, pdus: Sequence[object]) -> dict[EventId, str | None]:
+        """What is wrong with each event, None for those that are accepted or not settled yet."""
+        rooms = _by_room(pdus)
+        checked = await gather(self._check_room(origin, room_id, raws) for room_id, raws in rooms.items())
+        outcomes: dict[EventId, str | None] = {}
+        events: list[tuple[Pdu, object]] = []
+        refused: list[str] = []
+        for raws, results in zip(rooms.values(), checked, strict=True):
+            for raw, each in zip(raws, results, strict=True):
+                if isinstance(each, Pdu):
+                    events.append((each, raw))
+                    continue
+                refused.append(each.error)
+                if each.event_id is not None:
+                    outcomes[each.event_id] = each.error
+        if refused:
+            logger.info("%d of %d events from %s are dropped: %s", len(refused), len(pdus), origin, refused[0])
+        outcomes.update(await self._settle(origin, events))
+        return outcomes
+
+    async def _settle(self, origin: ServerName, events: Sequence[tuple[Pdu, object]]) -> dict[EventId, str | None]:
+        """Returns when each event is dealt with or staged."""
+        places = self.queues.add(events, origin)
+        queued = [place for place in places if place is not None]
+        overflow = [event for event, place in zip(events, places, strict=True) if place is None]
+        await self._wait_a_moment(queued)
+        taken = await self.queues.stage(queued, [(pdu.room_id, origin, raw) for pdu, raw in overflow])
+        outcomes = {each.pdu.event_id: each.error for each in queued}
+        for (pdu, _), is_taken in zip(overflow, taken, strict=True):
+            outcomes[pdu.event_id] = None if is_taken else "Too many events of this room wait to be dealt with"
+        return outcomes
+
+    async def _wait_a_moment(self, queued: Iterable[Queued]) -> None:
+        undone = [each for each in queued if not each.done]
+        if undone:
+            try:
+                await within(self.clock, MOMENT_MS, _wait_for(undone))
+            except TimeoutError:
+                return
+
+    async def _check_room(
+        self, origin: ServerName, room_id: RoomId | None, raws: Sequence[object]
+    ) -> Sequence[Pdu | Refusal]:
+        """All events that name one room: whether the origin may send any there, then each of them."""
+        if room_id is None:
+            return [Refusal(None, "room_id: missing from the event")] * len(raws)
+        try:
+            head = self.heads.get(room_id) or await self.heads.load(room_id)
+        except NotFound:
+            return [Refusal(None, f"This server is not in {room_id}")] * len(raws)
+        error = await self._refuse_room(origin, head)
+        checked = await self.checks.check_each(raws, head.version, room_id=room_id) if error is None else []
+        return checked if error is None else [Refusal(_event_id(raw, head), error) for raw in raws]
+
+    async def _refuse_room(self, origin: ServerName, head: RoomHead) -> str | None:
+        """Why nothing of the room is taken from the origin; None if it is."""
+        if not self._is_resident(head):
+            return f"This server is not in {head.room_id}"
+        return None if await self.acls.is_allowed_by(head, origin) else "Server is banned from room"
+
+    def _is_resident(self, head: RoomHead) -> bool:
+        """PERF: a big room's members are looked through only when they have changed."""
+        kept = self._resident.get(head.room_id)
+        if kept is not None and kept[0] is head.members:
+            return kept[1]
+        own = f":{self.server_name}"
+        resident = any(each == "join" and user_id.endswith(own) for user_id, each in head.members.items())
+        self._resident.put(head.room_id, (head.members, resident))
+        return resident
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def _save_later(self, transaction: ReceivedTransaction) -> None:
+        self._unsaved.append(transaction)
+        if self._saving is None:
+            self._saving = self.clock.call_later(SAVE_AFTER_MS, self._save_now)
+
+    def _save_now(self) -> None:
+        self._saving = None
+        Deferred.fromCoroutine(self._save()).addErrback(_log_failure)
+
+    async def _save(self) -> None:
+        unsaved, self._unsaved = self._unsaved, []
+        if unsaved:
+            await self.database.run(save_received_transactions, unsaved)
+        now_ms = self.clock.time_ms()
+        if now_ms - self._cleaned_at_ms >= CLEAN_EVERY_MS:
+            self._cleaned_at_ms = now_ms
+            await self.database.run(delete_received_transactions, now_ms - KEPT_FOR_MS)
+
+
+async def _wait_for(queued: Iterable[Queued]) -> None:
+    for each in queued:
+        await each.wait()
+
+
+def _by_room(pdus: Sequence[object]) -> Mapping[RoomId | None, list[object]]:
+    """Under None what names no room. (A create event of room version 12 names none: nobody has to send us one.)"""
+    rooms: dict[RoomId | None, list[object]] = {}
+    for raw in pdus:
+        room_id = raw.get("room_id") if isinstance(raw, dict) else None
+        named = RoomId(room_id) if isinstance(room_id, str) and "\0" not in room_id else None
+        rooms.setdefault(named, []).append(raw)
+    return rooms
+
+
+def _event_id(raw: object, head: RoomHead) -> EventId | None:
+    try:
+        return parse(raw, head.version, head.room_id).event_id
+    except MatrixError:
+        return None
+
+
+def _log_failure(failure: Any) -> None:
+    logger.error("Answers to transactions can't be saved", exc_info=(failure.type, failure.value, failure.tb))

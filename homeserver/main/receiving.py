@@ -1,0 +1,47 @@
+"""What other servers send: its services and endpoints."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from federation.client import FederationClient
+from federation.inbound.acl import ServerAcls
+from federation.inbound.edus import EduHandlers
+from federation.inbound.fetching import Fetcher
+from federation.inbound.pdu_checks import PduChecks
+from federation.inbound.receive_pdu import Ingest, PduReceiver
+from federation.inbound.room_queue import RoomQueues
+from federation.inbound.transaction import Transactions
+from federation.keys.key_ring import KeyRing
+from federation.serverapi.send import SendEndpoint
+from homeserver.main.core import Core
+
+
+@frozen
+class ReceivingServices:
+    acls: ServerAcls
+    checks: PduChecks
+    fetcher: Fetcher
+    queues: RoomQueues
+    edus: EduHandlers
+    transactions: Transactions
+    endpoints: list[object]
+
+    async def start(self) -> None:
+        """Go on with what was accepted before; call it when everything else stands."""
+        await self.queues.start()
+
+    async def stop(self) -> None:
+        await self.queues.stop()
+        await self.transactions.stop()
+
+
+def build_receiving(core: Core, client: FederationClient, ring: KeyRing, ingest: Ingest) -> ReceivingServices:
+    acls = ServerAcls(core.heads, core.events)
+    checks = PduChecks(ring, core.reactor)
+    fetcher = Fetcher(client, checks, core.database)
+    receiver = PduReceiver(core.server_name, client, checks, fetcher, ingest, core.heads, core.clock)
+    queues = RoomQueues(core.clock, core.database, core.heads, checks, receiver)
+    edus = EduHandlers(acls, core.clock)
+    transactions = Transactions(core.server_name, core.clock, core.database, core.heads, acls, checks, queues, edus)
+    return ReceivingServices(acls, checks, fetcher, queues, edus, transactions, [SendEndpoint(transactions)])

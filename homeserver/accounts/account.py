@@ -58,7 +58,7 @@ class Accounts:
         def save(conn: Connection, position: int) -> None:
             store.save_password_hash(conn, user_id, password_hash)
             if log_out:
-                data["device_ids"] = save_logout_everywhere(conn, user_id, keep_device, position)
+                data.update(save_logout_everywhere(conn, user_id, keep_device, position))
 
         await self.log_writer.submit(LogItem("device" if log_out else "user", user_id, data, save))
 
@@ -94,7 +94,7 @@ class Accounts:
 
         def save(conn: Connection, position: int) -> None:
             store.save_deactivation(conn, user_id, erase=erase)
-            data["device_ids"] = save_logout_everywhere(conn, user_id, None, position)
+            data.update(save_logout_everywhere(conn, user_id, None, position))
             delete_cross_signing_keys(conn, user_id)
             delete_backups(conn, user_id)
             if erase:

@@ -5,6 +5,8 @@ Spec: client-server-api#device-management
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import define
 from sqlalchemy import Connection
 
@@ -44,8 +46,9 @@ class Devices:
             return
         name = display_name
 
-        def save(conn: Connection, position: int) -> None:
-            store.save_device_name(conn, user_id, device.device_id, name, position)
+        data: dict[str, Any] = {"device_ids": [device.device_id], "deleted": False, "renamed": True}
 
-        data = {"device_ids": [device.device_id], "deleted": False, "renamed": True}
+        def save(conn: Connection, position: int) -> None:
+            data["prev"] = store.save_device_name(conn, user_id, device.device_id, name, position)
+
         await self.log_writer.submit(LogItem("device", user_id, data, save))

@@ -134,12 +134,12 @@ class Sessions:
 
     async def delete_devices(self, user_id: UserId, device_ids: Collection[str]) -> None:
         """Remove devices with their tokens; those that don't exist are passed over."""
+        data: dict[str, Any] = {"device_ids": list(device_ids), "deleted": True}
 
         def save(conn: Connection, position: int) -> None:
-            devices.delete_devices(conn, user_id, device_ids, position)
+            data["prev"] = devices.delete_devices(conn, user_id, device_ids, position)
             access_tokens.delete_device_tokens(conn, user_id, device_ids)
 
-        data = {"device_ids": list(device_ids), "deleted": True}
         await self.log_writer.submit(LogItem("device", user_id, data, save))
 
     async def log_out_everywhere(self, user_id: UserId, *, keep_device: DeviceId | None = None) -> None:
@@ -150,7 +150,7 @@ class Sessions:
         data: dict[str, Any] = {"device_ids": [], "deleted": True}
 
         def save(conn: Connection, position: int) -> None:
-            data["device_ids"] = save_logout_everywhere(conn, user_id, keep_device, position)
+            data.update(save_logout_everywhere(conn, user_id, keep_device, position))
 
         await self.log_writer.submit(LogItem("device", user_id, data, save))
 
@@ -181,12 +181,12 @@ class Sessions:
 
 def save_logout_everywhere(
     conn: Connection, user_id: UserId, keep_device: DeviceId | None, position: int
-) -> list[DeviceId]:
-    """Delete all devices and tokens but those of one device; the devices that went."""
+) -> dict[str, Any]:
+    """Delete all devices and tokens but those of one device; what a log row says of it."""
     gone = [device_id for device_id in devices.load_device_ids(conn, user_id) if device_id != keep_device]
-    devices.delete_devices(conn, user_id, gone, position)
+    prev = devices.delete_devices(conn, user_id, gone, position)
     access_tokens.delete_user_tokens(conn, user_id, keep_device=keep_device)
-    return gone
+    return {"device_ids": gone, "prev": prev}
 
 
 def _save_refresh(conn: Connection, refresh_hash: bytes, tokens: NewTokens) -> None:

@@ -67,11 +67,12 @@ class DehydratedDevices:
     async def delete(self, user_id: UserId) -> DeviceId:
         """Raises: NotFound."""
         device_id, _ = await self.load(user_id)
+        data: dict[str, Any] = {"device_ids": [device_id], "deleted": True}
 
         def save(conn: Connection, position: int) -> None:
-            devices.delete_devices(conn, user_id, [device_id], position)
+            data["prev"] = devices.delete_devices(conn, user_id, [device_id], position)
 
-        await self.log_writer.submit(LogItem("device", user_id, {"device_ids": [device_id], "deleted": True}, save))
+        await self.log_writer.submit(LogItem("device", user_id, data, save))
         return device_id
 
     async def load_events(self, user_id: UserId, device_id: DeviceId, next_batch: str | None) -> EventsPage:
@@ -88,13 +89,16 @@ class DehydratedDevices:
     async def _save(
         self, user_id: UserId, device_id: DeviceId, display_name: str | None, data: bytes, gone: list[DeviceId]
     ) -> None:
+        row: dict[str, Any] = (
+            {"device_ids": gone, "deleted": True} if gone else {"device_ids": [device_id], "deleted": False}
+        )
+
         def save(conn: Connection, position: int) -> None:
             if gone:
-                devices.delete_devices(conn, user_id, gone, position)
+                row["prev"] = devices.delete_devices(conn, user_id, gone, position)
             devices.save_device(conn, user_id, device_id, display_name, self.clock.time_ms())
             store.save_dehydrated_device(conn, user_id, device_id, data)
 
-        row = {"device_ids": gone, "deleted": True} if gone else {"device_ids": [device_id], "deleted": False}
         await self.log_writer.submit(LogItem("device", user_id, row, save))
 
 

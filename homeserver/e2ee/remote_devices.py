@@ -26,6 +26,7 @@ from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
+from homeserver.runtime.turns import Turns
 from homeserver.store import device_lists, remote_devices
 from homeserver.store.cross_signing import MASTER, SELF_SIGNING, save_cross_signing_key
 from homeserver.store.device_keys import save_device_keys
@@ -36,6 +37,9 @@ from homeserver.store.log_writer import LogItem, LogWriter
 logger = logging.getLogger(__name__)
 
 MAX_DEVICES = 5_000  # of one user
+MAX_DEVICE_ID = 255
+MAX_STREAM_ID = 2**63 - 1
+MAX_FETCHED_AT_ONCE = 50  # of one server
 _GONE = frozenset({"leave", "ban"})
 
 
@@ -46,12 +50,21 @@ class BadDeviceList(MatrixError):
 
 
 @define(eq=False)
+class _Fetch:
+    """A list is being fetched. newest: of the updates that came meanwhile, which the answer may not know of."""
+
+    newest: int = -1
+    waiting: list[Deferred[None]] = field(factory=list)
+
+
+@define(eq=False)
 class RemoteDevices:
     server_name: ServerName
     database: Database
     log_writer: LogWriter
     remote: RemoteKeys
-    _fetching: dict[UserId, list[Deferred[None]]] = field(factory=dict, init=False)
+    _fetching: dict[UserId, _Fetch] = field(factory=dict, init=False)
+    _turns: Turns[UserId] = field(factory=Turns, init=False)
     _sweeps: int = field(default=0, init=False)  # asked for since the one under way began, and that one
 
     async def start(self) -> None:
@@ -63,8 +76,9 @@ class RemoteDevices:
         known, sharing = await self.database.read(_load_lists, user_ids, self.server_name)
         wanted = [user_id for user_id in user_ids if user_id in sharing]
         missing = [user_id for user_id in wanted if user_id not in known or known[user_id].is_stale]
-        failed = {user_id for user_id, done in zip(missing, await self._fetch_all(missing), strict=True) if not done}
-        return set(wanted) - failed
+        fetched = _few_of_each_server(missing)
+        done = {user_id for user_id, done in zip(fetched, await self._fetch_all(fetched), strict=True) if done}
+        return set(wanted) - set(missing) | done
 
     async def receive_update(self, origin: ServerName, content: Mapping[str, Any]) -> None:
         """An m.device_list_update EDU; one that is not well-formed or not the origin's to send is passed over.
@@ -72,20 +86,23 @@ class RemoteDevices:
         Spec: server-server-api#definition-mdevice_list_update
         """
         user_id, device_id, stream_id = content.get("user_id"), content.get("device_id"), content.get("stream_id")
-        if not _is_user_of(user_id, origin) or not isinstance(device_id, str) or not _is_stream_id(stream_id):
+        if not _is_user_of(user_id, origin) or not _is_device_id(device_id) or not _is_stream_id(stream_id):
             return
-        user = UserId(str(user_id))
-        known, sharing = await self.database.read(_load_lists, [user], self.server_name)
-        if user not in sharing:
-            return
-        list_ = known.get(user)
-        if list_ is None or list_.is_stale or not _follows(content.get("prev_id"), list_):
-            await self._mark_stale(user, list_)
-            return
-        await self._apply(RemoteDeviceList(user, int(str(stream_id)), is_stale=False), DeviceId(device_id), content)
+        user, stream = UserId(str(user_id)), int(str(stream_id))
+        if user in self._fetching:
+            self._fetching[user].newest = max(stream, self._fetching[user].newest)
+        async with self._turns.take(user):
+            known, sharing = await self.database.read(_load_lists, [user], self.server_name)
+            if user not in sharing:
+                return
+            list_ = known.get(user)
+            if list_ is None or list_.is_stale or not _follows(content.get("prev_id"), list_):
+                await self._mark_stale(user, list_)
+            elif stream >= list_.stream_id:  # else the list as it was fetched has it
+                await self._apply(RemoteDeviceList(user, stream, is_stale=False), DeviceId(str(device_id)), content)
 
     async def receive_signing_keys(self, origin: ServerName, content: Mapping[str, Any]) -> None:
-        """An m.signing_key_update EDU.
+        """An m.signing_key_update EDU. Where the user's list is not known, whoever asks for it gets the keys with it.
 
         Spec: server-server-api#definition-msigning_key_update
         """
@@ -102,7 +119,16 @@ class RemoteDevices:
                 save_cross_signing_key(conn, user, usage, json)
             save_device_list_change(conn, user, position)
 
-        await self.log_writer.submit(LogItem(DEVICE_LIST, user, {"device_ids": [], "signing_keys": True}, save))
+        if user in self._fetching:
+            self._fetching[user].newest = MAX_STREAM_ID
+        async with self._turns.take(user):
+            known, sharing = await self.database.read(_load_lists, [user], self.server_name)
+            if user not in sharing:
+                return
+            if user not in known or known[user].is_stale:
+                await self._mark_stale(user, known.get(user))
+            else:
+                await self.log_writer.submit(LogItem(DEVICE_LIST, user, {"device_ids": [], "signing_keys": True}, save))
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         """Follow memberships: where the last shared room may have gone, so may the truth of lists."""
@@ -124,31 +150,34 @@ class RemoteDevices:
 
     async def _fetch(self, user_id: UserId) -> bool:
         """Fetch a user's list, once for all who want it now; whether it is known then."""
-        waiting = self._fetching.get(user_id)
-        if waiting is not None:
+        fetch = self._fetching.get(user_id)
+        if fetch is not None:
             done: Deferred[None] = Deferred()
-            waiting.append(done)
+            fetch.waiting.append(done)
             await done
             known = await self.database.read(load_remote_lists, [user_id])
             return user_id in known and not known[user_id].is_stale
-        self._fetching[user_id] = []
+        fetch = self._fetching[user_id] = _Fetch()
         try:
-            await self._replace(user_id, await self.remote.fetch_devices(user_id))
+            answer = await self.remote.fetch_devices(user_id)
+            async with self._turns.take(user_id):
+                await self._replace(user_id, answer, fetch)
         except MatrixError as error:
             logger.info("The devices of %s could not be fetched: %s", user_id, error.error)
             return False
         finally:
-            for done in self._fetching.pop(user_id):
+            del self._fetching[user_id]
+            for done in fetch.waiting:
                 done.callback(None)
         return True
 
-    async def _replace(self, user_id: UserId, answer: Mapping[str, Any]) -> None:
+    async def _replace(self, user_id: UserId, answer: Mapping[str, Any], fetch: _Fetch) -> None:
         """Raises: BadDeviceList."""
         stream_id, given = answer.get("stream_id"), answer.get("devices")
         if not _is_stream_id(stream_id) or not isinstance(given, list) or len(given) > MAX_DEVICES:
             raise BadDeviceList(f"The answer about the devices of {user_id} is not well-formed")
         devices = dict(filter(None, (_device(user_id, device) for device in given)))
-        known = RemoteDeviceList(user_id, int(str(stream_id)), is_stale=False)
+        known = RemoteDeviceList(user_id, int(str(stream_id)), is_stale=fetch.newest > int(str(stream_id)))
 
         def save(conn: Connection, position: int) -> None:
             remote_devices.replace_devices(conn, known, devices, _signing_keys(user_id, answer))
@@ -173,7 +202,7 @@ class RemoteDevices:
         def save(conn: Connection, position: int) -> None:
             if content.get("deleted") is True or device is None:
                 remote_devices.delete_remote_devices(conn, known.user_id, [device_id])
-            else:
+            elif remote_devices.count_devices(conn, known.user_id) < MAX_DEVICES:
                 save_device_keys(conn, known.user_id, device_id, device[1])
             device_lists.save_remote_list(conn, known)
             save_device_list_change(conn, known.user_id, position)
@@ -191,15 +220,36 @@ def _is_user_of(user_id: object, origin: ServerName) -> bool:
     return isinstance(user_id, str) and user_id.startswith("@") and domain_of(user_id) == origin
 
 
+def _is_device_id(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_DEVICE_ID
+
+
+def _few_of_each_server(user_ids: Sequence[UserId]) -> list[UserId]:
+    """Each takes a request: those beyond are asked for together, and fetched by queries to come."""
+    counts: dict[ServerName, int] = {}
+    found = []
+    for user_id in user_ids:
+        server = domain_of(user_id)
+        counts[server] = counts.get(server, 0) + 1
+        if counts[server] <= MAX_FETCHED_AT_ONCE:
+            found.append(user_id)
+    return found
+
+
 def _is_stream_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_STREAM_ID
 
 
 def _follows(prev_ids: object, known: RemoteDeviceList) -> bool:
-    """The update builds on nothing that we have not seen."""
-    if prev_ids is None:
-        return True
-    return isinstance(prev_ids, list) and all(_is_stream_id(prev) and prev <= known.stream_id for prev in prev_ids)
+    """The update builds on something that we have seen, and on nothing that we have not.
+
+    One that builds on nothing is the first of its server's; whether it is the first of the user's nobody can tell.
+    """
+    return (
+        isinstance(prev_ids, list)
+        and bool(prev_ids)
+        and all(_is_stream_id(prev) and prev <= known.stream_id for prev in prev_ids)
+    )
 
 
 def _device(user_id: UserId, device: object) -> tuple[DeviceId, bytes] | None:

@@ -29,10 +29,14 @@ class EncryptionServices:
     remote_devices: RemoteDevices
     endpoints: list[object]
 
+    def use_remote(self, remote: RemoteKeys) -> None:
+        """Have keys of users elsewhere fetched so."""
+        self.remote_devices.remote = self.queries.remote = self.claims.remote = remote
 
-def build_encryption(core: Core, remote: RemoteKeys | None = None) -> EncryptionServices:
+
+def build_encryption(core: Core) -> EncryptionServices:
     database, log = core.database, core.log
-    remote = remote or NoRemoteKeys()
+    remote = NoRemoteKeys()
     remote_devices = RemoteDevices(core.server_name, database, log, remote)
     queries = KeyQueries(core.server_name, database, remote, remote_devices)
     uploads = KeyUploads(database, log)

@@ -58,6 +58,7 @@ class RoomServices:
     delayed: DelayedEvents
     directory: RoomDirectory
     typing: Typing
+    receipts: Receipts
     profiles: RoomProfiles
     departures: RoomDepartures
     aliases: Aliases
@@ -84,6 +85,7 @@ def build_rooms(core: Core) -> RoomServices:
     summaries = RoomSummaries(core.server_name, core.heads, core.events, core.memberships, remote)
     hierarchies = SpaceHierarchies(core.heads, core.events, summaries)
     directory = RoomDirectory(config, core.database, core.heads, core.log)
+    receipts = Receipts(core.database, core.clock, views, core.log)
     typing = Typing(core.clock, core.serial)
     paging = Paging(core.database, core.events)
     core.log.follow(reader.on_rows)
@@ -96,6 +98,7 @@ def build_rooms(core: Core) -> RoomServices:
         delayed,
         directory,
         typing,
+        receipts,
         RoomProfiles(core.writer, core.memberships, contents),
         RoomDepartures(membership),
         aliases,
@@ -115,7 +118,7 @@ def build_rooms(core: Core) -> RoomServices:
             UserDirectoryEndpoints(core.database),
             RoomSummaryEndpoints(summaries, aliases),
             RoomUpgradeEndpoints(RoomUpgrades(creation)),
-            ReceiptEndpoints(Receipts(core.database, core.clock, views, core.log)),
+            ReceiptEndpoints(receipts),
             TypingEndpoints(views, typing),
             ReportingEndpoints(Reports(core.clock, core.heads, core.events, core.log)),
         ],

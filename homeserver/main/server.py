@@ -6,12 +6,14 @@ from typing import Any
 
 from attrs import define, frozen
 
+from federation.remote_keys import FederatedKeys
 from homeserver.accounts.commands import AccountCommands
 from homeserver.main.accounts import AccountServices, build_accounts
 from homeserver.main.core import Core, build_core
 from homeserver.main.database import open_database, prepare_data_dir
 from homeserver.main.encryption import EncryptionServices, build_encryption
 from homeserver.main.federation import Authentication, FederationServices, build_federation
+from homeserver.main.outbound import OutboundServices, build_outbound
 from homeserver.main.rooms import RoomServices, build_rooms
 from homeserver.main.search import SearchServices, build_search
 from homeserver.main.sync import SyncServices, build_sync
@@ -41,6 +43,7 @@ class Services:
     sync: SyncServices
     search: SearchServices
     federation: FederationServices | None
+    outbound: OutboundServices | None
     limiter: RateLimiter
 
     @property
@@ -81,9 +84,13 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
     succession = Succession(core.heads, core.memberships, accounts.account_data, sync.push_rules)
     rooms.membership.after_join = succession.on_joined
     federation = build_federation(core, accounts, rooms, encryption, limiter)
+    outbound = None
     if federation is not None:
         await federation.start(core)
-    return Services(core, accounts, rooms, encryption, sync, build_search(core, rooms), federation, limiter)
+        encryption.use_remote(FederatedKeys(federation.client))
+        outbound = build_outbound(core, federation.client, rooms, encryption, sync.presence)
+        federation.destinations.on_alive(outbound.sender.wake)
+    return Services(core, accounts, rooms, encryption, sync, build_search(core, rooms), federation, outbound, limiter)
 
 
 def public_base_url(config: Config) -> str:
@@ -132,6 +139,9 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
         router.add(endpoints)
     lifecycle.draining.subscribe(services.sync.notifier.drain)
     lifecycle.on_stop("Services", services.stop)
+    if services.outbound is not None:
+        await services.outbound.start()
+        lifecycle.on_stop("Sending to other servers", services.outbound.stop)
     tail = LogTail(services.core.database, services.core.log, services.core.clock)
     lifecycle.on_stop("Log", tail.stop)
     await services.accounts.accounts.resume_departures()

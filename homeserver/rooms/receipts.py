@@ -43,9 +43,15 @@ class Receipts:
     _turns: Turns[tuple[UserId, RoomId]] = field(factory=Turns, init=False)
 
     async def set_receipt(
-        self, user_id: UserId, room_id: RoomId, receipt_type: str, event_id: EventId, thread_id: str = UNTHREADED
+        self,
+        user_id: UserId,
+        room_id: RoomId,
+        receipt_type: str,
+        event_id: EventId,
+        thread_id: str = UNTHREADED,
+        ts_ms: int | None = None,
     ) -> None:
-        """The user has read up to the event, in its thread if one is given.
+        """The user has read up to the event, in its thread if one is given; now, unless another time is given.
 
         Raises: Forbidden, NotFound, InvalidParam.
 
@@ -55,15 +61,21 @@ class Receipts:
         if thread_id != UNTHREADED:
             await self._check_thread(event, thread_id)
         async with self._turns.take((user_id, room_id)):
-            await self._move(user_id, room_id, receipt_type, event, thread_id)
+            await self._move(user_id, room_id, receipt_type, event, thread_id, ts_ms)
 
     async def _move(
-        self, user_id: UserId, room_id: RoomId, receipt_type: str, event: StoredEvent, thread_id: str
+        self,
+        user_id: UserId,
+        room_id: RoomId,
+        receipt_type: str,
+        event: StoredEvent,
+        thread_id: str,
+        ts_ms: int | None = None,
     ) -> None:
         known = await self.database.read(load_read_orders, user_id, [room_id])
         if known.get((room_id, receipt_type, thread_id), -(2**62)) >= event.order:
             return
-        now_ms = self.clock.time_ms()
+        now_ms = self.clock.time_ms() if ts_ms is None else ts_ms
         receipt = ReceiptRow(room_id, user_id, receipt_type, thread_id, event.event_id, event.order, now_ms)
         data = {
             "user_id": user_id,

@@ -28,6 +28,8 @@ from twisted.python.failure import Failure
 
 logger = logging.getLogger(__name__)
 
+DatabaseFault = DBAPIError  # what services catch that try again later
+
 T = TypeVar("T")
 
 SQLITE_READERS = 2

@@ -32,6 +32,9 @@ class RemoteDeviceList:
 
 _UPSERT = upsert(device_list_changes)
 _LAST = select(device_list_changes.c.position).where(device_list_changes.c.user_id == bindparam("user"))
+_LAST_OF_MANY = select(device_list_changes.c.user_id, device_list_changes.c.position).where(
+    device_list_changes.c.user_id.in_(bindparam("users", expanding=True))
+)
 _BETWEEN = select(device_list_changes.c.user_id).where(
     device_list_changes.c.position > bindparam("after"), device_list_changes.c.position <= bindparam("upto")
 )
@@ -44,6 +47,13 @@ def save_device_list_change(conn: Connection, user_id: str, position: int) -> in
     previous: int | None = conn.scalar(_LAST, {"user": user_id})
     conn.execute(_UPSERT, {"user_id": user_id, "position": position})
     return previous
+
+
+def load_list_positions(conn: Connection, user_ids: Collection[UserId]) -> dict[UserId, int]:
+    """The position of each user's newest change: of local users, the stream id that other servers know."""
+    return {
+        row[0]: row[1] for chunk in chunked(user_ids) for row in conn.execute(_LAST_OF_MANY, {"users": list(chunk)})
+    }
 
 
 def load_changed_users(conn: Connection, after: int, upto: int) -> set[UserId]:

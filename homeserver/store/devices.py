@@ -67,11 +67,15 @@ def save_device(conn: Connection, user_id: str, device_id: str, display_name: st
     return conn.execute(_INSERT, values).rowcount == 1
 
 
-def save_device_name(conn: Connection, user_id: str, device_id: str, display_name: str, position: int) -> None:
-    """Rename, at the position of the log row that says so; nothing when the user has no such device."""
+def save_device_name(conn: Connection, user_id: str, device_id: str, display_name: str, position: int) -> int | None:
+    """Rename, at the position of the log row that says so; nothing when the user has no such device.
+
+    The position of the change of the user's devices before this one.
+    """
     statement = update(devices).where(devices.c.user_id == user_id, devices.c.device_id == device_id)
-    if conn.execute(statement.values(display_name=display_name)).rowcount == 1:
-        save_device_list_change(conn, user_id, position)
+    if conn.execute(statement.values(display_name=display_name)).rowcount != 1:
+        return None
+    return save_device_list_change(conn, user_id, position)
 
 
 def save_last_seen(conn: Connection, rows: Iterable[LastSeenRow]) -> None:
@@ -82,11 +86,14 @@ def save_last_seen(conn: Connection, rows: Iterable[LastSeenRow]) -> None:
         conn.execute(_SEEN, parameters)
 
 
-def delete_devices(conn: Connection, user_id: str, device_ids: Collection[str], position: int) -> None:
-    """With their keys and the messages that wait for them; the position of the log row that says so."""
+def delete_devices(conn: Connection, user_id: str, device_ids: Collection[str], position: int) -> int | None:
+    """With their keys and the messages that wait for them; the position of the log row that says so.
+
+    The position of the change of the user's devices before this one.
+    """
     conn.execute(delete(devices).where(devices.c.user_id == user_id, devices.c.device_id.in_(device_ids)))
     delete_encryption_of_devices(conn, user_id, device_ids)
-    save_device_list_change(conn, user_id, position)
+    return save_device_list_change(conn, user_id, position)
 
 
 def load_device_ids(conn: Connection, user_id: str) -> list[DeviceId]:

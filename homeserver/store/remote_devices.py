@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from sqlalchemy import Connection, bindparam, delete, select, text
+from sqlalchemy import Connection, bindparam, delete, func, select, text
 
 from homeserver.matrix.ids import DeviceId, ServerName, UserId
 from homeserver.store.cross_signing import MASTER, SELF_SIGNING
@@ -21,6 +21,7 @@ _SHARING = text(f"SELECT EXISTS ({_SHARES.format(user=':user')})")
 _FORGET_UNSHARED = text(
     f"DELETE FROM remote_device_lists WHERE NOT EXISTS ({_SHARES.format(user='remote_device_lists.user_id')})"
 )
+_COUNT = select(func.count()).select_from(device_keys).where(device_keys.c.user_id == bindparam("user"))
 _KEYS_OF = select(device_keys.c.device_id).where(device_keys.c.user_id == bindparam("user"))
 
 
@@ -55,6 +56,11 @@ def replace_devices(
     for usage, json in signing_keys.items():
         conn.execute(cross_signing_keys.insert().values(user_id=known.user_id, usage=usage, json=json))
     save_remote_list(conn, known)
+
+
+def count_devices(conn: Connection, user_id: UserId) -> int:
+    count: int = conn.execute(_COUNT, {"user": user_id}).scalar_one()
+    return count
 
 
 def delete_remote_devices(conn: Connection, user_id: UserId, device_ids: Collection[str]) -> None:

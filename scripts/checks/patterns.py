@@ -19,6 +19,8 @@ SQL_FILES = {
 BROAD_EXCEPTS = {
     "federation/destinations.py": "a background task, and listeners that must not keep each other from being told",
     "federation/dns.py": "twisted.names has no common base; it becomes a LookupFailed",
+    "federation/outbound/distributor.py": "a background task: a row that can't be understood must not stop those behind it",
+    "federation/outbound/sender.py": "a background task: one server's fault must not stop the others",
     "homeserver/runtime/coroutine.py": "what a coroutine raises is its caller's",
     "homeserver/runtime/db.py": "what a store function raises is its caller's",
     "homeserver/runtime/http/request.py": "the request boundary",

@@ -14,7 +14,7 @@ def test_devices_are_listed_and_renamed(server: AccountsServer) -> None:
     assert server.put(f"{V3}/devices/D", {"display_name": "tablet"}, token).json == {}
     assert server.get(f"{V3}/devices/D", token).json["display_name"] == "tablet"
     assert server.rows[-1].kind == "device"
-    assert server.rows[-1].data == {"device_ids": ["D"], "deleted": False, "renamed": True}
+    assert server.rows[-1].data == {"device_ids": ["D"], "deleted": False, "renamed": True, "prev": None}
     assert server.put(f"{V3}/devices/D", {}, token).json == {}
     assert server.get(f"{V3}/devices/D", token).json["display_name"] == "tablet"
 

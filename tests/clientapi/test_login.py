@@ -102,7 +102,7 @@ def test_logout_all_ends_all_devices(server: AccountsServer) -> None:
     assert server.whoami(alice["access_token"]).status == 401
     assert server.whoami(other["access_token"]).status == 401
     row = server.rows[-1]
-    assert row.data == {"device_ids": sorted([alice["device_id"], other["device_id"]]), "deleted": True}
+    assert row.data == {"device_ids": sorted([alice["device_id"], other["device_id"]]), "deleted": True, "prev": None}
 
 
 def test_tokens_are_taken_from_the_query_too(server: AccountsServer) -> None:

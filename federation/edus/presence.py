@@ -1,0 +1,169 @@
+"""m.presence: how present our users are, to the servers that share a room with them; and theirs.
+
+Changes are gathered for a moment, and only the newest of each user is told. Other servers take a user of whom they hear
+nothing for half an hour as offline, so who stays present is told of again before that.
+
+Spec: server-server-api#presence
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+
+from federation.outbound.sender import Sender
+from homeserver.folds.memberships import Memberships
+from homeserver.folds.room_servers import RoomServers
+from homeserver.matrix.errors import BadJson
+from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
+from homeserver.presence.presence import OFFLINE, Presence
+from homeserver.rooms.heads import RoomHeads
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.db import Database
+from homeserver.store.log import LogRow
+from homeserver.store.outbound import load_joined_somewhere
+
+logger = logging.getLogger(__name__)
+
+PRESENCE: Final = "m.presence"
+GATHER_MS: Final = 1_000
+REPEAT_MS: Final = 20 * 60_000
+LOOK_MS: Final = 60_000
+LIFETIME_MS: Final = 60_000
+MAX_USERS: Final = 1_000  # in one EDU that comes, and told of at once
+MAX_INTRODUCED: Final = 100  # users of whom a server that comes into a room is told
+MAX_REMEMBERED: Final = 100_000
+
+
+@define(eq=False)
+class PresenceSender:
+    """Follows presence, and the log."""
+
+    server_name: ServerName
+    clock: Clock
+    presence: Presence
+    memberships: Memberships
+    servers: RoomServers
+    heads: RoomHeads
+    sender: Sender
+    _changed: dict[UserId, None] = field(factory=dict, init=False)
+    _told: OrderedDict[UserId, int] = field(factory=OrderedDict, init=False)  # who is present: when it was said last
+    _gathering: Any = field(default=None, init=False)
+    _repeating: Any = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    def on_presence(self, user_id: UserId) -> None:
+        if domain_of(user_id) == self.server_name:
+            self._changed[user_id] = None
+            self._gather()
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        """Tell a server that comes into a room who is present there."""
+        for row in rows:
+            change = row.membership
+            if change is not None and change.membership == "join" and domain_of(change.user_id) != self.server_name:
+                members = self.servers.get(RoomId(row.key))
+                server = domain_of(change.user_id)
+                if members is not None and members.users.get(server, {change.user_id}) == {change.user_id}:
+                    self._introduce(RoomId(row.key), server)
+
+    def stop(self) -> None:
+        self._stopped = True
+        for timer in (self._gathering, self._repeating):
+            if timer is not None:
+                timer.cancel()
+        self._gathering = self._repeating = None
+
+    def _introduce(self, room_id: RoomId, server: ServerName) -> None:
+        head = self.heads.get(room_id)
+        if head is not None:
+            present = (user for user in self.presence.present_users() if domain_of(user) == self.server_name)
+            for user_id in islice((user for user in present if head.is_joined(user)), MAX_INTRODUCED):
+                self._send(user_id, {server})
+
+    def _gather(self) -> None:
+        if self._gathering is None and not self._stopped:
+            self._gathering = self.clock.call_later(GATHER_MS, self._on_gathered)
+
+    def _on_gathered(self) -> None:
+        self._gathering = None
+        Deferred.fromCoroutine(self._tell()).addErrback(_log_failure)
+
+    async def _tell(self) -> None:
+        users = list(self._changed)[:MAX_USERS]
+        for user_id in users:
+            del self._changed[user_id]
+        if self._changed:
+            self._gather()
+        for user_id, rooms in (await self.memberships.load_many(users)).items():
+            joined = [room_id for room_id, row in rooms.items() if row.membership == "join"]
+            known = await self.servers.load_many(joined)
+            self._send(user_id, {server for members in known.values() for server in members.servers})
+
+    def _repeat(self) -> None:
+        """Look who has not been told of for long."""
+        self._repeating = None
+        long_ago_ms = self.clock.monotonic_ms() - REPEAT_MS
+        while self._told and next(iter(self._told.values())) <= long_ago_ms:
+            self._changed[self._told.popitem(last=False)[0]] = None
+            self._gather()
+        self._remember_to_repeat()
+
+    def _remember_to_repeat(self) -> None:
+        if self._told and self._repeating is None and not self._stopped:
+            self._repeating = self.clock.call_later(LOOK_MS, self._repeat)
+
+    def _send(self, user_id: UserId, servers: set[ServerName]) -> None:
+        now = self.presence.get(user_id)
+        self._told.pop(user_id, None)
+        if not servers:
+            return
+        if now.presence != OFFLINE:
+            self._told[user_id] = self.clock.monotonic_ms()
+            if len(self._told) > MAX_REMEMBERED:
+                self._told.popitem(last=False)
+            self._remember_to_repeat()
+        content = {"user_id": user_id, **now.content(self.clock.time_ms())}
+        content.setdefault("last_active_ago", 0)
+        edu = {"edu_type": PRESENCE, "content": {"push": [content]}}
+        self.sender.send_ephemeral(servers, (PRESENCE, user_id), edu, LIFETIME_MS, is_urgent=False)
+
+
+@define(eq=False)
+class PresenceReceiver:
+    """Takes in what other servers say of users of theirs with whom a room is shared."""
+
+    presence: Presence
+    database: Database
+
+    async def receive(self, origin: ServerName, content: Mapping[str, Any]) -> None:
+        """What is not well-formed, or not the origin's to say, is passed over. Raises: BadJson.
+
+        Spec: server-server-api#definition-mpresence
+        """
+        pushed = content.get("push")
+        if not isinstance(pushed, list):
+            raise BadJson("push: must be a list")
+        updates = {
+            UserId(update["user_id"]): update
+            for update in pushed[:MAX_USERS]
+            if isinstance(update, dict) and _is_user_of(update.get("user_id"), origin)
+        }
+        for user_id in await self.database.read(
+            load_joined_somewhere, updates
+        ):  # what it names may be anything: no cache
+            self.presence.receive(user_id, updates[user_id])
+
+
+def _is_user_of(user_id: object, origin: ServerName) -> bool:
+    return isinstance(user_id, str) and user_id.startswith("@") and domain_of(user_id) == origin
+
+
+def _log_failure(failure: Any) -> None:
+    logger.error("Presence could not be told to other servers: %s", failure.value)

@@ -1,0 +1,188 @@
+"""The backlogs on disk, and the cursor: what a restart begins from.
+
+What changes is gathered, and one transaction writes it all: at most one each FLUSH_MS, and none while nothing federates.
+The cursor moves on with it: everything up to the cursor is delivered or in a backlog.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+
+from federation.outbound.items import MAX_EDUS, MAX_PDUS, Item, Source
+from homeserver.matrix.ids import ServerName
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.db import Database
+from homeserver.store.outbound import BacklogRow, BacklogWrite, load_backlog, load_servers_behind, save_backlogs
+
+logger = logging.getLogger(__name__)
+
+FLUSH_MS: Final = 1_000
+MAX_UNSAVED_ROWS: Final = 5_000
+MAX_NOTED: Final = 20_000  # gathered before they are written at once
+
+Noted = dict[tuple[str, str], int]
+
+
+@define(eq=False)
+class Backlog:
+    """`get_cursor` says up to where all is delivered or noted; it is called at the moment of writing."""
+
+    database: Database
+    clock: Clock
+    sources: Iterable[Source] = ()
+    get_cursor: Callable[[], int] = lambda: 0
+    _noted: dict[ServerName, Noted] = field(factory=dict, init=False)
+    _noted_count: int = field(default=0, init=False)
+    _delivered: list[BacklogRow] = field(factory=list, init=False)
+    _caught_up: dict[ServerName, int] = field(factory=dict, init=False)
+    _saved_cursor: int = field(default=-1, init=False)
+    _timer: Any = field(default=None, init=False)
+    _writing: Deferred[None] | None = field(default=None, init=False)
+    _waiting: list[Deferred[None]] = field(factory=list, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    async def load_servers(self) -> list[ServerName]:
+        return await self.database.read(load_servers_behind)
+
+    def note(self, server: ServerName, item: Item) -> None:
+        """The server lacks the item."""
+        noted = self._noted.setdefault(server, {})
+        name = (item.kind, item.key)
+        self._noted_count += name not in noted
+        noted[name] = max(item.position, noted.get(name, 0))
+        if self._noted_count >= MAX_NOTED:
+            self._start_writing()
+        else:
+            self.schedule()
+
+    def has_noted(self, server: ServerName) -> bool:
+        """Whether something is noted that is not in the database yet."""
+        return server in self._noted
+
+    def remove_upto(self, server: ServerName, position: int) -> None:
+        """The server has everything up to the position."""
+        noted = self._noted.get(server, {})
+        self._keep(server, {name: at for name, at in noted.items() if at > position})
+        self._caught_up[server] = max(position, self._caught_up.get(server, 0))
+        self.schedule()
+
+    def remove(self, server: ServerName, items: Sequence[Item]) -> None:
+        """The server has these, or newer ones of their keys."""
+        noted = self._noted.get(server, {})
+        sent = {(item.kind, item.key): item.position for item in items}
+        self._keep(server, {name: at for name, at in noted.items() if at > sent.get(name, -1)})
+        self._delivered += [BacklogRow(server, item.kind, item.key, item.position) for item in items]
+        self.schedule()
+
+    def _keep(self, server: ServerName, noted: Noted) -> None:
+        self._noted_count -= len(self._noted.pop(server, {})) - len(noted)
+        if noted:
+            self._noted[server] = noted
+
+    async def load_page(self, server: ServerName) -> list[Item]:
+        """What to send a server next that is behind: of each room the newest event, the newest rooms first."""
+        if self.is_dirty:
+            await self.flush()
+        edus = {source.kind: source.most_edus for source in self.sources}
+        newest = {source.kind: _page_size(source) for source in self.sources if source.newest_first}
+        oldest = {source.kind: _page_size(source) for source in self.sources if not source.newest_first}
+        rows = await self.database.read(load_backlog, server, newest, oldest)
+        return [Item(row.position, row.kind, row.key, edus=edus[row.kind]) for row in rows]
+
+    def note_progress(self, position: int) -> None:
+        """Of the log, also by what concerns nobody: a restart should not have to read it all again."""
+        if position - self._saved_cursor >= MAX_UNSAVED_ROWS:
+            self.schedule()
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_dirty(self) -> bool:
+        return bool(self._noted or self._delivered or self._caught_up)
+
+    def schedule(self) -> None:
+        """Write before long."""
+        if self._timer is None and not self._stopped:
+            self._timer = self.clock.call_later(FLUSH_MS, self._on_timer)
+
+    async def flush(self) -> None:
+        """Returns when everything up to now is written."""
+        done: Deferred[None] = Deferred()
+        self._waiting.append(done)
+        self._start_writing()
+        await done
+
+    async def stop(self) -> None:
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        await self.flush()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self.is_dirty or self.get_cursor() > self._saved_cursor:
+            self._start_writing()
+
+    def _start_writing(self) -> None:
+        if self._writing is None:
+            self._writing = Deferred()
+            Deferred.fromCoroutine(self._write_all()).addErrback(_log_failure)
+
+    async def _write_all(self) -> None:
+        try:
+            await self._write()
+            while self._waiting or self._noted_count >= MAX_NOTED:
+                await self._write()
+        finally:
+            self._writing = None
+
+    async def _write(self) -> None:
+        """What is gathered, in one transaction. After a failure it is gathered still."""
+        waiting, self._waiting = self._waiting, []
+        cursor = self.get_cursor()  # notes what it passes over, so it comes before all is taken
+        taken = (self._noted, self._delivered, self._caught_up)
+        self._noted, self._noted_count, self._delivered, self._caught_up = {}, 0, [], {}
+        write = BacklogWrite(cursor, _rows(taken[0]), taken[1], taken[2])
+        try:
+            await self.database.run(save_backlogs, write)
+        except BaseException as error:
+            self._put_back(*taken)
+            for done in waiting:
+                done.errback(error)
+            raise
+        self._saved_cursor = write.cursor
+        for done in waiting:
+            done.callback(None)
+
+    def _put_back(
+        self, noted: dict[ServerName, Noted], delivered: list[BacklogRow], caught_up: dict[ServerName, int]
+    ) -> None:
+        for server, names in noted.items():
+            newer = self._noted.get(server, {})
+            self._keep(server, names | newer)
+        self._delivered = delivered + self._delivered
+        self._caught_up = caught_up | self._caught_up
+        self.schedule()
+
+
+def _page_size(source: Source) -> int:
+    """Two kinds of EDUs have room beside each other, and leave some for what is not durable."""
+    return MAX_PDUS if not source.most_edus else MAX_EDUS * 2 // 5 // source.most_edus
+
+
+def _rows(noted: dict[ServerName, Noted]) -> list[BacklogRow]:
+    return [
+        BacklogRow(server, kind, key, position)
+        for server, names in noted.items()
+        for (kind, key), position in names.items()
+    ]
+
+
+def _log_failure(failure: Any) -> None:
+    logger.error("What other servers have not got could not be saved: %s", failure.value)

@@ -1,0 +1,113 @@
+"""Sending to other servers: built here, fed by the log; and EDUs of each kind, which way they may go."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from attrs import define
+
+from federation.edus.device_lists import DeviceListSource
+from federation.edus.presence import PresenceReceiver, PresenceSender
+from federation.edus.receipts import ReceiptReceiver, ReceiptSender
+from federation.edus.to_device import ToDeviceSource
+from federation.edus.typing import TypingReceiver, TypingSender
+from federation.outbound.backlog import Backlog
+from federation.outbound.distributor import Distributor
+from federation.outbound.events import EventSource, Relays
+from federation.outbound.items import Source
+from federation.outbound.sender import Client, Sender
+from federation.outbound.transactions import TransactionBodies
+from homeserver.folds.room_servers import RoomServers
+from homeserver.main.core import Core
+from homeserver.main.encryption import EncryptionServices
+from homeserver.main.rooms import RoomServices
+from homeserver.matrix.ids import ServerName
+from homeserver.presence.presence import Presence
+from homeserver.store.log import load_cursor
+from homeserver.store.outbound import CURSOR
+
+EduHandler = Callable[[ServerName, Mapping[str, Any]], Awaitable[None]]
+
+
+@define(eq=False)
+class OutboundServices:
+    """`sender.wake` is to be told of servers that call us; `relays` passes on others' events; `servers` knows who is in
+    a room. receivers: what takes in the EDUs of each type.
+    """
+
+    core: Core
+    servers: RoomServers
+    backlog: Backlog
+    sender: Sender
+    distributor: Distributor
+    relays: Relays
+    receivers: Mapping[str, EduHandler]
+    stops: tuple[Callable[[], None], ...]
+
+    async def start(self) -> None:
+        """Take up where the last run ended. A server that never federated begins with what happens from now on."""
+        begin = self.distributor.seen
+        cursor = await self.core.database.read(load_cursor, CURSOR)
+        await self.sender.start()
+        self.distributor.start(begin if cursor is None else cursor)
+        self.backlog.schedule()
+
+    async def stop(self) -> None:
+        for stop in (self.distributor.stop, *self.stops):
+            stop()
+        await self.sender.stop()
+        await self.backlog.stop()
+
+
+def build_outbound(
+    core: Core, client: Client, rooms: RoomServices, encryption: EncryptionServices, presence: Presence | None
+) -> OutboundServices:
+    servers = RoomServers(core.server_name, core.database)
+    sources: tuple[Source, ...] = (
+        EventSource(core.server_name, core.database, core.events, servers),
+        ToDeviceSource(core.database),
+        DeviceListSource(core.server_name, core.database, core.events, core.memberships, servers, encryption.queries),
+    )
+    backlog = Backlog(core.database, core.clock, sources)
+    sender = Sender(client, core.clock, backlog, TransactionBodies(core.server_name, sources))
+    distributor = Distributor(
+        core.database, core.clock, sender.offer, core.log.position, sources, backlog.note_progress
+    )
+    backlog.get_cursor = lambda: sender.get_cursor(distributor.position)
+    core.log.follow(distributor.on_rows)
+    stops = _follow_ephemerals(core, rooms, presence, servers, sender)
+    receivers = _build_receivers(core, rooms, encryption, presence)
+    return OutboundServices(core, servers, backlog, sender, distributor, Relays(core.log), receivers, stops)
+
+
+def _follow_ephemerals(
+    core: Core, rooms: RoomServices, presence: Presence | None, servers: RoomServers, sender: Sender
+) -> tuple[Callable[[], None], ...]:
+    """How to stop them."""
+    typing = TypingSender(core.server_name, core.clock, rooms.typing, servers, sender)
+    rooms.typing.follow(typing.on_typing)
+    core.log.follow(ReceiptSender(core.server_name, servers, sender).on_rows)
+    if presence is None:
+        return (typing.stop,)
+    present = PresenceSender(core.server_name, core.clock, presence, core.memberships, servers, core.heads, sender)
+    core.log.follow(present.on_rows)
+    presence.follow(present.on_presence)
+    return (typing.stop, present.stop)
+
+
+def _build_receivers(
+    core: Core, rooms: RoomServices, encryption: EncryptionServices, presence: Presence | None
+) -> Mapping[str, EduHandler]:
+    receipts = ReceiptReceiver(rooms.receipts)
+    core.log.follow(receipts.on_rows)
+    receivers: dict[str, EduHandler] = {
+        "m.typing": TypingReceiver(core.heads, rooms.typing).receive,
+        "m.receipt": receipts.receive,
+        "m.direct_to_device": encryption.to_device.receive,
+        "m.device_list_update": encryption.remote_devices.receive_update,
+        "m.signing_key_update": encryption.remote_devices.receive_signing_keys,
+    }
+    if presence is not None:
+        receivers["m.presence"] = PresenceReceiver(presence, core.database).receive
+    return receivers

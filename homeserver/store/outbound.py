@@ -1,0 +1,154 @@
+"""What other servers have not got yet: the backlogs behind federation's cursor.
+
+Everything up to the cursor has reached each server that it concerns, but for what stands in a backlog. So a server that
+keeps up has no row here, and one that does not has a row for each room, not for each event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import orjson
+from attrs import frozen
+from sqlalchemy import Connection, bindparam, delete, select, text
+
+from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
+from homeserver.matrix.versions import RoomVersion, room_version
+from homeserver.store.events import chunked
+from homeserver.store.log import LogRow, save_cursor
+from homeserver.store.tables.log import log
+from homeserver.store.tables.outbound import outbound_backlogs as b
+from homeserver.store.tables.rooms import memberships, rooms
+
+CURSOR = "federation"
+
+
+@frozen
+class BacklogRow:
+    server: ServerName
+    kind: str
+    key: str
+    position: int
+
+
+@frozen
+class BacklogWrite:
+    """One transaction: rows that came or moved on, rows that were delivered, and servers that have everything up to a
+    position."""
+
+    cursor: int
+    noted: Sequence[BacklogRow]
+    delivered: Sequence[BacklogRow]
+    caught_up: Mapping[ServerName, int]
+
+
+_NOTE = text(
+    "INSERT INTO outbound_backlogs (server, kind, key, position) VALUES (:server, :kind, :key, :position) "
+    "ON CONFLICT (server, kind, key) DO UPDATE SET position = excluded.position "
+    "WHERE outbound_backlogs.position < excluded.position"
+)
+_DELIVERED = delete(b).where(
+    b.c.server == bindparam("b_server"),
+    b.c.kind == bindparam("b_kind"),
+    b.c.key == bindparam("b_key"),
+    b.c.position <= bindparam("b_position"),
+)
+_CAUGHT_UP = delete(b).where(b.c.server == bindparam("b_server"), b.c.position <= bindparam("b_position"))
+
+
+def save_backlogs(conn: Connection, write: BacklogWrite) -> None:
+    """The order within does not matter: what is noted is newer than what was delivered."""
+    if write.caught_up:
+        rows = [{"b_server": server, "b_position": position} for server, position in write.caught_up.items()]
+        conn.execute(_CAUGHT_UP, rows)
+    if write.delivered:
+        conn.execute(
+            _DELIVERED,
+            [
+                {"b_server": r.server, "b_kind": r.kind, "b_key": r.key, "b_position": r.position}
+                for r in write.delivered
+            ],
+        )
+    if write.noted:
+        conn.execute(
+            _NOTE,
+            [{"server": r.server, "kind": r.kind, "key": r.key, "position": r.position} for r in write.noted],
+        )
+    save_cursor(conn, CURSOR, write.cursor)
+
+
+def load_servers_behind(conn: Connection) -> list[ServerName]:
+    return list(conn.execute(select(b.c.server).distinct()).scalars())
+
+
+_OF_KIND = select(b.c.server, b.c.kind, b.c.key, b.c.position).where(
+    b.c.server == bindparam("server"), b.c.kind == bindparam("kind")
+)
+_NEWEST = _OF_KIND.order_by(b.c.position.desc()).limit(bindparam("limit"))
+_OLDEST = _OF_KIND.order_by(b.c.position.asc()).limit(bindparam("limit"))
+
+
+def load_backlog(
+    conn: Connection, server: ServerName, newest: Mapping[str, int], oldest: Mapping[str, int]
+) -> list[BacklogRow]:
+    """Of each kind in `newest` that many rows from the newest on, of each in `oldest` from the oldest on."""
+    return [
+        BacklogRow(*row)
+        for statement, kinds in ((_NEWEST, newest), (_OLDEST, oldest))
+        for kind, limit in kinds.items()
+        for row in conn.execute(statement, {"server": server, "kind": kind, "limit": limit})
+    ]
+
+
+_ROWS = select(log.c.position, log.c.kind, log.c.key, log.c.data).where(
+    log.c.position.in_(bindparam("positions", expanding=True))
+)
+
+
+def load_log_rows(conn: Connection, positions: Collection[int]) -> dict[int, LogRow]:
+    """The rows at these positions, without their events."""
+    return {
+        row[0]: LogRow(row[0], row[1], row[2], orjson.loads(row[3]))
+        for chunk in chunked(positions)
+        for row in conn.execute(_ROWS, {"positions": list(chunk)})
+    }
+
+
+_VERSIONS = select(rooms.c.room_id, rooms.c.version).where(rooms.c.room_id.in_(bindparam("ids", expanding=True)))
+_JOINED_SOMEWHERE = (
+    select(memberships.c.user_id)
+    .where(memberships.c.user_id.in_(bindparam("ids", expanding=True)), memberships.c.membership == "join")
+    .distinct()
+)
+_JOINED = select(memberships.c.room_id, memberships.c.user_id).where(
+    memberships.c.room_id.in_(bindparam("ids", expanding=True)), memberships.c.membership == "join"
+)
+
+
+def load_versions(conn: Connection, room_ids: Collection[RoomId]) -> dict[RoomId, RoomVersion]:
+    """The versions of those of the rooms that there are."""
+    return {
+        row[0]: room_version(row[1])
+        for chunk in chunked(room_ids)
+        for row in conn.execute(_VERSIONS, {"ids": list(chunk)})
+    }
+
+
+def load_joined(conn: Connection, room_ids: Collection[RoomId]) -> dict[RoomId, list[UserId]]:
+    """Who is joined to each of the rooms."""
+    found: dict[RoomId, list[UserId]] = {room_id: [] for room_id in room_ids}
+    for chunk in chunked(room_ids):
+        for row in conn.execute(_JOINED, {"ids": list(chunk)}):
+            found[row[0]].append(row[1])
+    return found
+
+
+def load_joined_somewhere(conn: Connection, user_ids: Collection[UserId]) -> set[UserId]:
+    """Those of the users who are joined to a room that this server knows."""
+    return {user_id for chunk in chunked(user_ids) for user_id in conn.scalars(_JOINED_SOMEWHERE, {"ids": list(chunk)})}
+
+
+def load_event_ids(conn: Connection, positions: Collection[int]) -> dict[int, EventId]:
+    """Position -> the event that the log names there."""
+    rows = load_log_rows(conn, positions)
+    return {position: row.data["event_id"] for position, row in rows.items() if "event_id" in row.data}

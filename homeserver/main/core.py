@@ -17,6 +17,7 @@ from homeserver.matrix.ids import ServerName
 from homeserver.matrix.signing import SigningKey
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.ingest import Ingest
+from homeserver.rooms.outside_rooms import OutsideRooms
 from homeserver.rooms.unread import Unread
 from homeserver.rooms.writer import RoomWriter
 from homeserver.runtime.clock import Clock
@@ -45,6 +46,7 @@ class Core:
     unread: Unread
     writer: RoomWriter
     ingest: Ingest
+    outside: OutsideRooms
     serial: Serial
     erased: ErasedUsers
     ignored: IgnoredUsers
@@ -63,6 +65,7 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     heads = RoomHeads(database, events, memory.room_state_entries)
     unread = Unread(database, heads, memory.unread)
     writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
+    ingest = Ingest(server_name, database, heads, events, log, unread)
     erased, ignored = ErasedUsers(), IgnoredUsers(database)
     await erased.start(database)
     log.observe_rooms(heads)
@@ -82,7 +85,8 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
         heads,
         unread,
         writer,
-        Ingest(server_name, database, heads, events, log, unread),
+        ingest,
+        OutsideRooms(server_name, database, memberships, log, ingest.turns),
         Serial(clock),
         erased,
         ignored,

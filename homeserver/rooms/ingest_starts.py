@@ -24,9 +24,9 @@ from homeserver.store.event_gaps import save_gaps
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import MembershipChange
 from homeserver.store.log_writer import LogWriter, LostCompare
+from homeserver.store.outside_rooms import delete_outside_rooms
 from homeserver.store.partial_rooms import save_partial_room
 from homeserver.store.room_writes import NewEvent, NewRoom, RoomWrite
-from homeserver.store.stripped_rooms import delete_stripped
 
 
 @define(eq=False)
@@ -107,11 +107,11 @@ class RoomStarts:
             made = NewRoom(head.version.identifier, pdu.sender, pdu.origin_server_ts, False)
         there = await self.events.load_many(dict.fromkeys(join.prev_events, join.room_id), {join.room_id: head.version})
         missing = [prev for prev in join.prev_events if prev not in there or there[prev].is_outlier]
-        members = [key[1] for key in node.state if key[0] == MEMBER]
+        members = [key[1] for key in node.state if key[0] == MEMBER and domain_of(key[1]) == self.server_name]
 
         def save(conn: Connection, position: int) -> None:
             save_gaps(conn, join.room_id, join.event_id, missing)
-            delete_stripped(conn, join.room_id, members)
+            delete_outside_rooms(conn, join.room_id, members)
             save_partial_room(conn, join.room_id, join.event_id, partial_from, position)
 
         return RoomWrite(

@@ -36,7 +36,7 @@ _ROOMS = select(
 _STATE = select(
     current_state.c.room_id, current_state.c.type, current_state.c.state_key, current_state.c.event_id
 ).where(current_state.c.room_id.in_(bindparam("ids", expanding=True)))
-_MEMBERS = select(memberships.c.room_id, memberships.c.user_id, memberships.c.membership).where(
+_MEMBERS = select(memberships.c.room_id, memberships.c.user_id, memberships.c.membership, memberships.c.event_id).where(
     memberships.c.room_id.in_(bindparam("ids", expanding=True))
 )
 
@@ -53,8 +53,10 @@ def load_heads(
             )
         for room_id, type_, state_key, event_id in conn.execute(_STATE, {"ids": chunk}):
             heads[room_id].state[(type_, state_key)] = event_id
-        for room_id, user_id, membership in conn.execute(_MEMBERS, {"ids": chunk}):
-            heads[room_id].members[user_id] = membership
+        for room_id, user_id, membership, event_id in conn.execute(_MEMBERS, {"ids": chunk}):
+            # An invite to a room that this server is not in, or not any more, is not of the state that is known.
+            if room_id in heads and heads[room_id].state.get(("m.room.member", user_id)) == event_id:
+                heads[room_id].members[user_id] = membership
     _load_pinned(conn, heads, pinned_keys)
     return heads
 

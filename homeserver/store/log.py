@@ -54,14 +54,14 @@ class LogRow:
 MEMBERSHIP = "membership"
 
 
+def membership_item(room_id: str, change: MembershipChange) -> tuple[str, str, dict[str, Any]]:
+    """Kind, key and data of the row."""
+    data = {"user_id": change.user_id, "membership": change.membership}
+    return MEMBERSHIP, room_id, data | {"event_id": change.event_id, "sender": change.sender}
+
+
 def membership_row(room_id: str, position: int, change: MembershipChange) -> LogRow:
-    data = {
-        "user_id": change.user_id,
-        "membership": change.membership,
-        "event_id": change.event_id,
-        "sender": change.sender,
-    }
-    return LogRow(position, MEMBERSHIP, room_id, data, membership=change)
+    return LogRow(position, *membership_item(room_id, change), membership=change)
 
 
 def membership_of_row(kind: str, data: dict[str, Any]) -> MembershipChange | None:

@@ -5,15 +5,18 @@ knock.
 from __future__ import annotations
 
 from homeserver.folds.histories import UserHistory
+from homeserver.matrix.canonical import encode_json
+from homeserver.matrix.format import client_event_json, stripped_state
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.state_map import CREATE, JOIN_RULES, StateKey
 from homeserver.rooms.head import MEMBER
 from homeserver.store.events import StoredEvent
 from homeserver.store.memberships import MembershipRow
+from homeserver.store.outside_rooms import OutsideRoom
 from homeserver.store.sync import Gap
 from homeserver.sync.encoding import EMPTY_LIST, encode_stripped, events_json
 from homeserver.sync.joined import Build, state_events
-from homeserver.sync.segments import build_segment, personal_timeline, wanted_events
+from homeserver.sync.segments import build_segment, personal_timeline, timeline_json, wanted_events
 
 # Spec: client-server-api#stripped-state
 STRIPPED: tuple[StateKey, ...] = (
@@ -35,6 +38,9 @@ def build_left(build: Build, room_id: RoomId, membership: MembershipRow) -> byte
     Spec: client-server-api#get_matrixclientv3sync
     """
     request, view = build.request, build.view
+    outside = view.get_outside_room(membership)
+    if outside is not None:
+        return _build_ended(build, outside)
     history = view.get_history(room_id)
     head = view.get_head(room_id)
     if history is None or head is None:
@@ -80,6 +86,17 @@ def build_left(build: Build, room_id: RoomId, membership: MembershipRow) -> byte
     )
 
 
+def _build_ended(build: Build, outside: OutsideRoom) -> bytes:
+    """An invite or a knock that ended, in a room that this server is not in: the event by which it did."""
+    event = client_event_json(outside.event, with_room_id=False)
+    return b'{"timeline":%b,"%b":%b,"account_data":%b}' % (
+        timeline_json([event], False, build.request.after),
+        build.request.state_kind.value,
+        EMPTY_LIST,
+        EMPTY_LIST,
+    )
+
+
 def _left_at(history: UserHistory, after: int, position: int) -> int:
     """Where the user left, behind `after`; `position`, of their newest membership, if they were not in the
     room.
@@ -94,6 +111,10 @@ def _left_at(history: UserHistory, after: int, position: int) -> int:
 def build_stripped(build: Build, room_id: RoomId, membership: MembershipRow, name: bytes) -> bytes | None:
     """An invite or a knock: the little of the state that somebody outside may know, under `name`."""
     view = build.view
+    outside = view.get_outside_room(membership)
+    if outside is not None:
+        told = [*outside.state, stripped_state(outside.event)]
+        return b'{"%b":%b}' % (name, events_json(encode_json(entry) for entry in told))
     head = view.get_head(room_id)
     if head is None:
         return None

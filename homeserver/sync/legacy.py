@@ -18,6 +18,7 @@ from homeserver.matrix.filters import Filter, parse_filter
 from homeserver.matrix.format import client_event
 from homeserver.matrix.ids import DeviceId, RoomId, UserId
 from homeserver.rooms.heads import RoomHeads
+from homeserver.store.outside_rooms import load_outside_room
 from homeserver.sync.request import MAX_TIMELINE_LIMIT, StateKind, SyncRequest
 from homeserver.sync.service import SyncService
 from homeserver.sync.tokens import SyncToken
@@ -104,6 +105,9 @@ class LegacySync:
         row = (await self.memberships.load(user_id)).get(room_id)
         if row is None or row.membership != "invite":
             return []
+        outside = await self.sync.sources.database.read(load_outside_room, user_id, room_id)
+        if outside is not None and outside.event.event_id == row.event_id:
+            return [client_event(outside.event, with_room_id=True)]
         head = await self.heads.load(room_id)
         event = await self.events.load(row.event_id, room_id, head.version)
         return [] if event is None else [client_event(event.pdu, with_room_id=True)]

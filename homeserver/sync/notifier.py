@@ -116,6 +116,8 @@ class Notifier:
         if row.kind == "event":
             in_room = self._by_room.get(RoomId(row.key), ())
             return in_room if row.membership is None else {*in_room, *self._of_user(row.membership.user_id)}
+        if row.membership is not None:
+            return self._of_user(row.membership.user_id)
         if row.kind == "receipt":
             if row.data["receipt_type"] == PRIVATE_RECEIPT:
                 return self._of_user(row.data["user_id"])

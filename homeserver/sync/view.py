@@ -26,7 +26,7 @@ from homeserver.folds.recent_log import RecentLog
 from homeserver.folds.room_tails import RoomTails
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.rooms.client_events import related_ids
-from homeserver.rooms.head import RoomHead
+from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.unread import Counts
 from homeserver.runtime.clock import Clock
@@ -36,6 +36,8 @@ from homeserver.store.account_data import AccountDataRow
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogWriter
+from homeserver.store.memberships import MembershipRow
+from homeserver.store.outside_rooms import OutsideRoom, load_outside_room
 from homeserver.store.sync import Gap, LoadedGap, Receipt, load_gaps, load_receipts
 from homeserver.sync.ports import BundleSource, PushRulesSource, TypingSource, UnreadCounts
 
@@ -176,6 +178,25 @@ class View:
         if head is None and room_id not in self._absent:
             self._needs.heads.add(room_id)
         return head
+
+    def get_outside_room(self, membership: MembershipRow) -> OutsideRoom | None:
+        """The room of this invite, knock or end of one, if this server is not in it. None also where it must be loaded."""
+        room_id = membership.room_id
+        head = self.get_head(room_id)
+        if head is None and room_id not in self._absent:
+            return None
+        if head is not None and head.state.get((MEMBER, membership.user_id)) == membership.event_id:
+            return None
+        database = self.sources.database
+
+        async def load() -> tuple[OutsideRoom | None]:
+            return (await database.read(load_outside_room, membership.user_id, room_id),)
+
+        loaded: tuple[OutsideRoom | None] | None = self.get_value(
+            Lookup("outside_room", membership.user_id, (room_id, membership.event_id), load)
+        )
+        room = loaded[0] if loaded is not None else None
+        return room if room is not None and room.event.event_id == membership.event_id else None
 
     def get_history(self, room_id: RoomId) -> UserHistory | None:
         key = (room_id, self.user_id)

@@ -23,12 +23,14 @@ CREATE TABLE waiting_redactions (
 )
 """,
     """
-CREATE TABLE stripped_rooms (
+CREATE TABLE outside_rooms (
     user_id TEXT NOT NULL,
     room_id TEXT NOT NULL,
     version TEXT NOT NULL,
     event_id TEXT NOT NULL,
+    event {blob} NOT NULL,
     state {blob} NOT NULL,
+    servers TEXT NOT NULL,
     PRIMARY KEY (user_id, room_id)
 )
 """,

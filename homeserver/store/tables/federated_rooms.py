@@ -24,15 +24,17 @@ waiting_redactions = Table(
     Column("redaction_id", Text, primary_key=True),
 )
 
-# Invites and knocks of local users in rooms that this server is not in, with what it was told of the room.
-stripped_rooms = Table(
-    "stripped_rooms",
+# The newest membership of local users in rooms that this server is not in: invites, knocks, and how they ended.
+outside_rooms = Table(
+    "outside_rooms",
     metadata,
     Column("user_id", Text, primary_key=True),
     Column("room_id", Text, primary_key=True),
     Column("version", Text, nullable=False),
     Column("event_id", Text, nullable=False),
-    Column("state", LargeBinary, nullable=False),  # JSON: a list of stripped state events
+    Column("event", LargeBinary, nullable=False),  # the member event, as canonical JSON: it is not in `events`
+    Column("state", LargeBinary, nullable=False),  # JSON: what this server was told of the room, stripped state events
+    Column("servers", Text, nullable=False),  # JSON: servers that are likely in the room
 )
 
 # Rooms that were joined with the members left out, until their full state has come.

@@ -14,13 +14,14 @@ from attrs import define, evolve, field, frozen
 from homeserver.folds.histories import UserHistory
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.filters import EMPTY_FILTER
-from homeserver.matrix.format import stripped_state
+from homeserver.matrix.format import client_event, stripped_state
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
 from homeserver.rooms.client_events import Reader
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.store.events import StoredEvent
 from homeserver.store.memberships import MembershipRow
+from homeserver.store.outside_rooms import OutsideRoom
 from homeserver.store.sync import Gap
 from homeserver.sync.encoding import encode_event
 from homeserver.sync.left import STRIPPED
@@ -90,6 +91,9 @@ class RoomBuilder:
         now = SentRoom(self.view.now, config)
         if sent is not None and membership.position <= sent.position:
             return RoomPart(None, evolve(sent, config=config))
+        outside = self.view.get_outside_room(membership)
+        if outside is not None:
+            return self._build_outside(outside, now)
         head = self.view.get_head(membership.room_id)
         if head is None:
             return None
@@ -99,20 +103,35 @@ class RoomBuilder:
         events = self._events([*wanted, membership.event_id], head)
         if events is None:
             return None
-        name = "stripped_state" if self.request.shape is Shape.STABLE else "invite_state"
         room: dict[str, Any] = {
             "initial": True,
-            name: [stripped_state(event.pdu) for event in events],
+            self._stripped_name: [stripped_state(event.pdu) for event in events],
             "joined_count": head.joined,
             "invited_count": head.invited,
         }
-        self._describe(room, head, {event.pdu.key: event for event in events if event.pdu.is_state})
+        _describe(room, {event.pdu.key: event.pdu.content for event in events if event.pdu.is_state})
+        return RoomPart(room, now, is_initial=True)
+
+    @property
+    def _stripped_name(self) -> str:
+        return "stripped_state" if self.request.shape is Shape.STABLE else "invite_state"
+
+    def _build_outside(self, outside: OutsideRoom, now: SentRoom) -> RoomPart:
+        """An invite or a knock in a room that this server is not in."""
+        told = [*outside.state, stripped_state(outside.event)]
+        room: dict[str, Any] = {"initial": True, self._stripped_name: told}
+        _describe(room, {(entry["type"], entry["state_key"]): entry["content"] for entry in outside.state})
         return RoomPart(room, now, is_initial=True)
 
     def _build_left(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
         """The client sees the event by which the user went, and what came before it."""
         if sent is not None and membership.position <= sent.position:
             return RoomPart(None, evolve(sent, config=config))
+        outside = self.view.get_outside_room(membership)
+        if outside is not None:
+            told = [client_event(outside.event, with_room_id=False)]
+            ended = {"initial": sent is None, "timeline": told, "required_state": told, "limited": False, "num_live": 1}
+            return RoomPart(ended, SentRoom(self.view.now, config), is_initial=sent is None)
         head = self.view.get_head(membership.room_id)
         event = self.view.get_event(membership.event_id, head) if head is not None else None
         if head is None or event is None:
@@ -315,19 +334,19 @@ class RoomBuilder:
         if events is None:
             return False
         by_key = {event.pdu.key: event for event in events}
-        self._describe(room, head, by_key)
+        _describe(room, {key: event.pdu.content for key, event in by_key.items()})
         if with_avatar and "avatar" not in room:
             room["avatar"] = None
         if heroes:
             room["heroes"] = [_hero(user, by_key.get((MEMBER, user))) for user in heroes]
         return True
 
-    def _describe(self, room: dict[str, Any], head: RoomHead, events: Mapping[StateKey, StoredEvent]) -> None:
-        for name, key, part in (("name", NAME, "name"), ("avatar", AVATAR, "url")):
-            event = events.get(key)
-            value = event.pdu.content.get(part) if event is not None else None
-            if isinstance(value, str) and value:
-                room[name] = value
+
+def _describe(room: dict[str, Any], contents: Mapping[StateKey, Mapping[str, Any]]) -> None:
+    for name, key, part in (("name", NAME, "name"), ("avatar", AVATAR, "url")):
+        value = contents.get(key, {}).get(part)
+        if isinstance(value, str) and value:
+            room[name] = value
 
 
 def _hero(user_id: UserId, event: StoredEvent | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from homeserver.matrix.versions import RoomVersion
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent, load_events
 from homeserver.store.log import LogRow
+from homeserver.store.outliers import HIDDEN
 
 # Roughly what an event costs beside its JSON (the objects around it), and for each byte of that (parsed content, bytes).
 BYTES_PER_EVENT = 1200
@@ -77,10 +78,19 @@ class EventCache:
         for row in rows:
             if row.event is not None:
                 self.put(row.event)
+            elif row.kind == HIDDEN:
+                # What is known of them as outliers is no longer true. Who wrote them puts them here anew.
+                for event_id in row.data["event_ids"]:
+                    self._drop(event_id)
             if row.kind == "event" and (target := row.data.get("redacts")) is not None:
                 redacted = self._events.get(target)
                 if redacted is not None and redacted.redacted_by is None:
                     redacted.redact(row.data["event_id"])
+
+    def _drop(self, event_id: EventId) -> None:
+        event = self._events.pop(event_id, None)
+        if event is not None:
+            self._bytes -= _cost(event)
 
     def _evict(self) -> None:
         while self._bytes > self._max_bytes and self._events:

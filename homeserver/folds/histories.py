@@ -1,7 +1,7 @@
 """A user's view of a room's history, in memory: visibility and membership over time.
 
-Positions are those of the timeline. On a forked room the timeline's order stands for the order of states; an event that
-arrived late from a fork is judged by the state that the room had when it arrived.
+Positions are those of the timeline. Where the state before an event was not that of the room at its place in the timeline
+(a fork, fetched history), the event says itself what it was (StoredEvent.sight).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import orjson
 from attrs import frozen
 from sqlalchemy import Connection
 
@@ -39,7 +40,8 @@ class UserHistory:
 
     @property
     def sees_all(self) -> bool:
-        """The user is joined, and no part of the history was ever hidden from those who joined later."""
+        """The user is joined, and no part of the history was ever hidden from those who joined later, but for events that
+        say otherwise (StoredEvent.sight)."""
         return (
             bool(self.memberships)
             and self.memberships[-1][1] == "join"
@@ -54,10 +56,25 @@ class UserHistory:
         """Spec: client-server-api#room-history-visibility"""
         position = event.order
         before, after = self._sight(position - 1), self._sight(position)
+        if event.sight is not None:
+            before, after = self._sight_aside(event, event.sight, before)
         joined_later = any(value == "join" for at, value in self.memberships if at >= position)
         own = event.pdu.type == _MEMBER and event.pdu.state_key == self.user_id
         changed = after if after != before else None
         return can_see(before, changed, joined_later=joined_later, own_membership=own)
+
+    def _sight_aside(self, event: StoredEvent, told: str, here: Sight) -> tuple[Sight, Sight]:
+        """Before and after an event that stands aside. `here` is what the timeline says."""
+        noted = orjson.loads(told)
+        is_whole = noted.get("whole", False)
+        visibility = noted.get("visibility", here.visibility)
+        membership = noted["members"].get(self.user_id, None if is_whole else here.membership)
+        before = Sight(visibility, membership)
+        if (event.pdu.type, event.pdu.state_key) == (_VISIBILITY, ""):
+            return before, Sight(parse_visibility(event.pdu.content), membership)
+        if (event.pdu.type, event.pdu.state_key) == (_MEMBER, self.user_id):
+            return before, Sight(visibility, _value(_MEMBER, event.pdu.content))
+        return before, before
 
     def _sight(self, position: int) -> Sight:
         visibility = _value_at(self.visibilities, position) or "shared"

@@ -17,6 +17,7 @@ from homeserver.matrix.ids import ServerName
 from homeserver.matrix.signing import SigningKey
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.ingest import Ingest
+from homeserver.rooms.ingest_history import History
 from homeserver.rooms.outside_rooms import OutsideRooms
 from homeserver.rooms.unread import Unread
 from homeserver.rooms.writer import RoomWriter
@@ -46,6 +47,7 @@ class Core:
     unread: Unread
     writer: RoomWriter
     ingest: Ingest
+    history: History
     outside: OutsideRooms
     serial: Serial
     erased: ErasedUsers
@@ -86,6 +88,7 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
         unread,
         writer,
         ingest,
+        History(ingest),
         OutsideRooms(server_name, database, memberships, log, ingest.turns),
         Serial(clock),
         erased,

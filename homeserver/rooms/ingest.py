@@ -39,6 +39,7 @@ from homeserver.rooms.ingest_outliers import OutlierStore
 from homeserver.rooms.ingest_starts import RoomStarts
 from homeserver.rooms.receipt_checks import ReceiptChecks
 from homeserver.rooms.redactions import may_redact, redacted_target
+from homeserver.rooms.sights import Sights
 from homeserver.rooms.state_loading import States
 from homeserver.rooms.state_nodes import StateNode, changes_between
 from homeserver.rooms.writer import ATTEMPTS, PushOutcomes, RoomBusy
@@ -90,8 +91,8 @@ class Arrival:
     before: StateNode
     after: StateNode
     is_late: bool
-    superseded: frozenset[EventId]
     missing: frozenset[EventId]
+    superseded: frozenset[EventId] = frozenset()
     redacts: EventId | None = None
     waits_for: EventId | None = None
 
@@ -120,12 +121,14 @@ class Ingest:
     checks: ReceiptChecks = field(init=False)
     outliers: OutlierStore = field(init=False)
     starts: RoomStarts = field(init=False)
+    sights: Sights = field(init=False)
     turns: Turns[RoomId] = field(factory=Turns, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.states = States(self.database, self.events)
         self.checks = ReceiptChecks(self.events)
         self.outliers = OutlierStore(self.database, self.events, self.log)
+        self.sights = Sights(self.server_name, self.events)
         self.starts = RoomStarts(self.server_name, self.heads, self.events, self.log, self.states, self.checks)
 
     async def store_outliers(self, version: RoomVersion, pdus: Sequence[Pdu], /) -> set[EventId]:
@@ -223,7 +226,7 @@ class Ingest:
         rejected = await self.checks.find_fault(pdu, create, before.state)
         if known is not None and known.rejected is not None:
             rejected = known.rejected
-        arrival = await self._arrive(room, pdu, known, before, rejected, missing)
+        arrival = await self.arrive(room, pdu, known, before, rejected, missing)
         if rejected is not None:
             logger.info("Rejected %s in %s: %s", pdu.event_id, pdu.room_id, rejected)
             return await self._hide(room, arrival, Receipt.REJECTED)
@@ -233,10 +236,12 @@ class Ingest:
             logger.info("Soft-failed %s in %s: %s", pdu.event_id, pdu.room_id, fault)
             arrival.event.soft_failed = True
             return await self._hide(room, arrival, Receipt.SOFT_FAILED)
+        arrival.event.sight = await self.sights.load(room.committed, before)
+        arrival.superseded = await self._load_superseded(room.committed, pdu)
         await self._accept(arrival)
         return Receipt.ACCEPTED
 
-    async def _arrive(
+    async def arrive(
         self,
         room: Room,
         pdu: Pdu,
@@ -245,17 +250,16 @@ class Ingest:
         rejected: str | None,
         missing: frozenset[EventId],
     ) -> Arrival:
+        """The event with what is known of it; nothing is decided yet of its place in the room."""
         head = room.committed
         facts = await self.database.read(_load_facts, pdu)
         event = StoredEvent(pdu, nid=known.nid if known is not None else 0, rejected=rejected)
         event.replaces = before.state.get(pdu.key) if pdu.state_key is not None else None
         event.thread_root = await self._thread_root(head, pdu)
         event.push_outcome = self.push_outcomes.outcome(head, pdu)
-        event.sight = await self.load_sight(head, before)
         is_change = pdu.state_key is not None and rejected is None
         after = before.child({pdu.key: pdu.event_id}, [event]) if is_change else before
-        superseded = await self._load_superseded(head, pdu)
-        arrival = Arrival(event, known is not None, before, after, facts.is_late, superseded, missing)
+        arrival = Arrival(event, known is not None, before, after, facts.is_late, missing)
         await self._redact(head, arrival, facts.redactions)
         return arrival
 
@@ -277,10 +281,6 @@ class Ingest:
             if head.version.redaction_auth_rule or may_redact(head, redaction.pdu.sender, pdu):
                 arrival.event.redact(redaction.event_id)
                 return
-
-    async def load_sight(self, head: RoomHead, before: StateNode) -> str | None:
-        """What decides who sees an event, where the state before it is not the room's (store/sights.py)."""
-        return None
 
     async def _load_superseded(self, head: RoomHead, pdu: Pdu) -> frozenset[EventId]:
         """The event's prev events, and what lies behind those of them that nobody sees."""
@@ -375,7 +375,7 @@ class Ingest:
         new = arrival.new
         new.deltas = [change.delta for change in changes]
         new.membership, new.others = _memberships(changes, event)
-        write = RoomWrite(head.room_id, head.number, [new], after, save=_save_more(arrival))
+        write = RoomWrite(head.room_id, head.number, [new], after, save=save_arrival(arrival))
         room.pending.append(after)
         return write
 
@@ -433,7 +433,7 @@ def _save_gaps(arrival: Arrival) -> Callable[[Connection, int], None]:
     return save
 
 
-def _save_more(arrival: Arrival) -> Callable[[Connection, int], None]:
+def save_arrival(arrival: Arrival) -> Callable[[Connection, int], None]:
     pdu = arrival.event.pdu
 
     def save(conn: Connection, _: int) -> None:

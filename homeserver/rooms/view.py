@@ -123,4 +123,4 @@ def is_visible(view: RoomView, event: StoredEvent) -> bool:
         return False
     if view.until is not None and event.order > view.until:
         return False
-    return view.history.sees_all or view.history.can_see(event)
+    return (view.history.sees_all and event.sight is None) or view.history.can_see(event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from attrs import frozen
-from sqlalchemy import Connection, and_, bindparam, delete, select
+from sqlalchemy import Connection, and_, bindparam, delete, func, select
 
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.store.events import chunked
@@ -49,6 +49,19 @@ def save_gaps(conn: Connection, room_id: RoomId, event_id: EventId, missing: Col
 def load_gaps(conn: Connection, room_id: RoomId) -> list[Gap]:
     """Where history is missing, newest first."""
     return [Gap(*row) for row in conn.execute(_GAPS, {"room_id": room_id})]
+
+
+def load_gap_order(conn: Connection, room_id: RoomId, missing: Collection[EventId]) -> int | None:
+    """The first place in the timeline at which an event names one of the missing ones."""
+    orders = [
+        conn.execute(
+            select(func.min(e.c.timeline_order))
+            .select_from(g.join(e, and_(e.c.event_id == g.c.event_id, e.c.room_id == g.c.room_id)))
+            .where(g.c.room_id == room_id, g.c.missing_id.in_(chunk))
+        ).scalar()
+        for chunk in chunked(missing)
+    ]
+    return min((order for order in orders if order is not None), default=None)
 
 
 def is_named_by_gap(conn: Connection, room_id: RoomId, event_id: EventId) -> bool:

@@ -6,25 +6,28 @@ has no position of its own: its nid is made of the batch's position and its plac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
 from homeserver.matrix.ids import RoomId
 from homeserver.store.events import StoredEvent
 from homeserver.store.log_writer import LogItem
-from homeserver.store.room_writes import NewEvent, add_unsaved, save_events
-from homeserver.store.snapshots import save_snapshots
+from homeserver.store.relations import save_relations
+from homeserver.store.room_writes import NewEvent, add_unsaved, save_events, save_redactions
+from homeserver.store.snapshots import Snapshot, save_snapshots
 
 # Positions stay below 2^45, and twice the largest nid (snapshot ids) below 2^63.
 _ABOVE_POSITIONS = 1 << 61
 _BATCH_BITS = 16
 MAX_BATCH = 1000
 
-# Log rows: events that were stored and that no client sees. Key: the room.
+# Log rows of what happened to stored events and is no news to clients. Key: the room. "outliers": a batch was stored;
+# "hidden": events were judged (rejected, soft failed), or found their place in the past; data {"event_ids"}.
 OUTLIERS = "outliers"
 HIDDEN = "hidden"
+
+Save = Callable[[Connection, int], None]
 
 
 def outliers_item(room_id: RoomId, events: Sequence[StoredEvent]) -> LogItem:
@@ -40,18 +43,35 @@ def outliers_item(room_id: RoomId, events: Sequence[StoredEvent]) -> LogItem:
     return LogItem(OUTLIERS, room_id, {"count": len(events)}, save)
 
 
-def hidden_item(room_id: RoomId, new: NewEvent, save_more: Any = None) -> LogItem:
+def hidden_item(room_id: RoomId, new: NewEvent, save_more: Save | None = None) -> LogItem:
     """What stores a rejected or soft-failed event with the state before it. The room's head is as before."""
 
     def save(conn: Connection, position: int) -> None:
         if not new.was_outlier:
             new.event.nid = position
         new.event.timeline_order = None
-        unsaved: dict[Any, int] = {}
+        unsaved: dict[Snapshot, int] = {}
         add_unsaved(unsaved, new)
         save_snapshots(conn, list(unsaved.items()))
         save_events(conn, [new])
         if save_more is not None:
             save_more(conn, position)
 
-    return LogItem(HIDDEN, room_id, {"event_id": new.event.event_id}, save)
+    return LogItem(HIDDEN, room_id, {"event_ids": [new.event.event_id]}, save)
+
+
+def history_item(room_id: RoomId, news: Sequence[NewEvent], save_more: Save | None = None) -> LogItem:
+    """What stores events of the past, outliers until now, at the places in the timeline that they have been given."""
+
+    def save(conn: Connection, position: int) -> None:
+        unsaved: dict[Snapshot, int] = {}
+        for new in news:
+            add_unsaved(unsaved, new)
+        save_snapshots(conn, list(unsaved.items()))
+        save_events(conn, news)
+        save_relations(conn, [new.event for new in news if new.event.timeline_order is not None])
+        save_redactions(conn, [new for new in news if new.redacts is not None])
+        if save_more is not None:
+            save_more(conn, position)
+
+    return LogItem(HIDDEN, room_id, {"event_ids": [new.event.event_id for new in news]}, save)

@@ -160,7 +160,7 @@ def write_rooms(conn: Connection, writes: Sequence[tuple[RoomWrite, int]]) -> No
     _save_heads(conn, [write for write, _ in writes])
     _save_transactions(conn, [write for write, _ in writes])
     save_relations(conn, [new.event for new, _ in placed])
-    _save_redactions(conn, [new for new, _ in placed if new.redacts is not None])
+    save_redactions(conn, [new for new, _ in placed if new.redacts is not None])
     for write, first in writes:
         if write.save is not None:
             write.save(conn, first)
@@ -437,7 +437,8 @@ _REDACT = (
 )
 
 
-def _save_redactions(conn: Connection, redactions: Sequence[NewEvent]) -> None:
+def save_redactions(conn: Connection, redactions: Sequence[NewEvent]) -> None:
+    """Mark what the redactions redact."""
     if redactions:
         conn.execute(
             _REDACT,

@@ -29,6 +29,7 @@ from homeserver.rooms.creation import RoomCreation
 from homeserver.rooms.delayed_events import DelayedEvents
 from homeserver.rooms.departures import RoomDepartures
 from homeserver.rooms.directory import RoomDirectory
+from homeserver.rooms.extremities import Extremities
 from homeserver.rooms.guest_removal import GuestRemoval
 from homeserver.rooms.hierarchy import SpaceHierarchies
 from homeserver.rooms.member_content import MemberContents
@@ -89,6 +90,7 @@ def build_rooms(core: Core) -> RoomServices:
     typing = Typing(core.clock, core.serial)
     paging = Paging(core.database, core.events)
     core.log.follow(reader.on_rows)
+    core.log.follow(Extremities(core.server_name, core.heads, core.writer).on_rows)
     core.log.follow(GuestRemoval(core.database, membership).on_rows)
     return RoomServices(
         views,

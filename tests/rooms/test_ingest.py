@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from homeserver.matrix.errors import AuthRejected
 from homeserver.matrix.ids import EventId, UserId
 from homeserver.matrix.pdu import Pdu
 from homeserver.rooms.config import RoomsConfig
+from homeserver.rooms.extremities import MAX_EXTREMITIES, Extremities
 from homeserver.rooms.ingest import Ingest, Receipt
 from homeserver.rooms.ingest_errors import MissingEvents
 from homeserver.rooms.writer import Draft
@@ -349,3 +351,18 @@ def test_second_local_user_who_joins_by_another_server_is_received(server: Inges
     bob = server.enter(room, UserId("@bob:test.example"))
     assert server.seen(room)[-1] == bob.event_id
     assert server.head(room).extremities == (bob.event_id,)
+
+
+def test_many_extremities_are_merged_by_an_event_of_ours(server: IngestServer) -> None:
+    extremities = Extremities(server.writer.server_name, server.heads, server.writer)
+    server.log.follow(extremities.on_rows)
+    room = open_room()
+    server.enter(room)
+    base = [room.events[room.tips[0]]]
+    forks = [room.say(ZOE, f"{number}", after=base) for number in range(MAX_EXTREMITIES + 1)]
+    for fork in forks:
+        assert server.receive(fork) is Receipt.ACCEPTED
+    server.wait(Deferred.fromCoroutine(extremities.wait()))
+    [dummy] = server.head(room).extremities
+    assert server.seen(room)[-1] == dummy
+    assert len(server.timeline(base[0].room_id)[-1].pdu.prev_events) == MAX_EXTREMITIES + 1

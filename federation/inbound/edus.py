@@ -11,7 +11,7 @@ Spec: server-server-api#edus
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define, field
@@ -42,6 +42,10 @@ class EduHandlers:
         """`handler(origin, content)` gets all EDUs of the type; one handler for each."""
         assert edu_type not in self._handlers, f"{edu_type} has a handler already"
         self._handlers[edu_type] = handler
+
+    def register_all(self, handlers: Mapping[str, EduHandler]) -> None:
+        for edu_type, handler in handlers.items():
+            self.register(edu_type, handler)
 
     async def handle_all(self, origin: ServerName, edus: Sequence[object]) -> None:
         """In order. Raises nothing: what is wrong with an EDU harms only it."""

@@ -18,6 +18,7 @@ from federation.client import V1, FederationClient, quote_path
 from federation.errors import RemoteRefused, RemoteUnreachable
 from federation.inbound.pdu_checks import PduChecks
 from federation.inbound.slots import Slots
+from homeserver.folds.events import EventCache
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import EventId, RoomId, ServerName
 from homeserver.matrix.pdu import Pdu
@@ -26,6 +27,7 @@ from homeserver.matrix.versions import RoomVersion
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
 from homeserver.store.event_facts import EventFacts, load_event_facts
+from homeserver.store.events import StoredEvent
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class Fetcher:
     client: FederationClient
     checks: PduChecks
     database: Database
+    events: EventCache
     _states: Slots = field(init=False, factory=lambda: Slots(MAX_STATES, MAX_STATES_OF_SERVER))
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -253,7 +256,15 @@ class Fetcher:
 
     async def load_facts(self, room_id: RoomId, ids: Collection[EventId]) -> dict[EventId, EventFacts]:
         """What is stored of these events."""
-        return await self.database.read(load_event_facts, room_id, ids) if ids else {}
+        cached = {event_id: event for event_id in ids if (event := self.events.get(event_id)) is not None}
+        facts = {event_id: _facts(event) for event_id, event in cached.items() if event.pdu.room_id == room_id}
+        missing = [event_id for event_id in ids if event_id not in cached]
+        return {**facts, **await self.database.read(load_event_facts, room_id, missing)} if missing else facts
+
+
+def _facts(event: StoredEvent) -> EventFacts:
+    key = event.pdu.key if event.pdu.is_state else None
+    return EventFacts(key, event.rejected is not None, not event.is_outlier)
 
 
 def sort_by_auth(pdus: Iterable[Pdu]) -> list[Pdu]:
@@ -314,7 +325,7 @@ def _state_map(
             raise NotFetched(f"{server} gives a state with {event_id}, which is no state event")
         if state.setdefault(key, event_id) != event_id:
             raise NotFetched(f"{server} gives a state with two events of type {key[0]}")
-    if state and CREATE not in state:
+    if CREATE not in state:
         raise NotFetched(f"{server} gives a state without m.room.create")
     return state
 

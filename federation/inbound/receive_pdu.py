@@ -4,8 +4,8 @@ The events before it that this server lacks come first:
 
 1. What was missed lately is asked for with get_missing_events, backwards from the event, in a bounded number of rounds.
 2. Where a gap remains (an outage was long), the events right after it are taken in at the state that another server says was
-   there. They fork off what is known here; state resolution, not that server's word, decides what holds in the room then. An
-   event with one known and one missing parent thus can't replace the state that we have.
+   there. Ingest resolves it with the states that we know; so an event with one known and one missing parent can't replace what
+   we have, and one whose parents are all missing forks off the room as it is here.
 3. What lies in the gap is history, fetched when somebody reads back so far.
 
 Auth events that are missing are fetched with their chains and stored as outliers.
@@ -16,10 +16,9 @@ Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from enum import Enum
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 
 from attrs import define, field
 
@@ -28,12 +27,14 @@ from federation.errors import RemoteRefused, RemoteUnreachable
 from federation.inbound.fetching import FETCH_TIMEOUT_MS, Fetcher, NotFetched, sort_by_prev
 from federation.inbound.pdu_checks import PduChecks
 from federation.inbound.slots import Slots
+from homeserver.matrix.errors import BadJson
 from homeserver.matrix.ids import EventId, ServerName, domain_of
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.state_map import StateKey
-from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.ingest import Ingest
+from homeserver.rooms.ingest_errors import MissingEvents
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import within
 
@@ -43,21 +44,13 @@ MISSING_PER_ROUND: Final = 20
 MAX_ROUNDS: Final = 10
 MAX_MISSING: Final = 200
 MAX_MISSING_BYTES: Final = 4 * 1024 * 1024
-# Events at the edge of a gap for which a state is fetched.
-MAX_EDGES: Final = 20
+# How often a state is fetched for one event: there may be several gaps before it.
+MAX_STATES: Final = 10
 MAX_GAPS: Final = 50
 MAX_GAPS_FOR_ORIGIN: Final = 3
 GAP_TIMEOUT_MS: Final = 120_000
 MAX_EARLIEST: Final = 20
 MAX_SERVERS: Final = 4
-
-
-class Ingest(Protocol):
-    """What is needed of homeserver.rooms.ingest."""
-
-    async def store_outliers(self, version: RoomVersion, pdus: Sequence[Pdu], /) -> None: ...
-
-    async def receive(self, pdu: Pdu, /, *, state_before: Mapping[StateKey, EventId] | None = None) -> Enum: ...
 
 
 @define(eq=False)
@@ -73,30 +66,53 @@ class PduReceiver:
     clock: Clock
     _gaps: Slots = field(init=False, factory=lambda: Slots(MAX_GAPS, MAX_GAPS_FOR_ORIGIN))
 
-    async def receive(self, pdu: Pdu, origin: ServerName) -> None:
-        """Returns when the event is stored, accepted or not.
+    async def receive(self, pdu: Pdu) -> bool:
+        """Take the event in, accepted or not; False, if other servers have to be asked for what it builds on.
 
-        Raises: NotFetched, if what comes before it can't be had now; NotFound, if the room is unknown.
+        Raises: NotFound, if the room is unknown.
         """
-        missing = await self._missing_prev_events([pdu])
-        if missing is None:
-            return
-        if not missing:
-            await self._take_in(pdu, [origin])
-            return
+        named = {*pdu.prev_events, *pdu.auth_events}
+        facts = await self.fetcher.load_facts(pdu.room_id, named)
+        if len(facts) < len(named) or not all(facts[each].has_state for each in pdu.prev_events):
+            return False
+        try:
+            await self.ingest.receive(pdu)
+        except MissingEvents:
+            return False
+        return True
+
+    async def receive_after_gap(self, pdu: Pdu, origin: ServerName) -> None:
+        """Take the event in, and before it what it builds on.
+
+        Raises: NotFetched, if that can't be had now; BadJson, if it has no beginning; NotFound, if the room is unknown.
+        """
         async with self._gaps.hold(origin):
             try:
                 await within(self.clock, GAP_TIMEOUT_MS, self._fill_gap(pdu, origin))
             except TimeoutError:
                 raise NotFetched(f"What comes before {pdu.event_id} takes too long to be had") from None
 
-    async def _take_in(
-        self, pdu: Pdu, servers: Sequence[ServerName], state_before: Mapping[StateKey, EventId] | None = None
-    ) -> None:
-        chain = await self.fetcher.fetch_auth_chain([pdu], servers)
-        if chain:
-            await self.ingest.store_outliers(pdu.version, chain)
-        await self.ingest.receive(pdu, state_before=state_before)
+    async def _take_in(self, pdu: Pdu, servers: Sequence[ServerName], states: Iterator[int]) -> None:
+        """Where prev events are missing still, at the state that a server tells. Raises: NotFetched."""
+        missing = await self._missing_prev_events([pdu])
+        if missing is None:
+            return
+        state: Mapping[StateKey, EventId] | None = None
+        if missing:
+            if next(states, None) is None:
+                raise NotFetched(f"There are too many gaps before {pdu.event_id}")
+            at = await self.fetcher.fetch_state_at(pdu, servers)
+            state = at.state
+            await self._store_outliers(at.unknown)
+        await self._store_outliers(await self.fetcher.fetch_auth_chain([pdu], servers))
+        try:
+            await self.ingest.receive(pdu, state_before=state)
+        except MissingEvents as error:
+            raise NotFetched(error.error) from None
+
+    async def _store_outliers(self, pdus: Sequence[Pdu]) -> None:
+        if pdus:
+            await self.ingest.store_outliers(pdus[0].version, pdus)
 
     async def _missing_prev_events(self, pdus: Sequence[Pdu]) -> set[EventId] | None:
         """Of one event alone: None if it is there itself."""
@@ -112,21 +128,16 @@ class PduReceiver:
     async def _fill_gap(self, pdu: Pdu, origin: ServerName) -> None:
         head = self.heads.get(pdu.room_id) or await self.heads.load(pdu.room_id)
         servers = servers_to_ask(head, self.server_name, [origin, domain_of(pdu.sender)])
-        found, missing = await self._fetch_missing(head, pdu, servers)
-        for edge in await self.fetcher.fetch_events(sorted(missing)[:MAX_EDGES], pdu.room_id, pdu.version, servers):
-            await self._take_in_edge(edge, servers)
-        for each in sort_by_prev(found):
-            if await self._missing_prev_events([each]) == set():
-                await self._take_in(each, servers)
-        missing = await self._missing_prev_events([pdu]) or set()
-        if missing:
-            raise NotFetched(f"What comes before {pdu.event_id} can't be had: {min(missing)}")
-        await self._take_in(pdu, servers)
+        found = await self._fetch_missing(head, pdu, servers)
+        ordered = sort_by_prev([*found, pdu])
+        if pdu not in ordered:
+            raise BadJson(f"{pdu.event_id} comes before itself")
+        states = iter(range(MAX_STATES))
+        for each in ordered:
+            await self._take_in(each, servers, states)
 
-    async def _fetch_missing(
-        self, head: RoomHead, pdu: Pdu, servers: Sequence[ServerName]
-    ) -> tuple[list[Pdu], set[EventId]]:
-        """The events between ours and this one as far as they are to be had so, and what is missing before them."""
+    async def _fetch_missing(self, head: RoomHead, pdu: Pdu, servers: Sequence[ServerName]) -> list[Pdu]:
+        """The events between ours and this one, as far as they are to be had so."""
         found: dict[EventId, Pdu] = {}
         missing = await self._missing_before(found, pdu)
         for _ in range(MAX_ROUNDS):
@@ -139,7 +150,7 @@ class PduReceiver:
                 break
             found.update(_connected(new, missing))
             missing = await self._missing_before(found, pdu)
-        return list(found.values()), missing
+        return list(found.values())
 
     async def _missing_before(self, found: Mapping[EventId, Pdu], pdu: Pdu) -> set[EventId]:
         missing = await self._missing_prev_events([*found.values(), pdu, pdu])
@@ -170,15 +181,6 @@ class PduReceiver:
                 raws = events[: MISSING_PER_ROUND * 2]
                 return await self.checks.check_many(raws, head.version, room_id=head.room_id, source=server)
         return []
-
-    # -- the edge of a gap ---------------------------------------------------------------------------------------------
-
-    async def _take_in_edge(self, edge: Pdu, servers: Sequence[ServerName]) -> None:
-        """Raises: NotFetched."""
-        at = await self.fetcher.fetch_state_at(edge, servers)
-        if at.unknown:
-            await self.ingest.store_outliers(edge.version, at.unknown)
-        await self._take_in(edge, servers, at.state)
 
 
 def servers_to_ask(head: RoomHead, own: ServerName, first: Iterable[ServerName]) -> list[ServerName]:

@@ -1,9 +1,12 @@
 """One queue for each room, so that one bad or slow room holds up no other.
 
-Events are taken in one after another in each room, and the rooms side by side. What is not dealt with in a moment is *staged*,
-that is written to a table, before the server that sent it is told that we have it; after a crash it is read from there. The
-table is also where a queue goes on that is too long for memory. So memory is bounded by the number of queued events, the disk
-by their bytes, and what goes beyond that is refused: later events lead back to it.
+Events are taken in one after another in each room, and the rooms side by side. One that builds on what other servers have to be
+asked for leaves the queue meanwhile; events that follow it are parked until it is there.
+
+What is not dealt with in a moment is *staged*, that is written to a table, before the server that sent it is told that we have
+it; after a crash it is read from there. The table is also where a queue goes on that is too long for memory. So memory is
+bounded by the number of queued events, the disk by their bytes, and what goes beyond that is refused: later events lead back
+to it.
 
 Rejected: staging every event first (one more commit before each, and nearly all are done with in milliseconds).
 """
@@ -12,8 +15,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Iterable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
@@ -37,6 +40,8 @@ from homeserver.store.staged_pdus import (
 )
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_QUEUED_OF_ROOM: Final = 100
 MAX_QUEUED: Final = 3_000
@@ -62,7 +67,9 @@ class Busy(MatrixError):
 class Receiver(Protocol):
     """receive_pdu.PduReceiver."""
 
-    def receive(self, pdu: Pdu, origin: ServerName, /) -> Awaitable[None]: ...
+    async def receive(self, pdu: Pdu, /) -> bool: ...
+
+    async def receive_after_gap(self, pdu: Pdu, origin: ServerName, /) -> None: ...
 
 
 @define(eq=False)
@@ -97,11 +104,17 @@ class Queued:
 
 @define(eq=False)
 class _Room:
-    """queued: what waits for its turn. kept: all in memory, by number, also what is tried again later, or is done and not yet
-    deleted from the table. on_disk: whether the table may hold more."""
+    """Events in memory and in the table.
+
+    queued: what waits for its turn. away: what waits for other servers, or is parked because of that. parked: what follows each
+    of those. kept: all of these by number, and what is tried again later, or is done but not yet deleted from the table.
+    on_disk: whether the table may hold more.
+    """
 
     room_id: RoomId
     queued: OrderedDict[EventId, Queued] = field(factory=OrderedDict)
+    away: dict[EventId, Deferred[None] | None] = field(factory=dict)
+    parked: dict[EventId, list[Queued]] = field(factory=dict)
     kept: dict[int, Queued] = field(factory=dict)
     on_disk: bool = False
     writes: int = 0  # how often something was put into the table that is not in memory
@@ -121,6 +134,7 @@ class RoomQueues:
     _rooms: dict[RoomId, _Room] = field(init=False, factory=dict)
     _waiting_rooms: OrderedDict[RoomId, _Room] = field(init=False, factory=OrderedDict)
     working: int = field(init=False, default=0)
+    asking: int = field(init=False, default=0)
     _queued: int = field(init=False, default=0)
     _staged_bytes: int = field(init=False, default=0)
     _number: int = field(init=False, default=0)
@@ -147,7 +161,7 @@ class RoomQueues:
             call.cancel()
         self._retries.clear()
         self._forgetting = None
-        if self.working:
+        if not self.is_idle:
             hurry: Any = self.clock.call_later(STOP_TIMEOUT_MS, self._cancel_all)
             idle: Deferred[None] = Deferred()
             self._idle.append(idle)
@@ -156,10 +170,22 @@ class RoomQueues:
                 hurry.cancel()
         await self._forget()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is worked on."""
+        return not self.working and not self.asking
+
     def _cancel_all(self) -> None:
         for room in list(self._rooms.values()):
-            if room.working is not None:
-                room.working.cancel()
+            for running in [room.working, *room.away.values()]:
+                if running is not None:
+                    running.cancel()
+
+    def _tell_if_idle(self) -> None:
+        if self._stopping and self.is_idle:
+            for idle in self._idle:
+                idle.callback(None)
+            self._idle.clear()
 
     # -- what comes in -------------------------------------------------------------------------------------------------
 
@@ -181,7 +207,8 @@ class RoomQueues:
 
     async def stage(self, waiting: Iterable[Queued], others: Iterable[tuple[RoomId, ServerName, object]]) -> list[bool]:
         """Write down what is not done, and what found no place in memory; of the latter, which ones were taken."""
-        undone = [queued for queued in waiting if not queued.done and not queued.staged_bytes]
+        # The same event may be there twice.
+        undone = [each for each in dict.fromkeys(waiting) if not each.done and not each.staged_bytes]
         rows = [self._row(self._room(each.pdu.room_id), each.number, each.origin, each.raw) for each in undone]
         for queued, row in zip(undone, rows, strict=True):
             queued.staged_bytes, queued.staging = len(row.json), True
@@ -243,11 +270,8 @@ class RoomQueues:
         if failure is not None:
             logger.error("The queue of %s broke off", room.room_id, exc_info=(failure.type, failure.value, failure.tb))
         self._drop_if_empty(room)
-        if self._stopping and not self.working:
-            for idle in self._idle:
-                idle.callback(None)
-            self._idle.clear()
-        elif self._waiting_rooms:
+        self._tell_if_idle()
+        if self._waiting_rooms:
             self._wake(self._waiting_rooms.popitem(last=False)[1])
 
     def _drop_if_empty(self, room: _Room) -> None:
@@ -266,13 +290,43 @@ class RoomQueues:
 
     async def _take_in(self, room: _Room, queued: Queued) -> None:
         del room.queued[queued.pdu.event_id]
+        awaited = next((each for each in queued.pdu.prev_events if each in room.away), None)
+        if awaited is not None:
+            room.away.setdefault(queued.pdu.event_id, None)
+            room.parked.setdefault(awaited, []).append(queued)
+            return
+        taken_in = await self._try(room, queued, self.receiver.receive(queued.pdu))
+        if taken_in is False and not self._stopping:
+            room.away[queued.pdu.event_id] = None
+            asking = Deferred.fromCoroutine(self._ask_others(room, queued))
+            if not asking.called:
+                room.away[queued.pdu.event_id] = asking
+
+    async def _ask_others(self, room: _Room, queued: Queued) -> None:
+        self.asking += 1
         try:
-            await within(self.clock, STEP_TIMEOUT_MS, _receive(self.receiver, queued))
+            await self._try(room, queued, self.receiver.receive_after_gap(queued.pdu, queued.origin))
+        finally:
+            self.asking -= 1
+            room.away.pop(queued.pdu.event_id, None)
+            self._unpark(room, queued.pdu.event_id)
+            self._tell_if_idle()
+
+    def _unpark(self, room: _Room, event_id: EventId) -> None:
+        for parked in room.parked.pop(event_id, ()):
+            room.away.pop(parked.pdu.event_id, None)
+            room.queued[parked.pdu.event_id] = parked
+        self._wake(room)
+
+    async def _try(self, room: _Room, queued: Queued, receiving: Coroutine[Any, Any, T]) -> T | None:
+        """What the receiver answers; None if it raises, and then the event is dealt with, or tried again later."""
+        try:
+            answer = await within(self.clock, STEP_TIMEOUT_MS, receiving)
         except NotFetched as error:
             self._try_again(room, queued, error.error)
-            return
+            return None
         except CancelledError:
-            return  # the server stops; the table has it
+            return None  # the server stops; the table has the event
         except (MatrixError, TimeoutError) as error:
             logger.info("%s from %s is not taken in: %s", queued.pdu, queued.origin, error)
             queued.finish(str(error))
@@ -280,8 +334,11 @@ class RoomQueues:
             logger.exception("%s from %s is not taken in", queued.pdu, queued.origin)
             queued.finish("Internal server error")
         else:
+            if answer is False:
+                return answer
             queued.finish()
         self._on_done(room, queued)
+        return None
 
     def _try_again(self, room: _Room, queued: Queued, why: str) -> None:
         if queued.attempts >= len(RETRY_AFTER_MS) or len(room.kept) > MAX_QUEUED_OF_ROOM:
@@ -357,10 +414,6 @@ class RoomQueues:
     def _free(self, room: _Room, size_bytes: int) -> None:
         room.staged_bytes -= size_bytes
         self._staged_bytes -= size_bytes
-
-
-async def _receive(receiver: Receiver, queued: Queued) -> None:
-    await receiver.receive(queued.pdu, queued.origin)
 
 
 def _next(queued: OrderedDict[EventId, Queued]) -> Queued | None:

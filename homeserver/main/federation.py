@@ -23,6 +23,7 @@ from homeserver.main.accounts import AccountServices
 from homeserver.main.core import Core
 from homeserver.main.encryption import EncryptionServices
 from homeserver.main.keys import load_signing_keys
+from homeserver.main.receiving import ReceivingServices, build_receiving
 from homeserver.main.rooms import RoomServices
 from homeserver.main.serving import build_serving
 from homeserver.main.version import VERSION
@@ -49,6 +50,7 @@ class FederationServices:
     client: FederationClient
     ring: KeyRing
     auth: ServerAuth
+    receiving: ReceivingServices
     endpoints: list[object]
 
     async def start(self, core: Core) -> None:
@@ -62,6 +64,7 @@ class FederationServices:
         await self.own_keys.retire(keys)
 
     async def stop(self) -> None:
+        await self.receiving.stop()
         await self.destinations.stop()
         await self.http.stop()
 
@@ -90,6 +93,7 @@ def build_federation(
     notaries = [_notary(name) for name in config.trusted_key_servers if name != core.server_name]
     ring = KeyRing(client, own_keys, core.database, core.clock, notaries)
     notary = Notary(ring, core.database, core.clock, allowed, limiter)
+    receiving = build_receiving(core, client, ring)
     return FederationServices(
         http,
         allowed,
@@ -99,9 +103,11 @@ def build_federation(
         client,
         ring,
         ServerAuth(core.server_name, ring, destinations, allowed, limiter, core.clock),
+        receiving,
         [
             KeyEndpoints(own_keys, notary),
             VersionEndpoint(VERSION),
+            *receiving.endpoints,
             *build_serving(core, accounts, rooms, encryption, config),
         ],
     )

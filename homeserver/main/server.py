@@ -90,6 +90,7 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
         encryption.use_remote(FederatedKeys(federation.client))
         outbound = build_outbound(core, federation.client, rooms, encryption, sync.presence)
         federation.destinations.on_alive(outbound.sender.wake)
+        federation.receiving.edus.register_all(outbound.receivers)
     return Services(core, accounts, rooms, encryption, sync, build_search(core, rooms), federation, outbound, limiter)
 
 
@@ -149,6 +150,7 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     services.search.index.start()
     if federation is not None:
         await federation.retire_keys(services.core)
+        await federation.receiving.start()
     try:
         listeners.start()
     except BaseException:

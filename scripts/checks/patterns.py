@@ -18,6 +18,8 @@ SQL_FILES = {
 
 BROAD_EXCEPTS = {
     "federation/destinations.py": "a background task, and listeners that must not keep each other from being told",
+    "federation/inbound/edus.py": "an EDU's fault must not harm the others of its transaction",
+    "federation/inbound/room_queue.py": "an event's fault must not stop its room's queue",
     "federation/dns.py": "twisted.names has no common base; it becomes a LookupFailed",
     "federation/outbound/distributor.py": "a background task: a row that can't be understood must not stop those behind it",
     "federation/outbound/sender.py": "a background task: one server's fault must not stop the others",

@@ -1,0 +1,95 @@
+"""What other servers send enters the room, or does not, and survives crashes and being sent twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.federation.peer_room import V1, PeerRoom, message
+
+
+@pytest.fixture
+def room(start_federated: Any, start_peer: Any) -> PeerRoom:
+    return PeerRoom.open(start_federated(), start_peer())
+
+
+def test_message_of_another_server_reaches_the_room(room: PeerRoom) -> None:
+    pdu = room.build("m.room.message", message("hello"))
+    assert room.send(pdu).json() == {"pdus": {pdu.event_id: {}}}
+    assert room.wait_for_event(pdu.event_id)["content"] == message("hello")
+
+
+@pytest.mark.parametrize("version", ["1", "5", "12"])
+def test_every_event_format_is_received(start_federated: Any, start_peer: Any, version: str) -> None:
+    room = PeerRoom.open(start_federated(), start_peer(), version)
+    pdu = room.build("m.room.message", message("hello"))
+    room.send(pdu)
+    assert room.wait_for_event(pdu.event_id)["content"] == message("hello")
+
+
+def test_transaction_sent_twice_gets_the_same_answer_and_counts_once(room: PeerRoom) -> None:
+    heard: list[Any] = []
+
+    async def hear(origin: str, content: dict[str, Any]) -> None:
+        heard.append((origin, content))
+
+    room.hearth.federation.receiving.edus.register("org.example.test", hear)
+    bad = room.build("m.room.message", message("forged"), advance=False).json
+    bad["content"]["body"] = "other"
+    bad["signatures"][room.peer.server_name] = {room.peer.key.key_id: "AAAA"}
+    edu = {"edu_type": "org.example.test", "content": {"a": 1}}
+    first = room.send(bad, edus=[edu], txn_id="one").json()
+    assert "wrong" in next(iter(first["pdus"].values()))["error"]
+    assert room.send(edus=[edu], txn_id="one").json() == first
+    assert heard == [(room.peer.server_name, {"a": 1})]
+
+
+def test_transaction_is_known_after_a_restart(room: PeerRoom) -> None:
+    bad = room.build("m.room.message", message("forged"), advance=False).json
+    bad["signatures"][room.peer.server_name] = {room.peer.key.key_id: "AAAA"}
+    first = room.send(bad, txn_id="one").json()
+    assert first["pdus"]
+    room.hearth.restart()
+    assert room.send(txn_id="one").json() == first
+    assert room.send(txn_id="two").json() == {"pdus": {}}
+
+
+def test_wrong_hash_redacts_the_event(room: PeerRoom) -> None:
+    json = room.build("m.room.message", message("secret")).json
+    json["content"]["body"] = "another"
+    (event_id,) = room.send(json).json()["pdus"]
+    assert room.wait_for_event(event_id)["content"] == {}
+
+
+def test_server_acl_shuts_a_server_out_whatever_its_case_and_port(room: PeerRoom) -> None:
+    room.alice.set_state(room.room_id, "m.room.server_acl", {"allow": ["*"], "deny": ["LOCAL*"]})
+    room.catch_up()
+    pdu = room.build("m.room.message", message("hello"))
+    assert "banned" in room.send(pdu).json()["pdus"][pdu.event_id]["error"]
+    room.wait_until_idle()
+    assert not room.sees(pdu.event_id)
+
+
+def test_events_of_a_room_that_this_server_left_are_refused(room: PeerRoom) -> None:
+    room.alice.leave(room.room_id)
+    pdu = room.build("m.room.message", message("hello"))
+    answer = room.send(pdu).json()
+    assert "not in" in next(iter(answer["pdus"].values()))["error"]
+
+
+def test_missing_events_are_fetched_and_stand_in_order(room: PeerRoom) -> None:
+    room.serve()
+    pdus = [room.build("m.room.message", message(str(number))) for number in range(30)]
+    room.send(pdus[-1])
+    room.wait_for_event(pdus[-1].event_id)
+    chunk = room.alice.messages(room.room_id, limit=40)["chunk"]
+    assert [each["content"]["body"] for each in chunk[:30]] == [str(number) for number in reversed(range(30))]
+
+
+def test_events_in_the_wrong_order_need_nothing_fetched(room: PeerRoom) -> None:
+    pdus = [room.build("m.room.message", message(str(number))) for number in range(10)]
+    room.send(*reversed(pdus))
+    room.wait_for_event(pdus[-1].event_id)
+    assert all(room.sees(pdu.event_id) for pdu in pdus)
+    assert room.peer.received(f"{V1}/get_missing_events") == []

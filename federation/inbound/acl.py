@@ -8,50 +8,20 @@ Spec: client-server-api#server-access-control-lists-acls-for-rooms
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from attrs import define, field
 
 from federation.bounded import Bounded
 from homeserver.folds.events import EventCache
 from homeserver.matrix.errors import Forbidden, NotFound
-from homeserver.matrix.ids import EventId, RoomId, ServerName, is_server_name, parse_server_address
-from homeserver.matrix.patterns import TextTest, compile_glob
-from homeserver.matrix.pdu import Pdu
-from homeserver.matrix.state_map import StateKey
+from homeserver.matrix.ids import EventId, RoomId, ServerName
+from homeserver.matrix.server_acl import SERVER_ACL, ServerAcl, parse_server_acl
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
 
-SERVER_ACL: Final[StateKey] = ("m.room.server_acl", "")
 VERDICTS_KEPT: Final = 20_000
 LISTS_KEPT: Final = 200
-
-
-class ServerAcl:
-    """One list, taken from its event's content as far as that has the right shape."""
-
-    __slots__ = ("_allow", "_deny", "_ip_literals")
-
-    def __init__(self, content: dict[str, Any]) -> None:
-        self._ip_literals = content.get("allow_ip_literals") is not False
-        self._allow = _globs(content.get("allow"))
-        self._deny = _globs(content.get("deny"))
-
-    def is_allowed(self, server: ServerName) -> bool:
-        """Port and case don't count."""
-        if not is_server_name(server):
-            return False
-        address = parse_server_address(server)
-        if address.is_ip_literal and not self._ip_literals:
-            return False
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        host = host.lower()
-        return not any(test(host) for test in self._deny) and any(test(host) for test in self._allow)
-
-
-def _globs(value: object) -> list[TextTest]:
-    patterns = [pattern.lower() for pattern in value if isinstance(pattern, str)] if isinstance(value, list) else []
-    return [compile_glob(pattern) for pattern in dict.fromkeys(patterns)]
 
 
 @define(eq=False)
@@ -89,16 +59,12 @@ class ServerAcls:
         if verdict is not None:
             return verdict[0]
         acl = self._lists.get(event_id) or await self._load(head, event_id)
-        allowed = acl.is_allowed(server)
+        allowed = acl.allows(server)
         self._verdicts.put((event_id, server), [allowed])
         return allowed
 
     async def _load(self, head: RoomHead, event_id: EventId) -> ServerAcl:
         event = await self.events.load(event_id, head.room_id, head.version)
-        acl = ServerAcl(_content(event.pdu) if event is not None else {"allow": ["*"]})
+        acl = parse_server_acl(event.pdu.content if event is not None else {})
         self._lists.put(event_id, acl)
         return acl
-
-
-def _content(pdu: Pdu) -> dict[str, Any]:
-    return pdu.content

@@ -18,8 +18,9 @@ from attrs import define
 
 from federation.outbound.items import EVENT, Item
 from homeserver.folds.events import EventCache
-from homeserver.folds.room_servers import RemoteMembers, RoomServers
+from homeserver.folds.room_servers import FULL_STATE, RemoteMembers, RoomServers
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
+from homeserver.matrix.state_map import CREATE
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogItem, LogWriter
@@ -38,12 +39,15 @@ class EventSource:
     events: EventCache
     servers: RoomServers
     kind: str = EVENT
-    log_kinds: Sequence[str] = (EVENT, RELAY)
+    log_kinds: Sequence[str] = (EVENT, RELAY, FULL_STATE)
     most_edus: int = 0
     newest_first: bool = True
 
     def get_addressed(self, row: LogRow) -> tuple[Item, Sequence[ServerName]] | None:
         room_id = RoomId(row.key)
+        if row.kind == FULL_STATE:
+            self.servers.on_rows((row,))
+            return _nobody(row)
         is_ours = row.kind == RELAY or self._is_ours(row)
         members = self.servers.get(room_id)
         if members is None and is_ours:
@@ -72,7 +76,10 @@ class EventSource:
 
     def _is_ours(self, row: LogRow) -> bool:
         event = row.event
-        return event is not None and not event.soft_failed and domain_of(event.pdu.sender) == self.server_name
+        if event is None or event.soft_failed or domain_of(event.pdu.sender) != self.server_name:
+            return False
+        # The join by which this server came to know the room: the server that let it in tells the others.
+        return not any(delta.key == CREATE and delta.event_id != event.event_id for delta in row.deltas)
 
     def _concerned(self, row: LogRow, members: RemoteMembers, before: Iterable[ServerName]) -> Sequence[ServerName]:
         servers = {*before, *members.servers}

@@ -44,6 +44,7 @@ STOP_MS: Final = 5_000
 # Items in memory for one server: a peer that is slow gets everything in order, one that is away for long the newest.
 MAX_QUEUED: Final = 10_000
 MIN_QUEUED: Final = 250
+MAX_QUEUED_FAILING: Final = 250
 MAX_QUEUED_IN_ALL: Final = 1_000_000
 MAX_EPHEMERAL: Final = 1_000  # EDUs in memory for one server
 MAX_EPHEMERAL_FAILING: Final = 50_000  # about as many for all that fail, but each may have
@@ -130,7 +131,7 @@ class Sender:
             destination = self._get(server)
             if not destination.complete:
                 self.backlog.note(server, item)
-            elif not destination.push(item, limit):
+            elif not destination.push(item, MAX_QUEUED_FAILING if destination.failures else limit):
                 self._shadow(destination)
                 destination.let_go()
             self._line_up(destination)

@@ -13,21 +13,26 @@ from homeserver.matrix.versions import RoomVersion
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow
 from homeserver.store.outbound import load_joined, load_versions
+from homeserver.store.partial_rooms import load_partial_servers
 
 MAX_ROOMS = 20_000
 MEMBER = "m.room.member"
+FULL_STATE = "full_state"  # a row keyed by a room: of its state, which was known in part, all is known now
 
 
 @define
 class RemoteMembers:
-    """The joined users of other servers. version: None where this server does not know the room."""
+    """The joined users of other servers. version: None where this server does not know the room. told: where not all
+    members are known yet, the servers in the room as a resident server told.
+    """
 
     version: RoomVersion | None
     users: dict[ServerName, set[UserId]] = field(factory=dict)
+    told: Collection[ServerName] = ()
 
     @property
     def servers(self) -> Collection[ServerName]:
-        return self.users.keys()
+        return self.users.keys() | self.told if self.told else self.users.keys()
 
     def add(self, user_id: UserId) -> None:
         self.users.setdefault(domain_of(user_id), set()).add(user_id)
@@ -56,7 +61,10 @@ class RoomServers:
 
     def _load(self, conn: Connection, room_ids: Sequence[RoomId]) -> dict[RoomId, RemoteMembers]:
         versions, joined = load_versions(conn, room_ids), load_joined(conn, room_ids)
+        told = load_partial_servers(conn, room_ids)
         found = {room_id: RemoteMembers(versions.get(room_id)) for room_id in room_ids}
+        for room_id, servers in told.items():
+            found[room_id].told = frozenset(servers) - {self._server_name}
         for room_id, users in joined.items():
             for user_id in users:
                 if domain_of(user_id) != self._server_name:
@@ -64,7 +72,7 @@ class RoomServers:
         return found
 
     def _apply(self, _room_id: RoomId, known: RemoteMembers, row: LogRow) -> RemoteMembers | None:
-        if known.version is None:
+        if known.version is None or row.kind == FULL_STATE:
             return None
         for delta in row.deltas:
             if delta.key[0] != MEMBER or domain_of(UserId(delta.key[1])) == self._server_name:
@@ -77,4 +85,4 @@ class RoomServers:
 
 
 def _rooms_of(row: LogRow) -> Iterable[RoomId]:
-    return (RoomId(row.key),) if row.deltas else ()
+    return (RoomId(row.key),) if row.deltas or row.kind == FULL_STATE else ()

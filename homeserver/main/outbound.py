@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import define
 
@@ -30,6 +30,12 @@ from homeserver.store.outbound import CURSOR
 EduHandler = Callable[[ServerName, Mapping[str, Any]], Awaitable[None]]
 
 
+class EduRegistry(Protocol):
+    """What hands out the EDUs that come (federation/inbound/edus.py)."""
+
+    def register(self, edu_type: str, handler: EduHandler, /) -> None: ...
+
+
 @define(eq=False)
 class OutboundServices:
     """`sender.wake` is to be told of servers that call us; `relays` passes on others' events; `servers` knows who is in
@@ -44,6 +50,11 @@ class OutboundServices:
     relays: Relays
     receivers: Mapping[str, EduHandler]
     stops: tuple[Callable[[], None], ...]
+
+    def register(self, edus: EduRegistry) -> None:
+        """Have the EDUs of others handed to those who take them in."""
+        for edu_type, receive in self.receivers.items():
+            edus.register(edu_type, receive)
 
     async def start(self) -> None:
         """Take up where the last run ended. A server that never federated begins with what happens from now on."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import orjson
 from attrs import frozen
 from sqlalchemy import Connection, delete, select
 
 from homeserver.matrix.ids import EventId, RoomId, ServerName
+from homeserver.store.events import chunked
 from homeserver.store.tables.federated_rooms import partial_rooms as p
 from homeserver.store.upsert import upsert
 
@@ -35,6 +36,15 @@ def save_partial_room(
         return
     row = {"room_id": room_id, "event_id": event_id, "servers": orjson.dumps(list(servers)).decode()}
     conn.execute(_UPSERT, [row | {"position": position}])
+
+
+def load_partial_servers(conn: Connection, room_ids: Collection[RoomId]) -> dict[RoomId, Sequence[ServerName]]:
+    """Of those of the rooms whose members are not all known: the servers in them, as the resident server told."""
+    return {
+        row[0]: orjson.loads(row[1])
+        for chunk in chunked(room_ids)
+        for row in conn.execute(select(p.c.room_id, p.c.servers).where(p.c.room_id.in_(chunk)))
+    }
 
 
 def load_partial_rooms(conn: Connection) -> list[PartialRoom]:

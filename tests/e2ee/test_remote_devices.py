@@ -143,6 +143,47 @@ def test_updates_by_other_servers_or_without_sense_are_passed_over(
     assert all(keys["user_id"] == CAROL for keys in query(alice)["device_keys"][CAROL].values())
 
 
+def test_update_that_comes_while_the_list_is_fetched_is_not_lost(
+    hearth: Any, elsewhere: Elsewhere, alice: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share_room(hearth, alice)
+    remote_devices = hearth.running.services.encryption.remote_devices
+    fetch = elsewhere.fetch_devices
+
+    async def fetch_and_be_overtaken(user_id: UserId) -> dict[str, Any]:
+        answer = await fetch(user_id)
+        tablet = {"user_id": CAROL, "device_id": "TABLET", "stream_id": 11, "prev_id": [10]}
+        await remote_devices.receive_update(ELSEWHERE, {**tablet, "keys": Device(CAROL, "TABLET").keys()})
+        return answer
+
+    monkeypatch.setattr(elsewhere, "fetch_devices", fetch_and_be_overtaken)
+    query(alice)
+    monkeypatch.undo()
+    elsewhere.stream_id = 11
+    query(alice)
+    query(alice)
+    assert elsewhere.asked == ["devices", "devices"]
+
+
+def test_update_older_than_the_list_changes_nothing(hearth: Any, elsewhere: Elsewhere, alice: Any) -> None:
+    share_room(hearth, alice)
+    query(alice)
+    update(hearth, ELSEWHERE, stream_id=9, prev_id=[8], deleted=True)
+    assert set(query(alice)["device_keys"][CAROL]) == {"PHONE"}
+    update(hearth, ELSEWHERE, stream_id=11, prev_id=[10], deleted=True)
+    assert set(query(alice)["device_keys"][CAROL]) == set()
+    assert elsewhere.asked == ["devices"]
+
+
+def test_update_that_builds_on_nothing_has_the_list_fetched(hearth: Any, elsewhere: Elsewhere, alice: Any) -> None:
+    share_room(hearth, alice)
+    for prev in ({}, {"prev_id": []}, {"prev_id": None}, {"prev_id": "10"}, {"prev_id": [10, 11]}):
+        query(alice)
+        update(hearth, ELSEWHERE, stream_id=12, keys=elsewhere.device.keys(), **prev)
+    query(alice)
+    assert elsewhere.asked == ["devices"] * 6
+
+
 def test_signing_keys_come_by_update(hearth: Any, elsewhere: Elsewhere, alice: Any) -> None:
     share_room(hearth, alice)
     query(alice)

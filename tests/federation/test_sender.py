@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from homeserver.matrix.ids import UserId
+from homeserver.folds.room_servers import FULL_STATE
+from homeserver.matrix.ids import EventId, ServerName, UserId
 from homeserver.rooms.writer import Draft
+from homeserver.store.log import LogRow
+from homeserver.store.log_writer import LogItem
 from homeserver.store.outbound import load_servers_behind
+from homeserver.store.partial_rooms import save_partial_room
 from homeserver.store.tables.outbound import outbound_backlogs
-from tests.federation.outbound_harness import PEER, Outbox
+from tests.federation.outbox import PEER, Outbox
 from tests.kit.reactor import run_in_reactor
 
 OTHER = "other.example"
@@ -79,6 +83,26 @@ def test_kicked_user_s_server_gets_the_kick_and_nothing_after(outbox: Outbox) ->
     assert [pdu["content"].get("membership") for pdu in outbox.peers.pdus()] == ["leave"]
 
 
+def test_while_members_are_unknown_the_servers_count_that_were_told_of(outbox: Outbox) -> None:
+    core = outbox.server.running.services.core
+
+    def mark(servers: list[str], kind: str) -> None:
+        def save(conn: Any, position: int) -> None:
+            save_partial_room(conn, outbox.room_id, EventId("$join"), [ServerName(each) for each in servers], position)
+
+        run_in_reactor(core.log.submit, LogItem(kind, outbox.room_id, {}, save))
+
+    outbox.outbound.servers.on_rows([LogRow(0, FULL_STATE, outbox.room_id, {})])  # a room that is not in memory yet
+    mark([OTHER, "test.example"], "test")
+    outbox.say("in part")
+    outbox.expect(["in part"], OTHER)
+    mark([], FULL_STATE)
+    outbox.say("in full")
+    outbox.expect(["in part", "in full"])
+    assert outbox.peers.bodies(OTHER) == ["in part"]
+    assert set(outbox.peers.transactions) == {PEER, OTHER}
+
+
 def test_what_waits_goes_in_transactions_of_fifty(outbox: Outbox) -> None:
     outbox.peers.hanging.add(PEER)
     outbox.say(*numbers(121))
@@ -88,6 +112,31 @@ def test_what_waits_goes_in_transactions_of_fifty(outbox: Outbox) -> None:
     assert max(sizes) == 50 and sizes[0] < 50
     ids = [txn_id for txn_id, _ in outbox.peers.transactions[PEER]]
     assert len(set(ids)) == len(ids)
+
+
+def test_server_that_is_slow_gets_a_burst_in_order(outbox: Outbox) -> None:
+    outbox.peers.hanging.add(PEER)
+    outbox.say(*numbers(400))
+    run_in_reactor(outbox.peers.end_hanging, PEER)
+    outbox.expect(numbers(400))
+    assert behind(outbox) == []
+
+
+def test_servers_that_hang_leave_their_turns_to_others(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federation.outbound.sender.SLOW_MS", 20)
+    healthy = outbox.outbound.sender._healthy
+    healthy.turns = 1
+    outbox.join(UserId(f"@carol:{OTHER}"))
+    outbox.peers.hanging.add(PEER)
+    outbox.say("one")
+    outbox.expect(["one"], OTHER)
+    run_in_reactor(outbox.peers.end_hanging, PEER)
+    outbox.expect(["one"])
+    outbox.say("two")
+    outbox.expect(["one", "two"])
+    outbox.expect(["one", "two"], OTHER)
+    run_in_reactor(lambda: None)
+    assert healthy.hanging == 0
 
 
 def test_slow_server_does_not_hold_others_up(outbox: Outbox) -> None:

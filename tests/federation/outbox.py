@@ -89,6 +89,10 @@ class Peers:
     def edus(self, server: str = PEER) -> list[dict[str, Any]]:
         return [edu for _, body in self.transactions.get(server, ()) for edu in body["edus"]]
 
+    def contents(self, edu_type: str, server: str = PEER) -> list[dict[str, Any]]:
+        """Of the EDUs of a type."""
+        return [edu["content"] for edu in self.edus(server) if edu["edu_type"] == edu_type]
+
     def bodies(self, server: str = PEER) -> list[str]:
         """Of the messages that came, in their order."""
         return [pdu["content"]["body"] for pdu in self.pdus(server) if pdu["type"] == "m.room.message"]
@@ -164,6 +168,10 @@ class Outbox:
     def say(self, *texts: str, room_id: RoomId | None = None) -> None:
         for text in texts:
             self.alice.send(room_id or self.room_id, text)
+
+    def receive(self, edu_type: str, content: Any, origin: str = PEER) -> None:
+        """An EDU of another server."""
+        run_in_reactor(self.outbound.receivers[edu_type], origin, content)
 
     def flush(self) -> None:
         run_in_reactor(self.outbound.backlog.flush)

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 
+from homeserver.runtime.coroutine import shielded
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow, load_head_position
 
@@ -70,7 +71,8 @@ class Fold(Generic[K, V]):
         mine = [key for key in missing if key not in self._loading]
         others = {key: self._loading[key].wait() for key in missing if key in self._loading}
         if mine:
-            found |= await self._load_now(mine)
+            # Others may wait for the same: the read goes on when who asked first gives up.
+            found |= await shielded(self._load_now(mine))
         for key, waiting in others.items():
             found[key] = await waiting
         return found

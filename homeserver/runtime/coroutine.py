@@ -99,6 +99,18 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [value for _, value in outcomes]
 
 
+def shielded(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
+    """Fires with what the coroutine comes to. It goes on when who waits is cancelled; then its outcome is dropped."""
+    mine: Deferred[T] = Deferred()
+
+    def settle(result: Any) -> None:
+        if not mine.called:
+            mine.callback(result)  # a Failure goes the way of errors
+
+    Deferred.fromCoroutine(coroutine).addBoth(settle)
+    return mine
+
+
 async def within(clock: Clock, timeout_ms: int, coroutine: Coroutine[Any, Any, T]) -> T:
     """The coroutine's result; it is cancelled when it takes longer.
 

@@ -1,0 +1,38 @@
+"""What is shared by those who want the same of a fold at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Event
+from typing import Any
+
+from sqlalchemy import Connection
+from twisted.internet.defer import CancelledError, Deferred
+
+from homeserver.folds.fold import Fold
+from tests.kit.reactor import run_in_reactor, wait
+
+
+def test_who_gives_up_does_not_take_the_value_from_others(hearth: Any) -> None:
+    may_go = Event()
+
+    def load(_conn: Connection, keys: Sequence[str]) -> dict[str, str]:
+        may_go.wait(20)
+        return {key: key.upper() for key in keys}
+
+    def ask() -> tuple[Deferred[str], Deferred[str]]:
+        fold: Fold[str, str] = Fold(
+            hearth.running.services.core.database,
+            load=load,
+            keys_of=lambda _row: (),
+            apply=lambda _key, value, _row: value,
+            max_entries=10,
+        )
+        first, second = (Deferred.fromCoroutine(fold.load("a")) for _ in range(2))
+        first.cancel()
+        first.addErrback(lambda failure: failure.trap(CancelledError))
+        may_go.set()
+        return first, second
+
+    _, second = run_in_reactor(ask)
+    assert wait(second) == "A"

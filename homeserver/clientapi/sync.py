@@ -68,28 +68,19 @@ class InlineFilters:
         return compiled
 
 
-class SyncEndpoint:
-    """`presence` is None on a server that keeps none."""
+class RequestParser:
+    """From a query to a SyncRequest; shared by all that syncs."""
 
-    def __init__(self, service: SyncService, filters: FilterSource, presence: Presence | None = None) -> None:
-        self._service = service
+    def __init__(self, filters: FilterSource) -> None:
         self._filters = filters
-        self._presence = presence
         self._inline = InlineFilters()
 
-    @endpoint(
-        "GET",
-        "/_matrix/client/v3/sync",
-        auth=Auth.GUEST_OK,
-        tag=TAG,
-        long_poll=True,
-        spec="client-server-api#get_matrixclientv3sync",
-    )
-    async def get_sync(self, requester: Requester, query: SyncQuery) -> RawJson:
+    async def parse(self, requester: Requester, query: SyncQuery) -> SyncRequest:
+        """Raises: InvalidParam."""
         filter = self._get_filter(requester.user_id, query.filter)
         if filter is None:
             filter = await self._load_filter(requester.user_id, query.filter)
-        request = SyncRequest(
+        return SyncRequest(
             requester.user_id,
             requester.device_id,
             filter,
@@ -98,15 +89,6 @@ class SyncEndpoint:
             query.full_state,
             query.state_kind,
         )
-        state = query.set_presence
-        del query, filter  # a poll may wait for long: it keeps nothing that it doesn't need
-        if self._presence is None:
-            return RawJson(await self._service.sync(request))
-        self._presence.begin_sync(request.user_id, request.device_id or "", state)
-        try:
-            return RawJson(await self._service.sync(request))
-        finally:
-            self._presence.end_sync(request.user_id, request.device_id or "")
 
     def _get_filter(self, user_id: UserId, text: str) -> Filter | None:
         if not text:
@@ -118,3 +100,32 @@ class SyncEndpoint:
             return await self._filters.load(user_id, filter_id)
         except NotFound as error:
             raise InvalidParam("filter", error.error) from None
+
+
+class SyncEndpoint:
+    """`presence` is None on a server that keeps none."""
+
+    def __init__(self, service: SyncService, parser: RequestParser, presence: Presence | None = None) -> None:
+        self._service = service
+        self._parser = parser
+        self._presence = presence
+
+    @endpoint(
+        "GET",
+        "/_matrix/client/v3/sync",
+        auth=Auth.GUEST_OK,
+        tag=TAG,
+        long_poll=True,
+        spec="client-server-api#get_matrixclientv3sync",
+    )
+    async def get_sync(self, requester: Requester, query: SyncQuery) -> RawJson:
+        request = await self._parser.parse(requester, query)
+        state = query.set_presence
+        del query  # a poll may wait for long: it keeps nothing that it doesn't need
+        if self._presence is None:
+            return RawJson(await self._service.sync(request))
+        self._presence.begin_sync(request.user_id, request.device_id or "", state)
+        try:
+            return RawJson(await self._service.sync(request))
+        finally:
+            self._presence.end_sync(request.user_id, request.device_id or "")

@@ -53,6 +53,7 @@ from homeserver.runtime.config_sections import RtcConfig, TurnConfig
 
 # What is true beyond the specification's versions. Each entry has a test.
 UNSTABLE_FEATURES = {
+    "im.hearth.stream": True,
     "org.matrix.msc3814.v1": True,
     "org.matrix.msc4140": True,
     "org.matrix.msc4143": True,

@@ -16,6 +16,7 @@ from homeserver.main.federation import Authentication, FederationServices, build
 from homeserver.main.outbound import OutboundServices, build_outbound
 from homeserver.main.rooms import RoomServices, build_rooms
 from homeserver.main.search import SearchServices, build_search
+from homeserver.main.stream import StreamServices, build_stream
 from homeserver.main.sync import SyncServices, build_sync
 from homeserver.main.version import VERSION
 from homeserver.rooms.succession import Succession
@@ -42,6 +43,7 @@ class Services:
     encryption: EncryptionServices
     sync: SyncServices
     search: SearchServices
+    stream: StreamServices
     federation: FederationServices | None
     outbound: OutboundServices | None
     limiter: RateLimiter
@@ -91,7 +93,8 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
         outbound = build_outbound(core, federation.client, rooms, encryption, sync.presence)
         federation.destinations.on_alive(outbound.sender.wake)
         federation.receiving.edus.register_all(outbound.receivers)
-    return Services(core, accounts, rooms, encryption, sync, build_search(core, rooms), federation, outbound, limiter)
+    search, stream = build_search(core, rooms), build_stream(core, accounts, rooms, sync, limiter)
+    return Services(core, accounts, rooms, encryption, sync, search, stream, federation, outbound, limiter)
 
 
 def public_base_url(config: Config) -> str:
@@ -127,6 +130,7 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
         services.encryption,
         services.sync,
         services.search,
+        services.stream,
         services.federation,
     )
     for endpoints in (endpoints for part in parts if part is not None for endpoints in part.endpoints):
@@ -138,6 +142,7 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     lifecycle = Lifecycle(reactor, services.core.clock, listeners)
     for endpoints in operations(config, router, lifecycle):
         router.add(endpoints)
+    lifecycle.draining.subscribe(services.stream.streams.drain)
     lifecycle.draining.subscribe(services.sync.notifier.drain)
     lifecycle.on_stop("Services", services.stop)
     if services.outbound is not None:

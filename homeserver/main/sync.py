@@ -12,7 +12,7 @@ from homeserver.clientapi.notifications import NotificationEndpoints
 from homeserver.clientapi.presence import PresenceEndpoints
 from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.sliding_sync import SlidingSyncEndpoints
-from homeserver.clientapi.sync import SyncEndpoint
+from homeserver.clientapi.sync import RequestParser, SyncEndpoint
 from homeserver.folds.recent_log import RecentLog
 from homeserver.folds.room_activity import RoomActivity
 from homeserver.folds.room_tails import RoomTails
@@ -43,6 +43,8 @@ class SyncServices:
     notifier: Notifier
     presence: Presence | None
     push_rules: PushRules
+    service: SyncService
+    parser: RequestParser
     endpoints: list[object]
 
 
@@ -60,8 +62,7 @@ def build_sync(
     device_lists = DeviceLists(core.database, core.log.position)
     counts = DeviceKeyCounts(core.database)
     activity = RoomActivity(core.database)
-    followers = (recent, tails, activity, device_lists, counts, encryption.to_device, notifier)
-    for follower in followers:
+    for follower in (recent, tails, activity, device_lists, counts, encryption.to_device, notifier):
         core.log.follow(follower.on_rows)
     rooms.typing.follow(notifier.on_ephemeral)
     sources = Sources(
@@ -88,14 +89,17 @@ def build_sync(
     told += [PresenceExtension(presence)] if presence is not None else []
     service = SyncService(sources, notifier, told)
     sliding = SlidingSync(sources, notifier, RoomLists(activity), SlidingExtensions(encrypted))
+    parser = RequestParser(accounts.filters)
     legacy = LegacySync(service, core.heads, core.events, core.memberships)
     json = EventJson(core.events, core.clock, rooms.relations, core.erased)
     return SyncServices(
         notifier,
         presence,
         push_rules,
+        service,
+        parser,
         [
-            SyncEndpoint(service, accounts.filters, presence),
+            SyncEndpoint(service, parser, presence),
             SlidingSyncEndpoints(sliding, presence),
             PresenceEndpoints(presence, core.memberships, core.clock),
             InitialSyncEndpoints(legacy, rooms.views, rooms.paging, json, rooms.directory, core.database, core.log),

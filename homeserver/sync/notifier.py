@@ -85,6 +85,10 @@ class Notifier:
         self._set_timer(waiter)
         return waiter.deferred
 
+    @property
+    def is_draining(self) -> bool:
+        return self._draining
+
     def count_waiting(self) -> int:
         return sum(len(stream.waiters) for stream in self._streams.values())
 

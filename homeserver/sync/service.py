@@ -62,12 +62,7 @@ class SyncService:
         """
         clock = self.sources.clock
         deadline_ms = clock.monotonic_ms() + request.timeout_ms
-        device = (request.user_id, request.device_id)
-        self.members.rewind(device, request.after)
-        for extension in self.extensions:
-            acknowledged = extension.acknowledge(request)
-            if acknowledged is not None:
-                await acknowledged
+        await self.begin(request)
         is_news = True
         while True:
             answer, rooms = await self.build(request)
@@ -77,6 +72,18 @@ class SyncService:
             # Up to here there was nothing: go on from here.
             request = request.since_then(answer.token)
             is_news = await self.notifier.wait(request.user_id, rooms, left_ms)
+
+    async def begin(self, request: SyncRequest) -> None:
+        """Take note of how far the client is: members told behind that are told again, messages up to there are deleted."""
+        self.members.rewind((request.user_id, request.device_id), request.after)
+        await self.acknowledge(request)
+
+    async def acknowledge(self, request: SyncRequest) -> None:
+        """The client has everything up to the request's token."""
+        for extension in self.extensions:
+            acknowledged = extension.acknowledge(request)
+            if acknowledged is not None:
+                await acknowledged
 
     async def build(self, request: SyncRequest) -> tuple[Answer, UserRooms]:
         """What there is now, and the user's rooms at that moment. No await behind the moment.

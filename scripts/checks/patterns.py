@@ -17,6 +17,7 @@ SQL_FILES = {
 }
 
 BROAD_EXCEPTS = {
+    "homeserver/clientapi/stream.py": "the request boundary, of requests over a WebSocket",
     "federation/destinations.py": "a background task, and listeners that must not keep each other from being told",
     "federation/inbound/edus.py": "an EDU's fault must not harm the others of its transaction",
     "federation/inbound/room_queue.py": "an event's fault must not stop its room's queue",

@@ -1,4 +1,4 @@
-"""Random activity over HTTP, with restarts: who follows by /sync and who follows by sliding sync see what the server has.
+"""Random activity over HTTP, with restarts: who follows by /sync, by sliding sync and by the WebSocket see what the server has.
 
 Each client folds what it is told into rooms of its own; in the end each has exactly what the server tells who asks anew, no event
 twice and none missed. The clients differ in what they ask for; polls wait while others act, answers get lost, several write at
@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.kit.client import Client, Unexpected
+from tests.scenarios.stream_follower import StreamFollower
 from tests.scenarios.sync_follower import KINDS, SyncFollower, load_truth
 
 SECONDS = int(os.environ.get("HEARTH_MODEL_SECONDS", "40"))
@@ -106,6 +107,7 @@ class World:
         self.sent: list[tuple[str, str]] = []
         self.followers = [SyncFollower(k[0], user.another_device(), *k[1:]) for user in self.users for k in KINDS]
         self.sliding = [SlidingFollower(user.another_device()) for user in self.users]
+        self.streams = [StreamFollower(user.another_device()) for user in self.users]
         self.act("create", 0, 0, 0)
 
     def act(self, what: str, user_index: int, room_index: int, number: int) -> None:
@@ -130,12 +132,21 @@ class World:
         for sliding in self.sliding:
             sliding.step()
 
+    def stream(self, _follower: SyncFollower) -> None:
+        for stream in self.streams:
+            stream.step()
+
+    def lose_streams(self, _follower: SyncFollower) -> None:
+        for stream in self.streams:
+            stream.lose_connection()
+
     def restart(self, _follower: SyncFollower) -> None:
         self.server.restart()
-        following = [follower.client for follower in self.followers] + [sliding.client for sliding in self.sliding]
+        following = [one.client for one in (*self.followers, *self.sliding, *self.streams)]
         for client in [*self.users, *following]:
             client.base_url = self.server.url
-        for follower in self.followers:
+        self.stream(_follower)
+        for follower in [*self.followers, *(stream.follower for stream in self.streams)]:
             follower.forget_typing()
 
     # -- acts of users
@@ -248,6 +259,7 @@ class World:
             truth = load_truth(user)
             for follower in own:
                 follower.check(truth)
+            self.streams[user_index].check(truth)
         for sliding in self.sliding:
             sliding.check()
 
@@ -259,6 +271,8 @@ FOLLOWING: dict[str, Callable[[World, SyncFollower], None]] = {
     "lose": lambda _world, follower: follower.lose_an_answer(),
     "anew": lambda _world, follower: follower.forget_everything(),
     "slide": World.slide,
+    "stream": World.stream,
+    "lose_streams": World.lose_streams,
     "restart": World.restart,
 }
 ABOUT_USERS = {"create": World.create, "rename": World.rename, "note": World.note, "add_rule": World.add_rule}

@@ -14,6 +14,7 @@ from homeserver.runtime.coroutine import drive
 from homeserver.runtime.http.compression import MIN_BYTES, THREAD_BYTES, accepts_gzip, gzip, is_compressible
 from homeserver.runtime.http.cors import CORS_BYTES, PREFLIGHT_BYTES
 from homeserver.runtime.http.response import JSON_TYPE, Response, encode_json, is_stream
+from homeserver.runtime.websocket import Upgrade
 
 if TYPE_CHECKING:
     from homeserver.runtime.http.request import Request
@@ -83,7 +84,9 @@ def write_result(request: Request, result: object) -> None:
     """Answers with whatever a handler returned."""
     if request.finished:
         return
-    if type(result) is not Response:
+    if type(result) is Upgrade:
+        request.upgrade(result)
+    elif type(result) is not Response:
         write_json(request, 200, encode_json(result))
     elif is_stream(result.body):
         _write_stream(request, result)

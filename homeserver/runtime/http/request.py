@@ -33,6 +33,7 @@ from homeserver.runtime.http.body import SpooledBody, parse_pairs
 from homeserver.runtime.http.endpoint import DEFAULT_MAX_BODY_BYTES, Auth
 from homeserver.runtime.http.plan import Plan
 from homeserver.runtime.http.response import Response, encode_json
+from homeserver.runtime.websocket import Upgrade, upgrade
 
 if TYPE_CHECKING:
     from homeserver.runtime.http.site import Channel
@@ -398,6 +399,22 @@ class Request:
         self._end()
         self.channel = None
         channel.requestDone(self)
+
+    def upgrade(self, result: Upgrade) -> None:
+        """Gives the connection away; what comes over it is no request's any more."""
+        channel = self.channel
+        if self.finished or channel is None:
+            return
+        upgraded, head = upgrade(self, channel, result)
+        self.finished = True
+        self.status = 101
+        self._on_disconnect = None
+        self._drop()
+        self._account(channel)
+        self._end()
+        self.channel = None
+        self._headers = _NO_HEADERS
+        channel.upgrade(upgraded, head)
 
     def abort(self) -> None:
         """Drops the connection in the middle of an answer, so that the client sees that it is incomplete."""

@@ -33,6 +33,7 @@ from homeserver.runtime.http.router import Authenticator, Router
 
 if TYPE_CHECKING:
     from homeserver.runtime.rate_limit import RateLimiter
+    from homeserver.runtime.websocket import Upgraded
 
 ALL_RESOURCES: Final = frozenset({"client", "federation", "media", "admin", "web", "metrics", "health"})
 
@@ -96,6 +97,8 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
     _body_began_s = 0.0
     _idle = True
     _writes_at_once = False
+    _upgraded: Upgraded | None = None
+    _reading_paused = False
     deadline_s: float | None = None
 
     def connectionMade(self) -> None:
@@ -108,11 +111,17 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
     def connectionLost(self, reason: Any = None) -> None:
         super().connectionLost(reason)
         self.requests.clear()
+        upgraded, self._upgraded = self._upgraded, None
+        if upgraded is not None:
+            upgraded.connectionLost(reason)
         self.site.on_channel_lost(self)
 
     # ---- Reading ----
 
     def dataReceived(self, data: bytes) -> None:
+        if self._upgraded is not None:
+            self._upgraded.dataReceived(data)
+            return
         if self._discarding:
             self._discard(data)
             return
@@ -210,6 +219,32 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
         self.transport.write(b"%b%d\r\nConnection: close\r\n\r\n%b" % (head, len(body), body))
         self.loseConnection()
 
+    # ---- Another protocol ----
+
+    def upgrade(self, upgraded: Upgraded, head: bytes) -> None:
+        """From now on the connection is another protocol's; its first bytes are `head`, then what came behind the request."""
+        self.requests.clear()
+        self._upgraded = upgraded
+        self._idle = False
+        self.deadline_s = None
+        held, self._dataBuffer = b"".join(self._dataBuffer), []
+        self.resume_reading()
+        upgraded.dataReceived(head + held)
+
+    @property
+    def is_write_paused(self) -> bool:
+        """The peer is behind with reading."""
+        return bool(self._waitingForTransport)
+
+    def pause_reading(self) -> None:
+        self._reading_paused = True
+        self._networkProducer.pauseProducing()
+
+    def resume_reading(self) -> None:
+        self._reading_paused = False
+        if not self._waitingForTransport:
+            self._networkProducer.resumeProducing()
+
     # ---- Closing ----
 
     def stop_reading(self) -> None:
@@ -274,10 +309,18 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
 
     def pauseProducing(self) -> None:
         super().pauseProducing()
+        if self._upgraded is not None:
+            self._networkProducer.pauseProducing()
         self.deadline_s = self.site.now_s() + self.site.limits.write_s
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
+        if self._upgraded is not None:
+            self.deadline_s = None
+            if not self._reading_paused:
+                self._networkProducer.resumeProducing()
+            self._upgraded.on_writable()
+            return
         self.deadline_s = None if self._handlingRequest else self.site.now_s() + self.site.limits.keep_alive_s
 
     # ---- Who is it? ----
@@ -347,14 +390,14 @@ class Site(ServerFactory[Channel]):
         self.draining = False
         self.next_number: Callable[[], int] = itertools.count(1).__next__
         self.now_s: Callable[[], float] = app.reactor.seconds
-        self._reactor = app.reactor
+        self.reactor = app.reactor
         _check_limits(app)
         self._trusted = trusted_proxies
         self._sweep_call: Any = None
         self._drained: Deferred[None] | None = None
 
     def startFactory(self) -> None:
-        self._sweep_call = self._reactor.callLater(self.limits.sweep_s, self._sweep)
+        self._sweep_call = self.reactor.callLater(self.limits.sweep_s, self._sweep)
 
     def stopFactory(self) -> None:
         if self._sweep_call is not None and self._sweep_call.active():
@@ -375,7 +418,7 @@ class Site(ServerFactory[Channel]):
     def in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         from twisted.internet.threads import deferToThreadPool
 
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
+        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), function, *args)
 
     def drain(self) -> Deferred[None]:
         """Closes idle connections; fires when those with a request in hand have been answered and closed."""
@@ -405,7 +448,7 @@ class Site(ServerFactory[Channel]):
         now_s = self.now_s()
         for channel in list(self.channels):
             channel.check_deadline(now_s)
-        self._sweep_call = self._reactor.callLater(self.limits.sweep_s, self._sweep)
+        self._sweep_call = self.reactor.callLater(self.limits.sweep_s, self._sweep)
 
 
 def _check_limits(app: App) -> None:

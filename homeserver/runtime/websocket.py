@@ -1,0 +1,232 @@
+"""WebSockets: autobahn's protocol on a connection of ours.
+
+A handler that answers with an `Upgrade` gives its connection away: the channel (http/site.py) keeps the transport, its bounds
+on writing and its place among the connections that a stopping server waits for, and hands the bytes to autobahn, which speaks
+RFC 6455. Autobahn is given the headers of the handshake only, and of the subprotocols that which was chosen: no token.
+There is no compression: zlib keeps some 300 KiB for each connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from attrs import define, frozen
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+
+from homeserver.matrix.errors import InvalidParam, MatrixError
+
+if TYPE_CHECKING:
+    from homeserver.runtime.http.request import Request
+    from homeserver.runtime.http.site import Channel
+
+MAX_MESSAGE_BYTES: Final = 256 * 1024
+PING_S: Final = 30
+PONG_WITHIN_S: Final = 30
+CLOSE_WITHIN_S: Final = 5
+
+# Close codes of RFC 6455, section 7.4.1, and of its registry.
+NORMAL: Final = 1000
+WRONG_KIND: Final = 1003
+NOT_JSON: Final = 1007
+FAULT: Final = 1011
+RESTART: Final = 1012
+
+_HANDSHAKE: Final = (
+    b"host",
+    b"upgrade",
+    b"connection",
+    b"origin",
+    b"sec-websocket-key",
+    b"sec-websocket-version",
+)
+
+
+class UpgradeRequired(MatrixError):
+    """The path speaks WebSocket only."""
+
+    status = 426
+    errcode = "M_UNRECOGNIZED"
+
+
+class Session(Protocol):
+    """What talks over a WebSocket. on_close comes once, after everything else."""
+
+    def on_open(self, socket: Socket, /) -> None: ...
+
+    def on_text(self, text: bytes, /) -> None: ...
+
+    def on_writable(self) -> None:
+        """The peer has taken enough of what was sent to be sent more."""
+        ...
+
+    def on_close(self) -> None: ...
+
+
+@frozen(eq=False)
+class Upgrade:
+    """A handler's result: from here on the connection is the session's. protocol: the subprotocol that is agreed on."""
+
+    protocol: str | None
+    session: Session
+
+
+def check_upgrade(request: Request) -> list[str]:
+    """The subprotocols that a request for a WebSocket offers, in the client's order.
+
+    Raises: UpgradeRequired, when it is no such request; InvalidParam.
+    """
+    names = {name.strip().lower() for name in (request.header("upgrade") or "").split(",")}
+    if request.method != "GET" or request.http_1_0 or "websocket" not in names:
+        raise UpgradeRequired("This is a WebSocket")
+    offered = [name.strip() for name in (request.header("sec-websocket-protocol") or "").split(",") if name.strip()]
+    if len(set(offered)) != len(offered):
+        raise InvalidParam("Sec-WebSocket-Protocol", "names a subprotocol twice")
+    return offered
+
+
+@define(eq=False)
+class Socket:
+    """The server's end of a WebSocket that is open."""
+
+    _protocol: Any
+    _channel: Channel
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._protocol.state == self._protocol.STATE_OPEN)
+
+    @property
+    def is_writable(self) -> bool:
+        """False while the peer is behind with reading: what is sent then fills memory."""
+        return not self._channel.is_write_paused
+
+    def send(self, text: bytes) -> None:
+        """Send a message of UTF-8 text; nothing once the socket is closing."""
+        if self.is_open:
+            self._protocol.sendFrame(opcode=1, payload=text)
+
+    def close(self, code: int, reason: str = "") -> None:
+        if self.is_open:
+            self._protocol.sendCloseFrame(code=code, reasonUtf8=reason.encode()[:120])
+
+    def pause_reading(self) -> None:
+        self._channel.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._channel.resume_reading()
+
+
+class Upgraded(Protocol):
+    """What the channel gives the connection to."""
+
+    def dataReceived(self, data: bytes, /) -> None: ...
+
+    def connectionLost(self, reason: Any, /) -> None: ...
+
+    def on_writable(self) -> None: ...
+
+
+@define(eq=False)
+class _Link:
+    """The transport that autobahn sees."""
+
+    channel: Channel
+
+    def write(self, data: bytes) -> None:
+        self.channel.transport.write(data)
+
+    def loseConnection(self) -> None:
+        self.channel.loseConnection()
+
+    def abortConnection(self) -> None:
+        self.channel.abort()
+
+    def getPeer(self) -> Any:
+        return self.channel.transport.getPeer()
+
+    def getHost(self) -> Any:
+        return self.channel.transport.getHost()
+
+    def unregisterProducer(self) -> None:
+        """The channel is the producer, and stays it until the connection goes."""
+
+
+_make_protocol: Callable[[Any, Upgrade, Channel], Any] | None = None
+
+
+def upgrade(request: Request, channel: Channel, result: Upgrade) -> tuple[Upgraded, bytes]:
+    """The protocol for a connection, and the bytes that it has to be given first."""
+    global _make_protocol
+    if _make_protocol is None:
+        # Imported with the first WebSocket: autobahn takes memory that other servers do not need.
+        _make_protocol = _define_protocol(channel.site.reactor)
+    head = [b"GET /stream HTTP/1.1"]
+    head += [b"%b: %b" % (name, value) for name in _HANDSHAKE if (value := request._headers.get(name)) is not None]
+    if result.protocol is not None:
+        head.append(b"sec-websocket-protocol: %b" % result.protocol.encode())
+    protocol: Upgraded = _make_protocol(_Link(channel), result, channel)
+    return protocol, b"\r\n".join([*head, b"", b""])
+
+
+def _define_protocol(reactor: Any) -> Callable[[Any, Upgrade, Channel], Any]:
+    from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+
+    make_factory: Any = WebSocketServerFactory
+    factory = make_factory(reactor=reactor)
+    factory.setProtocolOptions(
+        webStatus=False,
+        maxFramePayloadSize=MAX_MESSAGE_BYTES,
+        maxMessagePayloadSize=MAX_MESSAGE_BYTES,
+        openHandshakeTimeout=0,  # the handshake is here already
+        closeHandshakeTimeout=CLOSE_WITHIN_S,
+        autoPingInterval=PING_S,
+        autoPingTimeout=PONG_WITHIN_S,
+        failByDrop=False,
+    )
+    base: Any = WebSocketServerProtocol
+
+    class StreamProtocol(base):  # type: ignore[misc]  # autobahn has no annotations that mypy reads
+        """One WebSocket."""
+
+        # Kept by the class, or autobahn copies them into each connection.
+        locals().update({name: getattr(factory, name) for name in base.CONFIG_ATTRS})
+
+        def __init__(self, result: Upgrade, channel: Channel) -> None:
+            super().__init__()
+            self.factory = factory
+            self._agreed = result.protocol
+            self._session = result.session
+            self._socket = Socket(self, channel)
+
+        def onConnect(self, request: object) -> str | None:
+            return self._agreed
+
+        def onOpen(self) -> None:
+            # What the handshake left behind is not needed again.
+            self.__dict__.update(http_headers=None, http_request_params=None, http_request_data=None)
+            self._session.on_open(self._socket)
+
+        def onMessage(self, payload: bytes, isBinary: bool) -> None:
+            if isBinary:
+                self._socket.close(WRONG_KIND, "Text only")
+            else:
+                self._session.on_text(payload)
+
+        def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+            self._session.on_close()
+
+        def on_writable(self) -> None:
+            self._session.on_writable()
+
+        def connectionLost(self, reason: Failure = connectionDone) -> None:
+            super().connectionLost(reason)
+            self.transport = None
+
+    def make(link: Any, result: Upgrade, channel: Channel) -> Any:
+        protocol = StreamProtocol(result, channel)
+        protocol.makeConnection(link)
+        return protocol
+
+    return make

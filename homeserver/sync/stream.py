@@ -1,0 +1,76 @@
+"""Responses of /sync as a stream: each is sent as soon as it says something, no request in between.
+
+Nothing is sent while the client is behind with reading; the next response then tells all that happened meanwhile, so a slow
+client costs no more than a fast one. What is sent is not taken for received: messages to the device are deleted only when the
+client acknowledges them, or comes back with a token behind them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import define, evolve, field
+from twisted.internet.defer import Deferred
+
+from homeserver.runtime.coroutine import Drive
+from homeserver.sync.request import SyncRequest
+from homeserver.sync.service import SyncService
+
+WAIT_MS = 5 * 60 * 1000
+
+
+class Outlet(Protocol):
+    """Where responses go."""
+
+    @property
+    def is_writable(self) -> bool: ...
+
+    def send_update(self, body: bytes, /) -> None: ...
+
+
+@define(eq=False)
+class SyncStream:
+    """One client's stream; `run` goes on until it or the server is stopped."""
+
+    service: SyncService
+    request: SyncRequest
+    outlet: Outlet
+    drive: Drive | None = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
+    _writable: Deferred[None] | None = field(default=None, init=False)
+
+    async def run(self) -> None:
+        """Raises: SyncBusy; CancelledError."""
+        await self.service.begin(self.request)
+        while not self._stopped and not self.service.notifier.is_draining:
+            request = self.request
+            answer, rooms = await self.service.build(request)
+            if self._stopped:
+                return
+            if not answer.is_empty or request.since is None or request.full_state:
+                self.outlet.send_update(answer.body)
+            self.request = evolve(request, since=answer.token, full_state=False)
+            if not self.outlet.is_writable:
+                await self._wait_writable()
+            elif answer.token.to_device is None:
+                # No await since the response was built, so no wake-up is lost.
+                await self.service.notifier.wait(request.user_id, rooms, WAIT_MS)
+
+    async def acknowledge(self, request: SyncRequest) -> None:
+        """The client has everything up to the request's token."""
+        await self.service.acknowledge(request)
+
+    def on_writable(self) -> None:
+        waiting, self._writable = self._writable, None
+        if waiting is not None:
+            waiting.callback(None)
+
+    def stop(self) -> None:
+        self._stopped = True
+        drive, self.drive = self.drive, None
+        if drive is not None:
+            drive.cancel()
+
+    async def _wait_writable(self) -> None:
+        self._writable = Deferred()
+        await self._writable

@@ -71,16 +71,16 @@ class RoomGraph:
             queue += deep
         return sorted(found[:limit], key=lambda event: event.pdu.depth)
 
-    async def load_auth_chain(self, head: RoomHead, event_ids: Iterable[EventId]) -> list[StoredEvent]:
+    async def load_auth_chain(self, head: RoomHead, event_ids: Iterable[EventId]) -> set[EventId]:
         """The events that authorise these, those that authorise them, and so on. The events themselves are among them
         only if another one names them."""
-        found: dict[EventId, StoredEvent] = {}
+        found: set[EventId] = set()
         level = {each for event in await self._load(head, list(event_ids)) for each in event.pdu.auth_events}
         while level:
             events = await self._load(head, level)
-            found |= {event.event_id: event for event in events}
+            found.update(event.event_id for event in events)
             level = {each for event in events for each in event.pdu.auth_events if each not in found}
-        return list(found.values())
+        return found
 
     async def _load(self, head: RoomHead, event_ids: Collection[EventId]) -> list[StoredEvent]:
         """Those that are known, of this room, and accepted."""

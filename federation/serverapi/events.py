@@ -116,10 +116,10 @@ class EventEndpoints:
         """The state of a room before an event."""
         head = await self._access.load_head(parse_room_id(path.room_id), requester.server_name)
         event = await self._access.load_event_for(head, parse_event_id(query.event_id), requester.server_name)
-        at = await self._states.load_at(head, event)
-        state = await self._states.load_events(head, at.state.values())
-        chain = [each.pdu for each in at.auth_chain]
-        return RawJson(b'{"pdus":%b,"auth_chain":%b}' % (encode_list(state), encode_list(chain)))
+        state = (await self._states.load_before(head, event)).values()
+        chain = await self._states.load_auth_chain(head, state)
+        parts = await self._states.load_bytes(head, state), await self._states.load_bytes(head, chain)
+        return RawJson(b'{"pdus":%b,"auth_chain":%b}' % parts)
 
     @endpoint(
         "GET",
@@ -133,11 +133,9 @@ class EventEndpoints:
         """The ids of the events of the state of a room before an event."""
         head = await self._access.load_head(parse_room_id(path.room_id), requester.server_name)
         event = await self._access.load_event_for(head, parse_event_id(query.event_id), requester.server_name)
-        at = await self._states.load_at(head, event)
-        return {
-            "pdu_ids": list(at.state.values()),
-            "auth_chain_ids": [each.event_id for each in at.auth_chain],
-        }
+        state = (await self._states.load_before(head, event)).values()
+        chain = await self._states.load_auth_chain(head, state)
+        return {"pdu_ids": list(state), "auth_chain_ids": sorted(chain)}
 
     @endpoint(
         "GET",
@@ -151,8 +149,8 @@ class EventEndpoints:
         """The auth chain of an event."""
         head = await self._access.load_head(parse_room_id(path.room_id), requester.server_name)
         event = await self._access.load_event_for(head, parse_event_id(path.event_id), requester.server_name)
-        chain = await self._graph.load_auth_chain(head, [event.event_id])
-        return RawJson(b'{"auth_chain":%b}' % encode_list(each.pdu for each in chain))
+        chain = await self._states.load_auth_chain(head, [event.event_id])
+        return RawJson(b'{"auth_chain":%b}' % await self._states.load_bytes(head, chain))
 
     @endpoint(
         "GET",
@@ -188,7 +186,7 @@ class EventEndpoints:
         head = await self._access.load_head_inside(parse_room_id(path.room_id), requester.server_name)
         events = await self._graph.load_missing(head, earliest, latest, limit, body.min_depth)
         shown = await self._access.load_shown(head, events, requester.server_name)
-        return RawJson(b'{"events":%b}' % encode_list(shown))
+        return RawJson(b'{"events":%b}' % encode_list(pdu.json_bytes for pdu in shown))
 
     @endpoint(
         "GET",
@@ -209,7 +207,7 @@ class EventEndpoints:
 
     def _transaction(self, pdus: Iterable[Pdu]) -> RawJson:
         about: dict[str, Any] = {"origin": self._server_name, "origin_server_ts": self._clock.time_ms()}
-        return RawJson(b'%b,"pdus":%b}' % (encode_json(about)[:-1], encode_list(pdus)))
+        return RawJson(b'%b,"pdus":%b}' % (encode_json(about)[:-1], encode_list(pdu.json_bytes for pdu in pdus)))
 
 
 def _limit(limit: int) -> int:

@@ -9,18 +9,17 @@ Spec: server-server-api#backfilling-and-retrieving-missing-events
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-from attrs import define, evolve, field
+from attrs import define, evolve
 
+from federation.inbound.acl import ServerAcls
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.matrix.errors import Forbidden, NotFound
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.pdu import Pdu, redact_pdu
-from homeserver.matrix.server_acl import SERVER_ACL, ServerAcl, parse_server_acl
 from homeserver.matrix.visibility import Sight, can_see, parse_visibility
 from homeserver.rooms.head import HISTORY_VISIBILITY, MEMBER, RoomHead
 from homeserver.rooms.heads import RoomHeads
@@ -28,7 +27,6 @@ from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent
 from homeserver.store.server_sight import ServerSight, load_server_sights
 
-MAX_ACLS: Final = 1_000
 # A server is to a room what the closest of its users is.
 _CLOSEST: Final = ("join", "invite", "knock", "leave", "ban")
 _NOBODY: Final = ServerSight(None, {})
@@ -40,8 +38,8 @@ class ServerAccess:
     database: Database
     heads: RoomHeads
     events: EventCache
+    acls: ServerAcls
     erased: ErasedUsers
-    _acls: OrderedDict[EventId, ServerAcl] = field(init=False, factory=OrderedDict)
 
     # -- rooms ---------------------------------------------------------------------------------------------------------
 
@@ -66,19 +64,8 @@ class ServerAccess:
 
     async def check_acl(self, head: RoomHead, origin: ServerName) -> None:
         """Raises: Forbidden."""
-        event_id = head.state.get(SERVER_ACL)
-        if event_id is not None and not (await self._load_acl(head, event_id)).allows(origin):
+        if not await self.acls.is_allowed_by(head, origin):
             raise Forbidden(f"{origin} is shut out of this room by its server ACL")
-
-    async def _load_acl(self, head: RoomHead, event_id: EventId) -> ServerAcl:
-        known = self._acls.get(event_id)
-        if known is None:
-            event = await self.events.load(event_id, head.room_id, head.version)
-            known = parse_server_acl(event.pdu.content if event is not None else {})
-            self._acls[event_id] = known
-            if len(self._acls) > MAX_ACLS:
-                self._acls.popitem(last=False)
-        return known
 
     # -- events --------------------------------------------------------------------------------------------------------
 

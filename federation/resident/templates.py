@@ -25,9 +25,8 @@ from homeserver.matrix.hashing import encode_base64, reference_hash
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.signing import SigningKey
 from homeserver.matrix.state_map import CREATE
-from homeserver.rooms.head import MEMBER, RoomHead
+from homeserver.rooms.head import MAX_PREV_EVENTS, MEMBER, RoomHead
 from homeserver.rooms.member_content import AUTHORISED_VIA
-from homeserver.rooms.writer import MAX_PREV_EVENTS
 from homeserver.runtime.clock import Clock
 from homeserver.store.events import StoredEvent
 

@@ -57,6 +57,7 @@ class FederationServices:
         """Read what is known of others, before the first request."""
         await self.own_keys.start()
         await self.destinations.start()
+        await self.receiving.start()
 
     async def retire_keys(self, core: Core) -> None:
         """For a process that is about to serve."""
@@ -108,7 +109,7 @@ def build_federation(
             KeyEndpoints(own_keys, notary),
             VersionEndpoint(VERSION),
             *receiving.endpoints,
-            *build_serving(core, accounts, rooms, encryption, config),
+            *build_serving(core, accounts, rooms, encryption, receiving, config),
         ],
     )
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from federation.config import FederationConfig
+from federation.outbound.events import Relays
 from federation.resident.access import ServerAccess
 from federation.resident.graph import RoomGraph
+from federation.resident.join_answers import JoinAnswers
+from federation.resident.member_events import MemberEvents
 from federation.resident.restricted import JoinConditions
 from federation.resident.spaces import SpaceReader
 from federation.resident.state import RoomStates
 from federation.resident.templates import MemberTemplates
 from federation.serverapi.events import EventEndpoints
-from federation.serverapi.membership import TemplateEndpoints
+from federation.serverapi.membership import MembershipEndpoints, TemplateEndpoints
 from federation.serverapi.public_rooms import PublicRoomsEndpoints
 from federation.serverapi.query import QueryEndpoints
 from federation.serverapi.spaces import HierarchyEndpoint
@@ -18,6 +21,7 @@ from federation.serverapi.user_keys import UserKeyEndpoints
 from homeserver.main.accounts import AccountServices
 from homeserver.main.core import Core
 from homeserver.main.encryption import EncryptionServices
+from homeserver.main.receiving import ReceivingServices
 from homeserver.main.rooms import RoomServices
 
 
@@ -26,17 +30,29 @@ def build_serving(
     accounts: AccountServices,
     rooms: RoomServices,
     encryption: EncryptionServices,
+    receiving: ReceivingServices,
     config: FederationConfig,
 ) -> list[object]:
     """The endpoints."""
-    access = ServerAccess(core.server_name, core.database, core.heads, core.events, core.erased)
+    access = ServerAccess(core.server_name, core.database, core.heads, core.events, receiving.acls, core.erased)
     graph = RoomGraph(core.database, core.events)
     states = RoomStates(core.database, graph)
     conditions = JoinConditions(core.server_name, core.heads)
     templates = MemberTemplates(core.server_name, core.signing_key, core.clock, access, core.events, conditions)
+    members = MemberEvents(
+        core.server_name,
+        core.signing_key,
+        access,
+        core.events,
+        receiving.checks,
+        conditions,
+        core.ingest,
+        Relays(core.log),
+    )
     return [
         EventEndpoints(core.server_name, core.clock, core.database, access, graph, states),
         TemplateEndpoints(templates),
+        MembershipEndpoints(members, JoinAnswers(core.server_name, states)),
         QueryEndpoints(core.server_name, rooms.aliases, accounts.profiles),
         PublicRoomsEndpoints(rooms.public_rooms, enabled=config.public_rooms),
         HierarchyEndpoint(SpaceReader(access, rooms.hierarchies)),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.federation.visitor import Visitor, create_room
+from tests.federation.visitor import Visitor, create_room, restrict
 from tests.kit.client import Client
 
 VERSIONS = ["1", "6", "10", "11", "12"]
@@ -100,11 +100,6 @@ def test_knock_template(visitor: Visitor, alice: Client, version: str) -> None:
 
 def test_nobody_knocks_where_the_version_knows_no_knocking(visitor: Visitor, alice: Client) -> None:
     visitor.make("knock", create_room(alice, "6"), visitor.user("bob"), expect="M_FORBIDDEN")
-
-
-def restrict(alice: Client, room_id: str, *rooms: str) -> None:
-    allow = [{"type": "m.room_membership", "room_id": room} for room in rooms]
-    alice.set_state(room_id, "m.room.join_rules", {"join_rule": "restricted", "allow": allow})
 
 
 def test_restricted_room_in_which_no_condition_is_met(visitor: Visitor, alice: Client) -> None:

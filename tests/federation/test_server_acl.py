@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from homeserver.matrix.server_acl import parse_server_acl
+from federation.inbound.acl import ServerAcl
+from homeserver.matrix.ids import ServerName
 
 
 @pytest.mark.parametrize(
@@ -39,4 +40,4 @@ from homeserver.matrix.server_acl import parse_server_acl
     ],
 )
 def test_server_acl(content: dict[str, Any], server: str, allowed: bool) -> None:
-    assert parse_server_acl(content).allows(server) is allowed
+    assert ServerAcl(content).is_allowed(ServerName(server)) is allowed

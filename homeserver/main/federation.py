@@ -57,7 +57,6 @@ class FederationServices:
         """Read what is known of others, before the first request."""
         await self.own_keys.start()
         await self.destinations.start()
-        await self.receiving.start()
 
     async def retire_keys(self, core: Core) -> None:
         """For a process that is about to serve."""

@@ -5,6 +5,7 @@ MatrixError
     BackingOff         not even asked: it failed lately
     NotAllowed         not even asked: this server is not to talk to that one
   RemoteRefused        an answer, and it is an error
+  BadAnswer            an answer that can't be believed or understood
 """
 
 from __future__ import annotations
@@ -60,3 +61,14 @@ class RemoteRefused(MatrixError):
         )
         self.server = server
         self.body = body
+
+
+class BadAnswer(MatrixError):
+    """The other server answered what it must not: wrong shape, wrong signatures, another room's events."""
+
+    status = 502
+
+    def __init__(self, server: ServerName, why: str) -> None:
+        super().__init__(f"{server} gives a wrong answer: {why}")
+        self.server = server
+        self.why = why

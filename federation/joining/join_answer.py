@@ -1,8 +1,8 @@
 """What a resident server answers to a join, read and checked.
 
-Nothing of it is believed that is not signed, of the room, and allowed: each event bears its servers' signatures, the state has one
-event for a key, its create event is the room's and of the version that the join was made for, and the state allows the join. That
-each event is allowed by its own auth events is checked where they are stored (rooms/ingest.py).
+Nothing of it is believed that is not signed, of the room, and allowed: each event bears its servers' signatures, the state has
+one event for a key, its create event is the room's and of the version that the join was made for, and the state allows the join.
+That each event is allowed by its own auth events is checked where they are stored (rooms/ingest.py).
 
 Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 """

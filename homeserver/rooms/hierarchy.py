@@ -8,7 +8,7 @@ Spec: client-server-api#spaces
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attrs import define, frozen
@@ -43,8 +43,10 @@ class Walk:
 
 @frozen
 class _Child:
+    """stripped: the m.space.child event as people outside see it, with origin_server_ts."""
+
     room_id: RoomId
-    event: StoredEvent
+    stripped: dict[str, Any]
     via: Sequence[ServerName]
 
 
@@ -71,16 +73,18 @@ class SpaceHierarchies:
                 continue
             seen.add(current)
             try:
-                entry = await self.summaries.load(current, user_id, via)
+                entry, remote = await self.summaries.load_with_children(current, user_id, via)
             except NotFound:
                 if current == room_id:
                     raise Forbidden("You can't see that room") from None
                 continue
             if len(found) == wanted:
                 return found[walk.skip :], walk.token(limit)
-            children = await self._load_children_of(current, walk) if entry.get("room_type") == SPACE else []
+            is_space = entry.get("room_type") == SPACE
+            told = (await self._load_children_of(current) if remote is None else remote) if is_space else ()
+            children = _children(told, walk)
             entry.pop("membership", None)
-            found.append({**entry, "children_state": [_stripped(child.event) for child in children]})
+            found.append({**entry, "children_state": [child.stripped for child in children]})
             if depth < walk.max_depth:
                 stack += [(child.room_id, child.via, depth + 1) for child in reversed(children)]
         return found[walk.skip :], None
@@ -88,26 +92,19 @@ class SpaceHierarchies:
     async def load_entry(self, head: RoomHead, walk: Walk) -> tuple[dict[str, Any], list[RoomId]]:
         """A room of this server as hierarchies have it, for whoever may see it, and its children in their order."""
         entry = await self.summaries.build(head)
-        children = await self._load_children(head, walk) if entry.get("room_type") == SPACE else []
-        entry["children_state"] = [_stripped(child.event) for child in children]
+        children = _children(await self._load_children(head), walk) if entry.get("room_type") == SPACE else []
+        entry["children_state"] = [child.stripped for child in children]
         return entry, [child.room_id for child in children]
 
-    async def _load_children_of(self, room_id: RoomId, walk: Walk) -> list[_Child]:
+    async def _load_children_of(self, room_id: RoomId) -> list[dict[str, Any]]:
         head = (await self.heads.load_many([room_id])).get(room_id)
-        return await self._load_children(head, walk) if head is not None else []
+        return await self._load_children(head) if head is not None else []
 
-    async def _load_children(self, head: RoomHead, walk: Walk) -> list[_Child]:
-        """In their order.
-
-        Spec: client-server-api#ordering-of-children-within-a-space
-        """
-        room_id = head.room_id
+    async def _load_children(self, head: RoomHead) -> list[dict[str, Any]]:
+        """The stripped m.space.child events of a room."""
         ids = [event_id for (type_, _), event_id in head.state.items() if type_ == CHILD]
-        events = await self.events.load_many(dict.fromkeys(ids, room_id), {room_id: head.version})
-        children = [child for event in events.values() if (child := _child(event)) is not None]
-        if walk.suggested_only:
-            children = [child for child in children if child.event.pdu.content.get("suggested") is True]
-        return sorted(children, key=lambda child: _order(child.event))
+        events = await self.events.load_many(dict.fromkeys(ids, head.room_id), {head.room_id: head.version})
+        return [_stripped(event) for event in events.values()]
 
 
 def parse_walk(token: str) -> Walk:
@@ -121,20 +118,31 @@ def parse_walk(token: str) -> Walk:
     return Walk(bool(suggested_only), max_depth, skip)
 
 
-def _child(event: StoredEvent) -> _Child | None:
+def _children(stripped: Iterable[dict[str, Any]], walk: Walk) -> list[_Child]:
+    """In their order.
+
+    Spec: client-server-api#ordering-of-children-within-a-space
+    """
+    children = [child for event in stripped if (child := _child(event)) is not None]
+    if walk.suggested_only:
+        children = [child for child in children if child.stripped["content"].get("suggested") is True]
+    return sorted(children, key=lambda child: _order(child.stripped))
+
+
+def _child(event: dict[str, Any]) -> _Child | None:
     """None for an event that names no child (any more): one without a list of servers."""
-    via, room_id = event.pdu.content.get("via"), event.pdu.state_key
+    via, room_id = event["content"].get("via"), event["state_key"]
     if not isinstance(via, list) or not room_id or not room_id.startswith("!"):
         return None
     return _Child(RoomId(room_id), event, [ServerName(server) for server in via if isinstance(server, str)])
 
 
-def _order(event: StoredEvent) -> tuple[bool, str, int, str]:
+def _order(event: dict[str, Any]) -> tuple[bool, str, int, str]:
     """Spec: client-server-api#ordering-of-children-within-a-space"""
-    order = event.pdu.content.get("order")
+    order = event["content"].get("order")
     text = order if isinstance(order, str) and len(order) <= MAX_ORDER_LENGTH else ""
     is_valid = isinstance(order, str) and text == order and all(" " <= char <= "~" for char in text)
-    return not is_valid, text if is_valid else "", event.pdu.origin_server_ts, event.pdu.state_key or ""
+    return not is_valid, text if is_valid else "", event["origin_server_ts"], event["state_key"]
 
 
 def _stripped(event: StoredEvent) -> dict[str, Any]:

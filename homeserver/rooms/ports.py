@@ -19,6 +19,18 @@ class ResolvedAlias:
     servers: Sequence[ServerName]
 
 
+@frozen
+class RemoteRoom:
+    """A room that nobody here is in, as another server describes it.
+
+    entry: its summary; join_rule, world_readable and allowed_room_ids say who may see it. children: the stripped
+    m.space.child events of a space, with origin_server_ts.
+    """
+
+    entry: dict[str, Any]
+    children: Sequence[dict[str, Any]] = ()
+
+
 class ProfileReader(Protocol):
     """Implemented by accounts."""
 
@@ -45,10 +57,8 @@ class RemoteServers(Protocol):
         """One page of another server's published rooms; `query` is the body of POST /publicRooms."""
         ...
 
-    def fetch_summary(
-        self, room_id: RoomId, user_id: UserId | None, via: Sequence[ServerName], /
-    ) -> Awaitable[dict[str, Any]]:
-        """The summary of a room in which no local user is. Raises: NotFound."""
+    def fetch_room(self, room_id: RoomId, via: Sequence[ServerName], /) -> Awaitable[RemoteRoom]:
+        """What a room is in which no local user is; who may see it, the caller asks. Raises: NotFound."""
         ...
 
     def join(
@@ -82,9 +92,7 @@ class NoFederation:
     async def fetch_public_rooms(self, server: ServerName, query: Mapping[str, Any], /) -> dict[str, Any]:
         raise NotFound(f"This server does not federate, so {server} is out of reach")
 
-    async def fetch_summary(
-        self, room_id: RoomId, user_id: UserId | None, via: Sequence[ServerName], /
-    ) -> dict[str, Any]:
+    async def fetch_room(self, room_id: RoomId, via: Sequence[ServerName], /) -> RemoteRoom:
         raise NotFound("Room not found")
 
     async def join(

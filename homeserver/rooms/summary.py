@@ -13,11 +13,11 @@ from attrs import define
 from homeserver.folds.events import EventCache
 from homeserver.folds.memberships import Memberships
 from homeserver.matrix.errors import NotFound
-from homeserver.matrix.ids import RoomId, ServerName, UserId
+from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.membership import is_resident
-from homeserver.rooms.ports import RemoteServers
+from homeserver.rooms.ports import RemoteRoom, RemoteServers
 from homeserver.rooms.restricted_joins import allowed_rooms
 
 # The state that a summary is made of; all of it has an empty state key.
@@ -56,16 +56,26 @@ class RoomSummaries:
 
         Spec: client-server-api#get_matrixclientv1room_summaryroomidoralias
         """
+        return (await self.load_with_children(room_id, user_id, via))[0]
+
+    async def load_with_children(
+        self, room_id: RoomId, user_id: UserId | None, via: Sequence[ServerName] = ()
+    ) -> tuple[dict[str, Any], Sequence[dict[str, Any]] | None]:
+        """The summary, and the children of a space that no local user is in (RemoteRoom); None where one is.
+
+        Raises: NotFound.
+        """
         head = (await self.heads.load_many([room_id])).get(room_id)
         if head is None or not is_resident(head, self.server_name):
-            return await self.remote.fetch_summary(room_id, user_id, via)
+            room = await self._fetch(room_id, user_id, via)
+            return dict(room.entry), room.children
         if not await self._may_see(head, user_id):
             raise NotFound("Room not found")
         summary = await self.build(head)
         membership = head.membership(user_id) if user_id is not None else None
         if user_id is not None:
             summary["membership"] = membership or "leave"
-        return summary
+        return summary, None
 
     async def build(self, head: RoomHead) -> dict[str, Any]:
         """The summary of a room that is known here, for whoever may see it."""
@@ -80,6 +90,29 @@ class RoomSummaries:
         if rooms := allowed_rooms(head):
             summary["allowed_room_ids"] = rooms
         return summary
+
+    async def _fetch(self, room_id: RoomId, user_id: UserId | None, via: Sequence[ServerName]) -> RemoteRoom:
+        """A room that no local user is in; its entry also says what the user is to it.
+
+        Raises: NotFound, also for rooms that the user may not know of.
+        """
+        known = (await self.memberships.load(user_id)).get(room_id) if user_id is not None else None
+        inviter = [domain_of(known.sender)] if known is not None else []
+        room = await self.remote.fetch_room(room_id, [*via, *inviter, domain_of(room_id)])
+        if known is None or known.membership not in ("invite", "knock"):
+            await self._check_open(room.entry, user_id)
+        if user_id is None:
+            return room
+        return RemoteRoom({**room.entry, "membership": known.membership if known else "leave"}, room.children)
+
+    async def _check_open(self, entry: Mapping[str, Any], user_id: UserId | None) -> None:
+        """Raises: NotFound."""
+        if entry.get("join_rule", "public") in _OPEN_RULES or entry.get("world_readable"):
+            return
+        rooms = await self.memberships.load(user_id) if user_id is not None else {}
+        allowed = (rooms.get(room_id) for room_id in entry.get("allowed_room_ids", ()))
+        if not any(row is not None and row.membership == "join" for row in allowed):
+            raise NotFound("Room not found")
 
     async def _may_see(self, head: RoomHead, user_id: UserId | None) -> bool:
         if head.join_rule in OPEN_RULES or head.history_visibility == "world_readable":

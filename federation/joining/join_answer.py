@@ -44,8 +44,12 @@ class JoinAnswer:
 
 @frozen
 class CheckedJoin:
-    """A join that may be believed. partial_from: the servers to ask for the rest of the state, where members were omitted."""
+    """A join that may be believed, and the state before it. server: took it.
 
+    partial_from: the servers to ask for the rest of the state, where members were omitted.
+    """
+
+    server: ServerName
     event: Pdu
     state: Sequence[Pdu]
     auth_chain: Sequence[Pdu]
@@ -96,7 +100,7 @@ class JoinChecks:
             check_state_allows(event, state, auth_chain, members_omitted=answer.members_omitted)
         except AuthRejected as error:
             raise BadAnswer(server, error.error) from None
-        return CheckedJoin(event, state, auth_chain, answer.servers)
+        return CheckedJoin(server, event, state, auth_chain, answer.servers)
 
     async def _check_event(self, server: ServerName, join: Pdu, raw: dict[str, Any] | None) -> Pdu:
         """Our join, with the signature of the server that vouches for it, where it needs one."""

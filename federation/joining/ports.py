@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
-from typing import Protocol
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, Protocol
 
-from homeserver.matrix.ids import RoomId
+from homeserver.matrix.ids import RoomId, ServerName
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.versions import RoomVersion
 
@@ -21,4 +21,33 @@ class EventChecks(Protocol):
         self, raws: Iterable[object], version: RoomVersion, /, *, room_id: RoomId | None = None, source: str = ...
     ) -> Awaitable[list[Pdu]]:
         """The valid ones, in order. Raises nothing."""
+        ...
+
+
+class RoomIntake(Protocol):
+    """homeserver/rooms/ingest.py"""
+
+    def start_room(
+        self,
+        version: RoomVersion,
+        event: Pdu,
+        state: Sequence[Pdu],
+        auth_chain: Sequence[Pdu],
+        /,
+        *,
+        partial_from: Sequence[ServerName] = (),
+    ) -> Awaitable[Any]:
+        """This server's entry into a room: the state before `event`, and the event as the first of the timeline."""
+        ...
+
+    def receive(self, pdu: Pdu, /) -> Awaitable[Any]:
+        """An event whose prev_events are all here."""
+        ...
+
+
+class GapFiller(Protocol):
+    """federation/inbound/receive_pdu.py"""
+
+    def receive(self, pdu: Pdu, origin: ServerName, /) -> Awaitable[Any]:
+        """An event, and what is missing before it."""
         ...

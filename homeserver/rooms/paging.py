@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from homeserver.folds.events import EventCache
 from homeserver.matrix.filters import RoomEventFilter
 from homeserver.matrix.ids import EventId
+from homeserver.rooms.ports import NoOlderHistory, OlderHistory
 from homeserver.rooms.view import RoomView, is_visible
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent, load_event_near, load_timeline
@@ -39,6 +40,7 @@ class Paging:
 
     database: Database
     events: EventCache
+    history: OlderHistory = field(factory=NoOlderHistory)
 
     async def load_page(
         self,
@@ -60,11 +62,19 @@ class Paging:
         found: list[StoredEvent] = []
         for _ in range(PAGES_PER_ANSWER):
             read = await self._read(view, after, upto, limit, backwards)
+            filled = await self._fill(view, after, upto, limit, read) if backwards else None
             for event in read:
+                if filled is not None and event.order < filled:
+                    break
                 if is_visible(view, event) and _matches(filter, event):
                     found.append(event)
                     if len(found) == limit:
                         return Page(found, start, _behind(event, backwards))
+            if filled is not None:
+                upto = min(upto, filled - 1)
+                if found:
+                    break
+                continue
             if len(read) < limit:
                 return Page(found, start, None)
             after, upto = _narrow(after, upto, read[-1], backwards)
@@ -80,6 +90,8 @@ class Paging:
 
     async def load_nearest(self, view: RoomView, ts_ms: int, *, forwards: bool) -> tuple[EventId, int] | None:
         """The visible event nearest to a time on one side: (event id, origin_server_ts)."""
+        known = await self.database.read(load_event_near, view.room_id, ts_ms, forwards)
+        await self.history.fetch_nearest(view.room_id, ts_ms, known, forwards=forwards)
         for _ in range(TIMESTAMP_CANDIDATES):
             near = await self.database.read(load_event_near, view.room_id, ts_ms, forwards)
             if near is None:
@@ -89,6 +101,15 @@ class Paging:
                 return near
             ts_ms = near[1] + (1 if forwards else -1)
         return None
+
+    async def _fill(self, view: RoomView, after: int, upto: int, limit: int, read: Sequence[StoredEvent]) -> int | None:
+        """Ask others for what is missing among the events that were read, or right before them.
+
+        Returns None if they are complete, or can't be completed; else the order up to which they hold: before it are
+        new ones.
+        """
+        lowest = read[-1].order - 1 if len(read) == limit else after
+        return await self.history.fill(view.room_id, lowest, upto, limit)
 
     def _bounds(self, view: RoomView, start: int, stop: int | None, backwards: bool) -> tuple[int, int]:
         """(after, upto]: what may be read at all."""

@@ -39,6 +39,36 @@ class ProfileReader(Protocol):
         ...
 
 
+class OlderHistory(Protocol):
+    """Implemented by federation: history that this server lacks, from others that have it. It raises nothing."""
+
+    def fill(self, room_id: RoomId, after: int, upto: int, limit: int, /) -> Awaitable[int | None]:
+        """Fill in what is missing before the newest event that has something missing before it, of those that lie behind
+        `after` and not beyond the one that follows `upto`.
+
+        Returns that event's order if there are new events before it now; else None. Takes some seconds at most.
+        """
+        ...
+
+    def fetch_nearest(
+        self, room_id: RoomId, ts_ms: int, known: tuple[EventId, int] | None, /, *, forwards: bool
+    ) -> Awaitable[None]:
+        """Fill in history as far as to the event nearest to a time; known: the nearest one here, and its time."""
+        ...
+
+
+class NoOlderHistory:
+    """OlderHistory where nobody can be asked."""
+
+    async def fill(self, room_id: RoomId, after: int, upto: int, limit: int, /) -> int | None:
+        return None
+
+    async def fetch_nearest(
+        self, room_id: RoomId, ts_ms: int, known: tuple[EventId, int] | None, /, *, forwards: bool
+    ) -> None:
+        return None
+
+
 class RemoteServers(Protocol):
     """Implemented by federation: what takes another server's help.
 

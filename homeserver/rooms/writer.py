@@ -135,6 +135,20 @@ class RoomWriter:
             return [new.event for new in write.events]
         raise RoomBusy("The room is too busy, try again")
 
+    async def build(self, room_id: RoomId, draft: Draft) -> Pdu:
+        """The event that the draft would be now, signed and allowed by the room's state; it is not written.
+
+        For invites, which another server signs before they enter the room. Raises: NotFound, AuthRejected, TooLarge.
+        """
+        loaded: dict[EventId, StoredEvent | None] = {}
+        for _ in range(ATTEMPTS):
+            room = self.heads.get_room(room_id) or await self.heads.load_room(room_id)
+            try:
+                return self._build_one(room.committed, draft, _Known({}, loaded, self.events))[1].event.pdu
+            except _Missing as missing:
+                await self._load(room.committed, missing.ids, loaded)
+        raise RoomBusy("The room is too busy, try again")
+
     async def create(
         self,
         version: RoomVersion,

@@ -1,0 +1,205 @@
+"""History that this server lacks, from servers that have it, when somebody reads back so far.
+
+A gap is an event whose prev_events are not stored: the join by which this server came into the room, the first event after a long
+outage, the oldest event of what was fetched before. Readers wait for a gap to be filled, but not for long: the work goes on
+without them, done once for all who wait, and the next page has it. A gap that nobody could fill is left alone for a while.
+
+Spec: server-server-api#backfilling-and-retrieving-missing-events
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Collection, Sequence
+from typing import Final, Protocol
+
+from attrs import define, field
+from twisted.internet.defer import DeferredSemaphore
+
+from federation.bounded import Bounded
+from federation.client import V1, FederationClient, Query, quote_path
+from federation.errors import BadAnswer, RemoteRefused, RemoteUnreachable
+from federation.joining.ports import EventChecks
+from homeserver.matrix.errors import MatrixError
+from homeserver.matrix.ids import EventId, RoomId, ServerName, domain_of
+from homeserver.matrix.pdu import Pdu
+from homeserver.matrix.versions import RoomVersion
+from homeserver.rooms.head import RoomHead
+from homeserver.rooms.heads import RoomHeads
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.coroutine import SingleFlight, within
+from homeserver.runtime.db import Database
+from homeserver.store.history_gaps import HIGHEST, LOWEST, HistoryGap, is_in_timeline, load_gap
+
+logger = logging.getLogger(__name__)
+
+PAGE: Final = 100
+BUDGET_MS: Final = 8_000
+REQUEST_TIMEOUT_MS: Final = 15_000
+MAX_BYTES: Final = 16 * 1024 * 1024
+MAX_SERVERS: Final = 4
+MAX_MISSING: Final = 20
+MAX_RUNNING: Final = 10
+FAILED_MS: Final = 5 * 60_000
+FAILURES_KEPT: Final = 5_000
+NEAREST_ROUNDS: Final = 8
+
+
+class HistoryIntake(Protocol):
+    """Takes checked events into the room's past."""
+
+    def take(
+        self, version: RoomVersion, gap: HistoryGap, pdus: Sequence[Pdu], servers: Sequence[ServerName], /
+    ) -> Awaitable[int]:
+        """How many of the events are new in the timeline. Raises: RemoteRefused, RemoteUnreachable, BadAnswer."""
+        ...
+
+
+@define(eq=False)
+class Backfill:
+    """OlderHistory of rooms that this server shares with others."""
+
+    server_name: ServerName
+    client: FederationClient
+    checks: EventChecks
+    intake: HistoryIntake
+    heads: RoomHeads
+    database: Database
+    clock: Clock
+    _filling: SingleFlight[bool] = field(init=False, factory=SingleFlight)
+    _slots: DeferredSemaphore = field(init=False, factory=lambda: DeferredSemaphore(MAX_RUNNING))
+    _leave_until_ms: Bounded[tuple[RoomId, EventId], int] = field(init=False, factory=lambda: Bounded(FAILURES_KEPT))
+
+    async def fill(self, room_id: RoomId, after: int, upto: int, limit: int) -> int | None:
+        """See OlderHistory."""
+        gap = await self.database.read(load_gap, room_id, after, upto)
+        if gap is None or self.clock.time_ms() < (self._leave_until_ms.get((room_id, gap.event_id)) or 0):
+            return None
+        try:
+            filled = await within(self.clock, BUDGET_MS, self._fill_once(room_id, gap, limit))
+        except TimeoutError:
+            return None
+        return gap.order if filled else None
+
+    async def fetch_nearest(
+        self, room_id: RoomId, ts_ms: int, known: tuple[EventId, int] | None, *, forwards: bool
+    ) -> None:
+        """See OlderHistory."""
+        if await self.database.read(load_gap, room_id, LOWEST, HIGHEST) is None:
+            return
+        try:
+            await within(self.clock, BUDGET_MS, self._fetch_nearest(room_id, ts_ms, known, forwards))
+        except TimeoutError:
+            return
+
+    # -- one gap -------------------------------------------------------------------------------------------------------
+
+    async def _fill_once(self, room_id: RoomId, gap: HistoryGap, limit: int) -> bool:
+        return await self._filling.do((room_id, gap.event_id), lambda: self._fill(room_id, gap, limit))
+
+    async def _fill(self, room_id: RoomId, gap: HistoryGap, limit: int) -> bool:
+        """Whether there is anything new. Raises nothing."""
+        await self._slots.acquire()
+        try:
+            if await self._fill_from_any(room_id, gap, max(limit, PAGE)):
+                return True
+        except MatrixError as error:
+            logger.info("History of %s can't be fetched: %s", room_id, error)
+        except Exception:
+            logger.exception("History of %s can't be fetched", room_id)
+        finally:
+            self._slots.release()
+        self._leave_until_ms.put((room_id, gap.event_id), self.clock.time_ms() + FAILED_MS)
+        return False
+
+    async def _fill_from_any(self, room_id: RoomId, gap: HistoryGap, limit: int) -> bool:
+        head = await self.heads.load(room_id)
+        servers = servers_with_history(head, self.server_name)[:MAX_SERVERS]
+        for server in servers:
+            try:
+                pdus = await self._fetch(server, head, gap, limit)
+                if pdus and await self.intake.take(head.version, gap, pdus, [server, *servers]):
+                    return True
+            except (RemoteRefused, RemoteUnreachable, BadAnswer) as error:
+                logger.info("%s gives no history of %s: %s", server, room_id, error)
+        return False
+
+    async def _fetch(self, server: ServerName, head: RoomHead, gap: HistoryGap, limit: int) -> list[Pdu]:
+        """What the server has of the missing events and what is before them.
+
+        Spec: server-server-api#get_matrixfederationv1backfillroomid
+        """
+        query: Query = {"v": list(gap.missing[:MAX_MISSING]), "limit": min(limit, PAGE)}
+        path = quote_path(f"{V1}/backfill", head.room_id)
+        answer = await self.client.get(server, path, query, timeout_ms=REQUEST_TIMEOUT_MS, max_bytes=MAX_BYTES)
+        raws = answer.get("pdus") if isinstance(answer, dict) else None
+        if not isinstance(raws, list):
+            raise BadAnswer(server, "there are no events in it")
+        pdus = await self.checks.check_many(raws[: 2 * PAGE], head.version, room_id=head.room_id, source=server)
+        return connected(pdus, gap.missing)
+
+    # -- a moment ------------------------------------------------------------------------------------------------------
+
+    async def _fetch_nearest(
+        self, room_id: RoomId, ts_ms: int, known: tuple[EventId, int] | None, forwards: bool
+    ) -> None:
+        head = await self.heads.load(room_id)
+        for server in servers_with_history(head, self.server_name)[:MAX_SERVERS]:
+            try:
+                found = await self._ask_nearest(server, room_id, ts_ms, forwards)
+            except (RemoteRefused, RemoteUnreachable, BadAnswer) as error:
+                logger.info("%s does not know what is near %s in %s: %s", server, ts_ms, room_id, error)
+                continue
+            if known is None or abs(found[1] - ts_ms) < abs(known[1] - ts_ms):
+                await self._reach(room_id, found[0])
+            return
+
+    async def _ask_nearest(
+        self, server: ServerName, room_id: RoomId, ts_ms: int, forwards: bool
+    ) -> tuple[EventId, int]:
+        """Spec: server-server-api#get_matrixfederationv1timestamp_to_eventroomid"""
+        query = {"ts": ts_ms, "dir": "f" if forwards else "b"}
+        path = quote_path(f"{V1}/timestamp_to_event", room_id)
+        answer = await self.client.get(server, path, query, timeout_ms=REQUEST_TIMEOUT_MS, max_bytes=MAX_BYTES)
+        event_id = answer.get("event_id") if isinstance(answer, dict) else None
+        at_ms = answer.get("origin_server_ts") if isinstance(answer, dict) else None
+        if not isinstance(event_id, str) or type(at_ms) is not int:
+            raise BadAnswer(server, "it names no event")
+        return EventId(event_id), at_ms
+
+    async def _reach(self, room_id: RoomId, event_id: EventId) -> None:
+        """Fill gaps, the newest first, until the event is there, or no gap can be filled any more."""
+        upto = HIGHEST
+        for _ in range(NEAREST_ROUNDS):
+            if await self.database.read(is_in_timeline, room_id, event_id):
+                return
+            gap = await self.database.read(load_gap, room_id, LOWEST, upto)
+            if gap is None:
+                return
+            if not await self._fill_once(room_id, gap, PAGE):
+                upto = gap.order - 1
+
+
+def servers_with_history(head: RoomHead, own: ServerName) -> list[ServerName]:
+    """The other servers in the room: the creator's, those of its admins, then those with most members first."""
+    members = Counter(domain_of(user_id) for user_id in head.joined_users())
+    members.pop(own, None)
+    levels = head.power_levels
+    named = levels.users_with_power(1)
+    admins = [domain_of(user) for user in sorted(named, key=lambda user: -named[user])]
+    preferred = [domain_of(head.create.sender), *admins, *(server for server, _ in members.most_common())]
+    return [server for server in dict.fromkeys(preferred) if server in members]
+
+
+def connected(pdus: Sequence[Pdu], missing: Collection[EventId]) -> list[Pdu]:
+    """Those of the events that are missing, or come before one that is: others were not asked for."""
+    by_id = {pdu.event_id: pdu for pdu in pdus}
+    found: dict[EventId, Pdu] = {}
+    pending = [event_id for event_id in missing if event_id in by_id]
+    while pending:
+        event_id = pending.pop()
+        if event_id not in found:
+            found[event_id] = by_id[event_id]
+            pending += [each for each in by_id[event_id].prev_events if each in by_id]
+    return list(found.values())

@@ -1,0 +1,60 @@
+"""Places of a room's timeline before which history is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+from sqlalchemy import Connection, and_, bindparam, func, select
+
+from homeserver.matrix.ids import EventId, RoomId
+from homeserver.store.tables.federated_rooms import event_gaps as g
+from homeserver.store.tables.rooms import events as e
+
+LOWEST = -(2**62)
+HIGHEST = 2**62
+
+
+@frozen
+class HistoryGap:
+    """An event of the timeline, its order, and those of its prev_events that are not stored."""
+
+    room_id: RoomId
+    event_id: EventId
+    order: int
+    missing: Sequence[EventId]
+
+
+_GAPS = (
+    select(e.c.timeline_order, g.c.event_id, g.c.missing_id)
+    .select_from(g.join(e, and_(e.c.event_id == g.c.event_id, e.c.room_id == g.c.room_id)))
+    .where(
+        g.c.room_id == bindparam("room_id"),
+        e.c.timeline_order > bindparam("after"),
+        e.c.timeline_order <= bindparam("upto"),
+    )
+    .order_by(e.c.timeline_order.desc(), g.c.missing_id)
+)
+_FOLLOWING = select(func.min(e.c.timeline_order)).where(
+    e.c.room_id == bindparam("room_id"), e.c.timeline_order > bindparam("order")
+)
+
+
+def load_gap(conn: Connection, room_id: RoomId, after: int, upto: int) -> HistoryGap | None:
+    """The newest gap behind `after` and not beyond the event that follows `upto`."""
+    following = conn.execute(_FOLLOWING, {"room_id": room_id, "order": upto}).scalar()
+    last = upto if following is None else following
+    rows = conn.execute(_GAPS, {"room_id": room_id, "after": after, "upto": last}).all()
+    if not rows:
+        return None
+    order, event_id, _ = rows[0]
+    return HistoryGap(room_id, event_id, order, [missing for _, named, missing in rows if named == event_id])
+
+
+_PLACE = select(e.c.timeline_order).where(
+    e.c.room_id == bindparam("room_id"), e.c.event_id == bindparam("event_id"), e.c.timeline_order.is_not(None)
+)
+
+
+def is_in_timeline(conn: Connection, room_id: RoomId, event_id: EventId) -> bool:
+    return conn.execute(_PLACE, {"room_id": room_id, "event_id": event_id}).first() is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Protocol
 
-from homeserver.matrix.ids import RoomId, ServerName
+from homeserver.matrix.ids import RoomId, ServerName, UserId
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.versions import RoomVersion
 
@@ -50,4 +50,22 @@ class GapFiller(Protocol):
 
     def receive(self, pdu: Pdu, origin: ServerName, /) -> Awaitable[Any]:
         """An event, and what is missing before it."""
+        ...
+
+
+class OutsideRooms(Protocol):
+    """Invites and knocks of local users in rooms that this server is not in."""
+
+    def store(
+        self, event: Pdu, room_state: Sequence[dict[str, Any]], servers: Sequence[ServerName], /
+    ) -> Awaitable[Any]:
+        """The user's newest membership of the room."""
+        ...
+
+    def load_servers(self, user_id: UserId, room_id: RoomId, /) -> Awaitable[Sequence[ServerName]]:
+        """Servers that are likely in the room."""
+        ...
+
+    def load_version(self, user_id: UserId, room_id: RoomId, /) -> Awaitable[RoomVersion]:
+        """Raises: NotFound."""
         ...

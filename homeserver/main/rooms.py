@@ -23,6 +23,7 @@ from homeserver.clientapi.spaces import SpaceEndpoints
 from homeserver.clientapi.typing import TypingEndpoints
 from homeserver.clientapi.user_directory import UserDirectoryEndpoints
 from homeserver.main.core import Core
+from homeserver.main.remote_door import RemoteDoor
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.config import RoomsConfig
 from homeserver.rooms.creation import RoomCreation
@@ -35,7 +36,6 @@ from homeserver.rooms.hierarchy import SpaceHierarchies
 from homeserver.rooms.member_content import MemberContents
 from homeserver.rooms.membership import RoomMembership
 from homeserver.rooms.paging import Paging
-from homeserver.rooms.ports import NoFederation
 from homeserver.rooms.profile_propagation import RoomProfiles
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.receipts import Receipts
@@ -52,6 +52,7 @@ from homeserver.rooms.view import RoomViews
 
 @frozen
 class RoomServices:
+    remote: RemoteDoor
     views: RoomViews
     paging: Paging
     membership: RoomMembership
@@ -69,7 +70,7 @@ class RoomServices:
 
 
 def build_rooms(core: Core) -> RoomServices:
-    config, remote = core.config.section(RoomsConfig), NoFederation()
+    config, remote = core.config.section(RoomsConfig), RemoteDoor()
     # A reader of its own: what propagates profiles to rooms must read them first.
     reader = Profiles(core.server_name, core.database, core.log)
     contents = MemberContents(core.server_name, core.database, reader, remote)
@@ -93,6 +94,7 @@ def build_rooms(core: Core) -> RoomServices:
     core.log.follow(Extremities(core.server_name, core.heads, core.writer).on_rows)
     core.log.follow(GuestRemoval(core.database, membership).on_rows)
     return RoomServices(
+        remote,
         views,
         paging,
         membership,

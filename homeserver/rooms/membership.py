@@ -20,7 +20,7 @@ from homeserver.folds.memberships import FORGOTTEN, Memberships
 from homeserver.matrix.errors import BadJson, Forbidden, MatrixError, MissingParam, NotFound
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of, parse_user_id
 from homeserver.matrix.state_map import member_key
-from homeserver.rooms.errors import BadState, GuestsForbidden
+from homeserver.rooms.errors import BadState, GuestsForbidden, UnableToGrantJoin
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.rooms.member_content import AUTHORISED_VIA, MemberContents
 from homeserver.rooms.ports import RemoteServers
@@ -269,7 +269,7 @@ class RoomMembership:
         requester.check_not_suspended()
         content = await self.contents.load("join", user_id, given)
         if head is None:
-            return await self.remote.join(room_id, user_id, content, via)
+            return await self._join_afar(requester, room_id, content, via)
         if requester.is_guest and not head.is_joined(user_id):
             await self._check_guest_access(head)
         before = await self._load_third_party_invite(head, user_id, third_party_signed)
@@ -286,7 +286,26 @@ class RoomMembership:
                 joining = {**content, AUTHORISED_VIA: authoriser}
             return [Draft(MEMBER, user_id, joining, user_id, ts_ms=ts_ms)]
 
-        return await self._write(room_id, user_id, plan)
+        try:
+            return await self._write(room_id, user_id, plan)
+        except UnableToGrantJoin:  # another server in the room may have somebody who can
+            others = (await self.writer.heads.load(room_id)).joined_servers() - {self.server_name}
+            if not others:
+                raise
+        return await self.remote.join(room_id, user_id, content, [*via, *others])
+
+    async def _join_afar(
+        self, requester: Requester, room_id: RoomId, content: dict[str, Any], via: Sequence[ServerName]
+    ) -> EventId:
+        """Join a room that this server is not in; only then it can tell whether guests may."""
+        event_id = await self.remote.join(room_id, requester.user_id, content, via)
+        if requester.is_guest:
+            try:
+                await self._check_guest_access(await self.writer.heads.load(room_id))
+            except GuestsForbidden:
+                await self.leave(requester, room_id)
+                raise
+        return event_id
 
     async def _load_joined_rooms(self, user_id: UserId) -> set[RoomId]:
         rooms = await self.memberships.load(user_id)

@@ -41,8 +41,8 @@ class PeerRoom:
 
     peer: ScriptedPeer
     version: RoomVersion
-    room_id: RoomId = RoomId("")
-    creator: UserId = UserId("")
+    room_id: RoomId = field(default="")
+    creator: UserId = field(default="")
     events: dict[EventId, Pdu] = field(factory=dict)
     before: dict[EventId, State] = field(factory=dict)
     state: State = field(factory=dict)
@@ -160,7 +160,7 @@ class PeerRoom:
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def serve(self) -> PeerRoom:
-        """Answer what a resident server answers.."""
+        """Answer what a resident server answers."""
         peer = self.peer
         for membership in ("join", "knock", "leave"):
             peer.answer("GET", f"{V1}/make_{membership}/", self._maker(membership))

@@ -6,7 +6,7 @@ Spec: server-server-api#joining-rooms
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define
@@ -16,6 +16,7 @@ from federation.errors import BadAnswer, RemoteRefused
 from federation.joining.join_answer import CheckedJoin, JoinAnswer, JoinChecks, parse_join_answer
 from federation.joining.residents import Residents, is_unknown_endpoint
 from federation.joining.templates import Templates
+from homeserver.matrix.errors import AuthRejected
 from homeserver.matrix.ids import RoomId, ServerName, UserId
 from homeserver.matrix.pdu import Pdu
 
@@ -41,10 +42,12 @@ class JoinHandshake:
         user_id: UserId,
         content: Mapping[str, Any],
         servers: Sequence[ServerName],
+        enter: Callable[[CheckedJoin], Awaitable[None]],
         *,
-        may_omit: bool = True,
+        may_omit: bool = False,
     ) -> CheckedJoin:
-        """The join, accepted by a server, with the state before it.
+        """The join, accepted by a server and by `enter`, which takes it into the room here and raises AuthRejected where
+        the room does not allow it.
 
         may_omit: members may be left out of the state.
         Raises: NotFound (no servers), Forbidden and the other errors that servers answer, RemoteUnreachable, BadAnswer.
@@ -53,7 +56,12 @@ class JoinHandshake:
         async def ask(server: ServerName) -> CheckedJoin:
             join = await self.templates.fetch_event(server, room_id, user_id, "join", content)
             answer = await self._send(server, join, may_omit=may_omit)
-            return await self.checks.check(server, join, answer)
+            checked = await self.checks.check(server, join, answer)
+            try:
+                await enter(checked)
+            except AuthRejected as error:
+                raise BadAnswer(server, error.error) from None
+            return checked
 
         return await self.residents.ask(servers, ask)
 

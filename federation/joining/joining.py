@@ -11,15 +11,16 @@ from typing import Any, Final
 
 from attrs import define, field
 
-from federation.errors import BadAnswer
 from federation.joining.join import JoinHandshake
-from federation.joining.locks import RoomLocks
+from federation.joining.join_answer import CheckedJoin
 from federation.joining.ports import GapFiller, RoomIntake
 from homeserver.folds.memberships import Memberships
+from homeserver.matrix.errors import AuthRejected
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.state_map import member_key
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
+from homeserver.runtime.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -36,40 +37,43 @@ class Joining:
     receiver: GapFiller
     heads: RoomHeads
     memberships: Memberships
-    _locks: RoomLocks = field(init=False, factory=RoomLocks)
+    _turns: Turns[RoomId] = field(init=False, factory=Turns)
 
     async def join(
         self, room_id: RoomId, user_id: UserId, content: Mapping[str, Any], via: Sequence[ServerName]
     ) -> EventId:
         """See RemoteServers."""
-        async with self._locks.hold(room_id):
+        async with self._turns.take(room_id):
             head = (await self.heads.load_many([room_id])).get(room_id)
             if head is not None and head.is_joined(user_id):
                 return head.state[member_key(user_id)]
             servers = [*via, *await self._load_servers(room_id, user_id, head)]
             if head is not None and self.server_name in head.joined_servers():
                 return await self._join_more(room_id, user_id, content, servers)
-            joined = await self.handshake.join(room_id, user_id, content, servers)
-            await self.intake.start_room(
-                joined.event.version,
-                joined.event,
-                joined.state,
-                joined.auth_chain,
-                partial_from=joined.partial_from,
-            )
+            joined = await self.handshake.join(room_id, user_id, content, servers, self._enter)
             return joined.event.event_id
+
+    async def _enter(self, joined: CheckedJoin) -> None:
+        """Raises: AuthRejected."""
+        event = joined.event
+        await self.intake.start_room(
+            event.version, event, joined.state, joined.auth_chain, partial_from=joined.partial_from
+        )
 
     async def _join_more(
         self, room_id: RoomId, user_id: UserId, content: Mapping[str, Any], servers: Sequence[ServerName]
     ) -> EventId:
         """Another user joins a room in which this server is: where it lacks the power, or the state, to judge by itself."""
-        joined = await self.handshake.join(room_id, user_id, content, servers)
+        joined = await self.handshake.join(room_id, user_id, content, servers, self._receive)
+        return joined.event.event_id
+
+    async def _receive(self, joined: CheckedJoin) -> None:
+        """Raises: AuthRejected."""
         event = joined.event
         await self.receiver.receive(event, joined.server)
-        head = await self.heads.load(room_id)
-        if head.state.get(member_key(user_id)) != event.event_id:
-            raise BadAnswer(joined.server, "it let somebody in whom the room does not")
-        return event.event_id
+        head = await self.heads.load(event.room_id)
+        if head.state.get(member_key(event.sender)) != event.event_id:
+            raise AuthRejected("The room does not let the user in")
 
     async def _load_servers(self, room_id: RoomId, user_id: UserId, head: RoomHead | None) -> list[ServerName]:
         """Whom to ask beside those that the user names: the inviter's server, and those that are or were in the room."""

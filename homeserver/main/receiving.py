@@ -22,6 +22,7 @@ class ReceivingServices:
     acls: ServerAcls
     checks: PduChecks
     fetcher: Fetcher
+    receiver: PduReceiver
     queues: RoomQueues
     edus: EduHandlers
     transactions: Transactions
@@ -44,4 +45,4 @@ def build_receiving(core: Core, client: FederationClient, ring: KeyRing) -> Rece
     queues = RoomQueues(core.clock, core.database, core.heads, checks, receiver)
     edus = EduHandlers(acls, core.clock)
     transactions = Transactions(core.server_name, core.clock, core.database, core.heads, acls, checks, queues, edus)
-    return ReceivingServices(acls, checks, fetcher, queues, edus, transactions, [SendEndpoint(transactions)])
+    return ReceivingServices(acls, checks, fetcher, receiver, queues, edus, transactions, [SendEndpoint(transactions)])

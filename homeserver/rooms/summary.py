@@ -107,7 +107,7 @@ class RoomSummaries:
 
     async def _check_open(self, entry: Mapping[str, Any], user_id: UserId | None) -> None:
         """Raises: NotFound."""
-        if entry.get("join_rule", "public") in _OPEN_RULES or entry.get("world_readable"):
+        if entry.get("join_rule", "public") in OPEN_RULES or entry.get("world_readable"):
             return
         rooms = await self.memberships.load(user_id) if user_id is not None else {}
         allowed = (rooms.get(room_id) for room_id in entry.get("allowed_room_ids", ()))

@@ -10,7 +10,8 @@ import pytest
 from homeserver.matrix.signing import SigningKey, sign_event
 from tests.federation.resident import MEMBER, V1, V2, PeerRoom
 from tests.kit.client import Client
-from tests.kit.federation import Answer, Received, ScriptedPeer
+from tests.kit.federation import Answer, Received
+from tests.kit.reactor import run_in_reactor
 
 OTHER_KEY = SigningKey("peer", bytes(reversed(range(32))))
 
@@ -40,8 +41,15 @@ def with_forged_signature(room: PeerRoom, answer: dict[str, Any]) -> Any:
 
 
 def with_other_version(room: PeerRoom, answer: dict[str, Any]) -> Any:
-    other = PeerRoom.create(room.peer, "10")
-    return {**answer, "state": [other.events[event_id].json for event_id in other.state.values()]}
+    forged = room.build("m.room.create", {"room_version": "10"}, "", room.creator, prev=[])
+    state = [forged.json if event["type"] == "m.room.create" else event for event in answer["state"]]
+    return {**answer, "state": state}
+
+
+def with_strange_create(room: PeerRoom, answer: dict[str, Any]) -> Any:
+    forged = room.build("m.room.create", {"room_version": "11"}, "", room.creator, prev=list(room.tips))
+    state = [forged.json if event["type"] == "m.room.create" else event for event in answer["state"]]
+    return {**answer, "state": state}
 
 
 def with_other_room(room: PeerRoom, answer: dict[str, Any]) -> Any:
@@ -64,8 +72,11 @@ def with_two_creates(room: PeerRoom, answer: dict[str, Any]) -> Any:
     return {**answer, "state": [*answer["state"], *answer["state"]]}
 
 
-def without_auth_chain(room: PeerRoom, answer: dict[str, Any]) -> Any:
-    return {**answer, "auth_chain": [], "state": without_create(room, answer)["state"]}
+def without_auth_events(room: PeerRoom, answer: dict[str, Any]) -> Any:
+    def rest(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [event for event in events if event["type"] != "m.room.power_levels"]
+
+    return {**answer, "auth_chain": rest(answer["auth_chain"]), "state": rest(answer["state"])}
 
 
 def with_another_event(room: PeerRoom, answer: dict[str, Any]) -> Any:
@@ -77,8 +88,12 @@ def with_changed_event(room: PeerRoom, answer: dict[str, Any]) -> Any:
     return {**answer, "event": {**answer["event"], "content": content}}
 
 
-def that_omits_unasked(room: PeerRoom, answer: dict[str, Any]) -> Any:
+def with_words_for_state(room: PeerRoom, answer: dict[str, Any]) -> Any:
     return {**answer, "state": "all of it"}
+
+
+def that_omits_unasked(room: PeerRoom, answer: dict[str, Any]) -> Any:
+    return {**answer, "members_omitted": True, "servers_in_room": [room.peer.server_name]}
 
 
 def that_is_no_object(room: PeerRoom, answer: dict[str, Any]) -> Any:
@@ -104,9 +119,11 @@ def that_is_no_json(room: PeerRoom, answer: dict[str, Any]) -> Any:
         with_closed_door,
         with_ban,
         with_two_creates,
-        without_auth_chain,
+        without_auth_events,
+        with_strange_create,
         with_another_event,
         with_changed_event,
+        with_words_for_state,
         that_omits_unasked,
         that_is_no_object,
         with_numbers_for_events,
@@ -205,4 +222,20 @@ def test_no_server_to_ask_is_not_found(start_federated: Any) -> None:
     alice.post("/join/{}", {}, at=["!" + "a" * 43], expect=404)
 
 
-__all__ = ["ScriptedPeer"]
+def test_state_that_its_own_auth_events_forbid_does_not_hold(start_federated: Any, start_peer: Any) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer).serve()
+    mallory = room.join("mallory")
+    forged = room.build("m.room.name", {"name": "Mallory's"}, "", mallory, prev=list(room.tips))
+
+    def lie(received: Received) -> Any:
+        answer = room.on_send_join(received)
+        room.events[forged.event_id] = forged
+        state = [forged.json if event["type"] == "m.room.name" else event for event in answer["state"]]
+        return {**answer, "state": state}
+
+    peer.answer("PUT", f"{V2}/send_join/", lie)
+    join(alice, room)
+    alice.get("/rooms/{}/state/m.room.name", at=[room.room_id], expect=404)
+    head = run_in_reactor(lambda: hearth.running.services.core.heads.load(room.room_id))
+    assert ("m.room.name", "") not in head.state

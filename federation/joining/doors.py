@@ -14,7 +14,6 @@ from attrs import define
 
 from federation.joining.knock import DoorHandshake
 from federation.joining.ports import OutsideRooms
-from homeserver.folds.events import EventCache
 from homeserver.folds.memberships import Memberships
 from homeserver.matrix.build import build_pdu
 from homeserver.matrix.errors import Forbidden, MatrixError, NotFound
@@ -34,7 +33,6 @@ LEAVE_BUDGET_MS: Final = 15_000
 class Doors:
     handshake: DoorHandshake
     outside: OutsideRooms
-    events: EventCache
     memberships: Memberships
 
     async def knock(
@@ -75,12 +73,10 @@ class Doors:
     async def _build_leave(self, known: MembershipRow, content: Mapping[str, Any]) -> Pdu:
         """A leave that follows the invite or knock; it stays on this server."""
         templates = self.handshake.templates
-        version = await self.outside.load_version(known.user_id, known.room_id)
-        before = await self.events.load(known.event_id, known.room_id, version)
-        if before is None:
-            raise NotFound("You are not in this room, or it does not exist")
+        before = await self.outside.load_event(known.user_id, known.room_id)
+        version = before.version
         server_name = templates.client.server_name
-        hash_ = encode_base64(reference_hash(before.pdu.json, version))
+        hash_ = encode_base64(reference_hash(before.json, version))
         return build_pdu(
             version,
             type="m.room.member",
@@ -88,9 +84,9 @@ class Doors:
             room_id=known.room_id,
             content=dict(content),
             state_key=known.user_id,
-            prev_events=[known.event_id],
-            auth_events=[known.event_id],
-            depth=before.pdu.depth + 1,
+            prev_events=[before.event_id],
+            auth_events=[before.event_id],
+            depth=before.depth + 1,
             origin_server_ts=templates.clock.time_ms(),
             signing_key=templates.signing_key,
             server_name=server_name,

@@ -55,7 +55,7 @@ class GapFiller(Protocol):
 
 
 class OutsideRooms(Protocol):
-    """Invites and knocks of local users in rooms that this server is not in."""
+    """homeserver/rooms/outside_rooms.py: invites and knocks of local users in rooms that this server is not in."""
 
     def store(
         self, event: Pdu, room_state: Sequence[dict[str, Any]], servers: Sequence[ServerName], /
@@ -67,8 +67,8 @@ class OutsideRooms(Protocol):
         """Servers that are likely in the room."""
         ...
 
-    def load_version(self, user_id: UserId, room_id: RoomId, /) -> Awaitable[RoomVersion]:
-        """Raises: NotFound."""
+    def load_event(self, user_id: UserId, room_id: RoomId, /) -> Awaitable[Pdu]:
+        """The user's newest member event. Raises: NotFound."""
         ...
 
 

@@ -43,7 +43,7 @@ class PublicRoomsQuery(msgspec.Struct, frozen=True):
     server: str | None = None
 
 
-class PublicRoomsFilter(msgspec.Struct, frozen=True):
+class PublicRoomsFilter(msgspec.Struct, frozen=True, omit_defaults=True):
     generic_search_term: str | None = None
     room_types: list[str | None] | None = None
 

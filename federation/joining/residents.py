@@ -84,7 +84,7 @@ def client_error(error: MatrixError) -> MatrixError:
         if isinstance(error.body, dict) and isinstance(error.body.get("room_version"), str):
             extra["room_version"] = error.body["room_version"]
         return MatrixError(error.error, errcode=error.errcode, status=_STATUS.get(error.errcode, 400), **extra)
-    if error.status in (403, 404):
+    if error.status in _PLAIN and not is_unknown_endpoint(error):
         return MatrixError(error.error, errcode=_PLAIN[error.status], status=error.status)
     return BadAnswer(error.server, f"{error.status} {error.errcode}: {error.error}")
 

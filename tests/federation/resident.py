@@ -247,8 +247,10 @@ class PeerRoom:
         return {}
 
     def on_invite(self, received: Received) -> Any:
-        body = received.json
-        pdu = parse_pdu(body["event"], room_version(body["room_version"]))
+        return self.on_invite_event(received.json["event"], received.json["room_version"])
+
+    def on_invite_event(self, event: dict[str, Any], version: str) -> Any:
+        pdu = parse_pdu(event, room_version(version))
         return {"event": add_signature(pdu, self.peer.key, self.peer.server_name).json}
 
     def on_event(self, received: Received) -> Any:

@@ -13,7 +13,7 @@ from attrs import define, field
 
 from federation.joining.join import JoinHandshake
 from federation.joining.join_answer import CheckedJoin
-from federation.joining.ports import GapFiller, RoomIntake
+from federation.joining.ports import GapFiller, OutsideRooms, RoomIntake
 from homeserver.folds.memberships import Memberships
 from homeserver.matrix.errors import AuthRejected
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
@@ -37,6 +37,7 @@ class Joining:
     receiver: GapFiller
     heads: RoomHeads
     memberships: Memberships
+    outside: OutsideRooms
     _turns: Turns[RoomId] = field(init=False, factory=Turns)
 
     async def join(
@@ -79,5 +80,6 @@ class Joining:
         """Whom to ask beside those that the user names: the inviter's server, and those that are or were in the room."""
         known = (await self.memberships.load(user_id)).get(room_id)
         inviter = [domain_of(known.sender)] if known is not None else []
+        told = await self.outside.load_servers(user_id, room_id)
         residents = head.joined_servers() - {self.server_name} if head is not None else ()
-        return [*inviter, domain_of(room_id), *sorted(residents)[:MAX_KNOWN_SERVERS]]
+        return [*inviter, *told, domain_of(room_id), *sorted(residents)[:MAX_KNOWN_SERVERS]]

@@ -8,11 +8,11 @@ from typing import Any
 from attrs import define
 
 from federation.allowed import AllowedServers
+from federation.joining.doors import Doors
 from federation.joining.inviting import Inviting
 from federation.joining.joining import Joining
 from federation.joining.queries import Queries
 from federation.joining.spaces import RemoteSpaces
-from homeserver.matrix.errors import NotFound
 from homeserver.matrix.ids import EventId, RoomAlias, RoomId, ServerName, UserId
 from homeserver.rooms.ports import RemoteRoom, ResolvedAlias
 
@@ -21,6 +21,7 @@ from homeserver.rooms.ports import RemoteRoom, ResolvedAlias
 class FederatedServers:
     allowed: AllowedServers
     joining: Joining
+    doors: Doors
     inviting: Inviting
     queries: Queries
     spaces: RemoteSpaces
@@ -45,10 +46,10 @@ class FederatedServers:
     async def knock(
         self, room_id: RoomId, user_id: UserId, content: dict[str, Any], via: Sequence[ServerName], /
     ) -> EventId:
-        raise NotFound("x")
+        return await self.doors.knock(room_id, user_id, content, via)
 
     async def leave(self, room_id: RoomId, user_id: UserId, content: dict[str, Any], /) -> EventId:
-        raise NotFound("x")
+        return await self.doors.leave(room_id, user_id, content)
 
     async def invite(self, room_id: RoomId, sender: UserId, target: UserId, content: dict[str, Any], /) -> EventId:
         return await self.inviting.invite(room_id, sender, target, content)

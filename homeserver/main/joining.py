@@ -6,11 +6,13 @@ from attrs import frozen
 
 from federation.allowed import AllowedServers
 from federation.client import FederationClient
+from federation.joining.doors import Doors
 from federation.joining.invite import InviteHandshake
 from federation.joining.inviting import Inviting
 from federation.joining.join import JoinHandshake
 from federation.joining.join_answer import JoinChecks
 from federation.joining.joining import Joining
+from federation.joining.knock import DoorHandshake
 from federation.joining.queries import Queries
 from federation.joining.remote_servers import FederatedServers
 from federation.joining.residents import Residents
@@ -50,7 +52,8 @@ def build_joining(
     queries = Queries(client)
     remote = FederatedServers(
         allowed,
-        Joining(core.server_name, joins, core.ingest, receiving.receiver, core.heads, core.memberships),
+        Joining(core.server_name, joins, core.ingest, receiving.receiver, core.heads, core.memberships, core.outside),
+        Doors(DoorHandshake(client, residents, templates), core.outside, core.memberships),
         Inviting(core.writer, InviteHandshake(client, ring), core.ingest),
         queries,
         RemoteSpaces(queries, core.clock),

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Collection, Sequence
-from typing import Final, Protocol
+from collections.abc import Collection, Sequence
+from typing import Final
 
 from attrs import define, field
 from twisted.internet.defer import DeferredSemaphore
@@ -20,11 +20,11 @@ from twisted.internet.defer import DeferredSemaphore
 from federation.bounded import Bounded
 from federation.client import V1, FederationClient, Query, quote_path
 from federation.errors import BadAnswer, RemoteRefused, RemoteUnreachable
+from federation.history_intake import HistoryIntake
 from federation.joining.ports import EventChecks
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import EventId, RoomId, ServerName, domain_of
 from homeserver.matrix.pdu import Pdu
-from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
 from homeserver.runtime.clock import Clock
@@ -44,16 +44,6 @@ MAX_RUNNING: Final = 10
 FAILED_MS: Final = 5 * 60_000
 FAILURES_KEPT: Final = 5_000
 NEAREST_ROUNDS: Final = 8
-
-
-class HistoryIntake(Protocol):
-    """Takes checked events into the room's past."""
-
-    def take(
-        self, version: RoomVersion, gap: HistoryGap, pdus: Sequence[Pdu], servers: Sequence[ServerName], /
-    ) -> Awaitable[int]:
-        """How many of the events are new in the timeline. Raises: RemoteRefused, RemoteUnreachable, BadAnswer."""
-        ...
 
 
 @define(eq=False)
@@ -119,7 +109,7 @@ class Backfill:
         for server in servers:
             try:
                 pdus = await self._fetch(server, head, gap, limit)
-                if pdus and await self.intake.take(head.version, gap, pdus, [server, *servers]):
+                if pdus and await self.intake.take(pdus, list(dict.fromkeys([server, *servers]))):
                     return True
             except (RemoteRefused, RemoteUnreachable, BadAnswer) as error:
                 logger.info("%s gives no history of %s: %s", server, room_id, error)

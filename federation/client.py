@@ -13,7 +13,8 @@ from typing import Any, Final, NoReturn
 from urllib.parse import quote, urlencode
 
 from attrs import define, field
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.threads import deferToThreadPool
 
 from federation.allowed import AllowedServers
 from federation.destinations import Destinations
@@ -32,6 +33,8 @@ V1: Final = "/_matrix/federation/v1"
 V2: Final = "/_matrix/federation/v2"
 
 DEFAULT_MAX_BYTES: Final = 10 * 1024 * 1024
+# PERF(60 ms for each megabyte): decoding more than this is no work for the reactor's thread.
+LARGE_BYTES: Final = 256 * 1024
 MAX_IN_FLIGHT: Final = 10
 MAX_WAITING: Final = 200
 
@@ -140,7 +143,16 @@ class FederationClient:
             self._fail(server, f"no answer within {limit_ms} ms", timed_out=True)
         except HttpFailure as error:
             self._fail_for(server, error)
-        return self._decode(server, answer)
+        return self._read(server, answer, await self._decode(answer.body))
+
+    async def _decode(self, body: bytes) -> Any:
+        """None for what is no JSON."""
+        if len(body) < LARGE_BYTES:
+            return _decoded(body)
+        decoding: Deferred[Any] = deferToThreadPool(
+            self.http.reactor, self.http.reactor.getThreadPool(), _decoded, body
+        )
+        return await decoding
 
     async def _in_turn(
         self, server: ServerName, method: str, uri: str, body: Any, limit_ms: int, max_bytes: int, signed: bool
@@ -184,11 +196,7 @@ class FederationClient:
         assert failure is not None, "there is always a target"
         raise failure
 
-    def _decode(self, server: ServerName, answer: HttpAnswer) -> Any:
-        try:
-            body = decode_json(answer.body)
-        except MatrixError:
-            body = None
+    def _read(self, server: ServerName, answer: HttpAnswer, body: Any) -> Any:
         is_matrix = isinstance(body, dict)
         if answer.status in _NOBODY_BEHIND and not (is_matrix and "errcode" in body):
             self._fail(server, f"what stands before it answers {answer.status}")
@@ -211,3 +219,10 @@ class FederationClient:
     def _fail(self, server: ServerName, why: str, *, timed_out: bool = False) -> NoReturn:
         self.destinations.note_failure(server, why)
         raise RemoteUnreachable(server, why, timed_out=timed_out)
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return decode_json(body)
+    except MatrixError:
+        return None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from attrs import frozen
 
 from federation.allowed import AllowedServers
+from federation.backfill import Backfill
 from federation.client import FederationClient
+from federation.history_intake import HistoryIntake
 from federation.joining.doors import Doors
 from federation.joining.invite import InviteHandshake
 from federation.joining.inviting import Inviting
@@ -59,4 +61,8 @@ def build_joining(
         RemoteSpaces(queries, core.clock),
     )
     rooms.remote.behind, accounts.profiles.remote = remote, queries
+    intake = HistoryIntake(receiving.fetcher, core.ingest, core.history)
+    rooms.paging.history = Backfill(
+        core.server_name, client, receiving.checks, intake, core.heads, core.database, core.clock
+    )
     return JoiningServices(remote)

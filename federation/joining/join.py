@@ -78,7 +78,7 @@ class JoinHandshake:
         return parse_join_answer(server, answer, may_omit=may_omit)
 
     async def _send_v1(self, server: ServerName, join: Pdu) -> JoinAnswer:
-        """Spec: server-server-api#put_matrixfederationv1send_joinroomideventid"""
+        """Spec: server-server-api#put_matrixfederationv2send_joinroomideventid"""
         answer = await self._put(server, quote_path(f"{V1}/send_join", join.room_id, join.event_id), join, None)
         if not isinstance(answer, list) or len(answer) != 2:
             raise BadAnswer(server, "it is no pair of status and answer")

@@ -71,7 +71,7 @@ class Joining:
     async def _receive(self, joined: CheckedJoin) -> None:
         """Raises: AuthRejected."""
         event = joined.event
-        await self.receiver.receive(event, joined.server)
+        await self.receiver.receive_after_gap(event, joined.server)
         head = await self.heads.load(event.room_id)
         if head.state.get(member_key(event.sender)) != event.event_id:
             raise AuthRejected("The room does not let the user in")

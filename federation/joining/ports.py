@@ -49,7 +49,7 @@ class RoomIntake(Protocol):
 class GapFiller(Protocol):
     """federation/inbound/receive_pdu.py"""
 
-    def receive(self, pdu: Pdu, origin: ServerName, /) -> Awaitable[Any]:
+    def receive_after_gap(self, pdu: Pdu, origin: ServerName, /) -> Awaitable[Any]:
         """An event, and what is missing before it."""
         ...
 

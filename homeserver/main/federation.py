@@ -22,6 +22,7 @@ from homeserver.accounts.access import AccessTokens
 from homeserver.main.accounts import AccountServices
 from homeserver.main.core import Core
 from homeserver.main.encryption import EncryptionServices
+from homeserver.main.joining import JoiningServices, build_joining
 from homeserver.main.keys import load_signing_keys
 from homeserver.main.receiving import ReceivingServices, build_receiving
 from homeserver.main.rooms import RoomServices
@@ -51,6 +52,7 @@ class FederationServices:
     ring: KeyRing
     auth: ServerAuth
     receiving: ReceivingServices
+    joining: JoiningServices
     endpoints: list[object]
 
     async def start(self, core: Core) -> None:
@@ -64,6 +66,7 @@ class FederationServices:
         await self.own_keys.retire(keys)
 
     async def stop(self) -> None:
+        await self.joining.stop()
         await self.receiving.stop()
         await self.destinations.stop()
         await self.http.stop()
@@ -94,6 +97,7 @@ def build_federation(
     ring = KeyRing(client, own_keys, core.database, core.clock, notaries)
     notary = Notary(ring, core.database, core.clock, allowed, limiter)
     receiving = build_receiving(core, client, ring)
+    joining = build_joining(core, accounts, rooms, client, ring, allowed, receiving)
     return FederationServices(
         http,
         allowed,
@@ -104,6 +108,7 @@ def build_federation(
         ring,
         ServerAuth(core.server_name, ring, destinations, allowed, limiter, core.clock),
         receiving,
+        joining,
         [
             KeyEndpoints(own_keys, notary),
             VersionEndpoint(VERSION),

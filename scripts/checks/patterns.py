@@ -19,6 +19,8 @@ SQL_FILES = {
 BROAD_EXCEPTS = {
     "homeserver/clientapi/stream.py": "the request boundary, of requests over a WebSocket",
     "federation/destinations.py": "a background task, and listeners that must not keep each other from being told",
+    "federation/backfill.py": "a background task, whose waiters go on without it",
+    "federation/joining/partial_state.py": "a background task, tried again",
     "federation/inbound/edus.py": "an EDU's fault must not harm the others of its transaction",
     "federation/inbound/room_queue.py": "an event's fault must not stop its room's queue",
     "federation/dns.py": "twisted.names has no common base; it becomes a LookupFailed",
@@ -31,6 +33,7 @@ BROAD_EXCEPTS = {
     "homeserver/runtime/http_client.py": "OpenSSL and Twisted have each their own; it becomes an HttpFailure",
     "homeserver/runtime/lifecycle.py": "one hook's fault must not keep the others from running",
     "homeserver/runtime/tls.py": "OpenSSL, cryptography and Twisted have each their own; it becomes a ConfigError",
+    "homeserver/rooms/extremities.py": "a background task",
     "homeserver/rooms/profile_propagation.py": "a background task",
     "homeserver/store/log_writer.py": "a batch's fault is its items'; a follower's must not stop the others",
 }

@@ -49,7 +49,7 @@ class Visitor:
         query: Mapping[str, str | int | Sequence[str]] | None = None,
         expect: int | str | Sequence[int] | None = None,
     ) -> Any:
-        """The decoded answer. `expect` names the status or errcode that must come, or statuses. Raises: Unexpected, NotAsSpecified."""
+        """The decoded answer. `expect` names the status(es) or errcode that must come. Raises: Unexpected, NotAsSpecified."""
         path = PREFIX + path.format(*(quote(part, safe="") for part in at))
         uri = f"{path}?{urlencode(query, doseq=True)}" if query else path
         response = self.peer.send(method, self.hearth, uri, body)

@@ -80,12 +80,16 @@ class EventCache:
                 self.put(row.event)
             elif row.kind == HIDDEN:
                 # What is known of them as outliers is no longer true. Who wrote them puts them here anew.
-                for event_id in row.data["event_ids"]:
-                    self._drop(event_id)
+                self.drop(row.data["event_ids"])
             if row.kind == "event" and (target := row.data.get("redacts")) is not None:
                 redacted = self._events.get(target)
                 if redacted is not None and redacted.redacted_by is None:
                     redacted.redact(row.data["event_id"])
+
+    def drop(self, event_ids: Iterable[EventId]) -> None:
+        """Forget events of which more is known now than when they were loaded."""
+        for event_id in event_ids:
+            self._drop(event_id)
 
     def _drop(self, event_id: EventId) -> None:
         event = self._events.pop(event_id, None)

@@ -17,8 +17,10 @@ from homeserver.matrix.ids import ServerName
 from homeserver.matrix.signing import SigningKey
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.ingest import Ingest
+from homeserver.rooms.ingest_completion import Completion
 from homeserver.rooms.ingest_history import History
 from homeserver.rooms.outside_rooms import OutsideRooms
+from homeserver.rooms.partial_states import PartialStates
 from homeserver.rooms.unread import Unread
 from homeserver.rooms.writer import RoomWriter
 from homeserver.runtime.clock import Clock
@@ -48,6 +50,8 @@ class Core:
     writer: RoomWriter
     ingest: Ingest
     history: History
+    partial: PartialStates
+    completion: Completion
     outside: OutsideRooms
     serial: Serial
     erased: ErasedUsers
@@ -67,7 +71,9 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     heads = RoomHeads(database, events, memory.room_state_entries)
     unread = Unread(database, heads, memory.unread)
     writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
-    ingest = Ingest(server_name, database, heads, events, log, unread)
+    partial = PartialStates(database)
+    await partial.start()
+    ingest = Ingest(server_name, database, heads, events, log, unread, partial)
     erased, ignored = ErasedUsers(), IgnoredUsers(database)
     await erased.start(database)
     log.observe_rooms(heads)
@@ -89,6 +95,8 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
         writer,
         ingest,
         History(ingest),
+        partial,
+        Completion(ingest),
         OutsideRooms(server_name, database, memberships, log, ingest.turns),
         Serial(clock),
         erased,

@@ -37,6 +37,7 @@ from homeserver.rooms.heads import Room, RoomHeads
 from homeserver.rooms.ingest_errors import MissingEvents
 from homeserver.rooms.ingest_outliers import OutlierStore
 from homeserver.rooms.ingest_starts import RoomStarts
+from homeserver.rooms.partial_states import PartialStates
 from homeserver.rooms.receipt_checks import ReceiptChecks
 from homeserver.rooms.redactions import may_redact, redacted_target
 from homeserver.rooms.sights import Sights
@@ -117,6 +118,7 @@ class Ingest:
     events: EventCache
     log: LogWriter
     push_outcomes: PushOutcomes
+    partial: PartialStates
     states: States = field(init=False)
     checks: ReceiptChecks = field(init=False)
     outliers: OutlierStore = field(init=False)
@@ -185,6 +187,7 @@ class Ingest:
         else:
             async with self.turns.take(event.room_id):
                 await self.starts.start(version, event, given, partial_from)
+                await self.partial.start()
         stored = await self.events.load(event.event_id, event.room_id, version)
         if stored is None or stored.rejected is not None:
             raise AuthRejected(stored.rejected if stored is not None and stored.rejected else "The join was not stored")
@@ -223,7 +226,8 @@ class Ingest:
         self, room: Room, pdu: Pdu, known: StoredEvent | None, before: StateNode, missing: frozenset[EventId]
     ) -> Receipt:
         create = room.committed.create
-        rejected = await self.checks.find_fault(pdu, create, before.state)
+        is_partial = self.partial.get(pdu.room_id) is not None
+        rejected = await self.checks.find_fault(pdu, create, before.state, is_partial=is_partial)
         if known is not None and known.rejected is not None:
             rejected = known.rejected
         arrival = await self.arrive(room, pdu, known, before, rejected, missing)
@@ -231,7 +235,8 @@ class Ingest:
             logger.info("Rejected %s in %s: %s", pdu.event_id, pdu.room_id, rejected)
             return await self._hide(room, arrival, Receipt.REJECTED)
         room = await self.heads.load_room(pdu.room_id)
-        fault = await self.checks.find_fault_in(pdu, create, room.committed.state)
+        # 6. Passes authorisation rules based on the current state of the room, otherwise it is soft failed.
+        fault = None if is_partial else await self.checks.find_fault_in(pdu, create, room.committed.state)
         if fault is not None:
             logger.info("Soft-failed %s in %s: %s", pdu.event_id, pdu.room_id, fault)
             arrival.event.soft_failed = True

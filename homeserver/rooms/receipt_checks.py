@@ -15,7 +15,7 @@ from homeserver.matrix.auth_types import auth_types_for
 from homeserver.matrix.errors import AuthRejected
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.pdu import Pdu
-from homeserver.matrix.state_map import CREATE, StateKey
+from homeserver.matrix.state_map import CREATE, StateKey, StateMap
 from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.ingest_errors import MissingEvents
 from homeserver.store.events import StoredEvent
@@ -27,14 +27,19 @@ class ReceiptChecks:
 
     events: EventCache
 
-    async def find_fault(self, pdu: Pdu, create: Pdu, before: Mapping[StateKey, EventId]) -> str | None:
-        """Why the event is rejected, if it is. Raises: MissingEvents, where auth events are not stored."""
+    async def find_fault(self, pdu: Pdu, create: Pdu, before: StateMap, *, is_partial: bool = False) -> str | None:
+        """Why the event is rejected, if it is. is_partial: members are missing in the state before it.
+
+        Raises: MissingEvents, where auth events are not stored.
+        """
         named = await self._load(pdu.auth_events, pdu.room_id, pdu.version)
         if missing := set(pdu.auth_events) - named.keys():
             raise MissingEvents(missing)
         auth_events = [named[event_id] for event_id in pdu.auth_events]
         # 4. Passes authorisation rules based on the event's auth events, otherwise it is rejected.
         fault = fault_by_auth_events(pdu, create, auth_events)
+        if is_partial:
+            before = _with_members(before, auth_events)
         # 5. Passes authorisation rules based on the state before the event, otherwise it is rejected.
         return fault or await self.find_fault_in(pdu, create, before)
 
@@ -54,6 +59,14 @@ class ReceiptChecks:
         self, event_ids: Collection[EventId], room_id: RoomId, version: RoomVersion
     ) -> dict[EventId, StoredEvent]:
         return await self.events.load_many(dict.fromkeys(event_ids, room_id), {room_id: version})
+
+
+def _with_members(state: StateMap, auth_events: Collection[StoredEvent]) -> StateMap:
+    """The state with the members that it lacks and that the event itself names."""
+    for event in auth_events:
+        if event.pdu.type == "m.room.member" and event.pdu.state_key is not None and event.pdu.key not in state:
+            state = state.set(event.pdu.key, event.event_id)
+    return state
 
 
 def fault_by_auth_events(pdu: Pdu, create: Pdu | None, auth_events: Collection[StoredEvent]) -> str | None:

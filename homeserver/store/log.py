@@ -36,8 +36,9 @@ class MembershipChange:
 class LogRow:
     """One durable change.
 
-    kind "event": key is the room id, data {"event_id"}; `event`, and what it did to the current state, are set. Other
-    kinds are described where their LogItem is made (docs/architecture.md lists them).
+    kind "event": key is the room id, data {"event_id"}; `event`, and what it did to the current state, are set. Where the
+    state changed without an event (it became known in full), data is empty and there are only `deltas`.
+    Other kinds are described where their LogItem is made (docs/architecture.md lists them).
     """
 
     position: int

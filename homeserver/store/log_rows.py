@@ -40,9 +40,9 @@ def load_whole_rows(conn: Connection, after: int, upto: int, limit: int) -> list
         if row.kind != "event"
         else evolve(
             row,
-            event=events.get(row.data["event_id"]),
+            event=events.get(row.data.get("event_id", "")),
             deltas=deltas.get(row.position, ()),
-            membership=_membership(events.get(row.data["event_id"]), deltas.get(row.position, ())),
+            membership=_membership(events.get(row.data.get("event_id", "")), deltas.get(row.position, ())),
         )
         for row in rows
     ]
@@ -54,7 +54,7 @@ def _load_events(conn: Connection, rows: Sequence[LogRow], room_ids: Sequence[Ro
         for chunk in chunked(room_ids)
         for row in conn.execute(_VERSIONS, {"ids": list(chunk)})
     }
-    ids = [EventId(row.data["event_id"]) for row in rows]
+    ids = [EventId(row.data["event_id"]) for row in rows if "event_id" in row.data]
     return {event.event_id: event for event in load_events(conn, ids, versions)}
 
 

@@ -206,7 +206,7 @@ class LogWriter:
                 return
             self.position = rows[-1].position
             if self._rooms is not None:
-                for room_id in {row.key for row in rows if row.event is not None}:
+                for room_id in {row.key for row in rows if row.kind == "event"}:
                     self._rooms.on_foreign(RoomId(room_id))
             self._tell(rows)
 
@@ -366,6 +366,12 @@ def _place(items: Sequence[Item], errors: dict[int, Exception], first: int) -> _
             continue
         firsts.append(first)
         if isinstance(item, RoomWrite):
+            if item.state is not None:
+                rows.append(LogRow(first, "event", item.room_id, {}, None, item.state.deltas))
+                rows += [
+                    membership_row(item.room_id, first + n, change)
+                    for n, change in enumerate(item.state.memberships, 1)
+                ]
             for new, position in item.place(first):
                 rows.append(_event_row(item.room_id, position, new))
                 rows += [membership_row(item.room_id, position + n, change) for n, change in enumerate(new.others, 1)]

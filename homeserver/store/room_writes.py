@@ -82,7 +82,8 @@ class RoomWrite:
 
     base_version is the head version they were built on: 0 for a new room. `save` runs in the same transaction, for
     whatever else must be durable with them; it gets the first position. `unsaid`: memberships that change with no row of
-    the log, those of other servers' users in a room that is joined.
+    the log, those of other servers' users in a room that is joined. `state`: the room's state changed with no event;
+    then `save_first` runs before anything else is written.
     """
 
     room_id: RoomId
@@ -93,6 +94,8 @@ class RoomWrite:
     transaction: Transaction | None = None
     save: Callable[[Connection, int], None] | None = None
     unsaid: Sequence[MembershipChange] = ()
+    state: NewState | None = None
+    save_first: Callable[[Connection], None] | None = None
 
     @property
     def new_version(self) -> int:
@@ -100,13 +103,25 @@ class RoomWrite:
 
     @property
     def size(self) -> int:
-        return sum(new.size for new in self.events)
+        return sum(new.size for new in self.events) + (self.state.size if self.state is not None else 0)
 
     def place(self, first: int) -> Iterator[tuple[NewEvent, int]]:
         """The events, each with its position."""
         for new in self.events:
             yield new, first
             first += new.size
+
+
+@frozen
+class NewState:
+    """Changes of a room's state: a row of the log, and behind it one for each membership of a local user."""
+
+    deltas: Sequence[StateDelta]
+    memberships: Sequence[MembershipChange]
+
+    @property
+    def size(self) -> int:
+        return 1 + len(self.memberships)
 
 
 @frozen
@@ -153,9 +168,12 @@ def write_rooms(conn: Connection, writes: Sequence[tuple[RoomWrite, int]]) -> No
             new.event.nid = position
         if new.event.timeline_order is not None:
             new.event.timeline_order = position
+    for write, _ in writes:
+        if write.save_first is not None:
+            write.save_first(conn)
     _save_snapshots(conn, writes)
     save_events(conn, [new for new, _ in placed])
-    _save_state(conn, placed)
+    _save_state(conn, placed, writes)
     _save_memberships(conn, writes)
     _save_heads(conn, [write for write, _ in writes])
     _save_transactions(conn, [write for write, _ in writes])
@@ -293,8 +311,16 @@ def _upserts(dialect: Any) -> tuple[Any, Any]:
 _UPSERTS = {"sqlite": _upserts(sqlite), "postgresql": _upserts(postgresql)}
 
 
-def _save_state(conn: Connection, placed: Sequence[tuple[NewEvent, int]]) -> None:
+def _save_state(
+    conn: Connection, placed: Sequence[tuple[NewEvent, int]], writes: Sequence[tuple[RoomWrite, int]]
+) -> None:
     changed = [(new.event.pdu.room_id, nid, delta) for new, nid in placed for delta in new.deltas]
+    changed += [
+        (write.room_id, first, delta)
+        for write, first in writes
+        if write.state is not None
+        for delta in write.state.deltas
+    ]
     if not changed:
         return
     conn.execute(
@@ -333,6 +359,8 @@ def _save_memberships(conn: Connection, writes: Sequence[tuple[RoomWrite, int]])
     for write, first in writes:
         for change in write.unsaid:
             newest[change.user_id, write.room_id] = change, first
+        for n, change in enumerate(write.state.memberships if write.state is not None else (), 1):
+            newest[change.user_id, write.room_id] = change, first + n
         for new, position in write.place(first):
             if new.membership is not None:
                 newest[new.membership.user_id, write.room_id] = new.membership, position

@@ -17,6 +17,7 @@ from homeserver.rooms.config import RoomsConfig
 from homeserver.rooms.extremities import MAX_EXTREMITIES, Extremities
 from homeserver.rooms.ingest import Ingest, Receipt
 from homeserver.rooms.ingest_errors import MissingEvents
+from homeserver.rooms.partial_states import PartialStates
 from homeserver.rooms.writer import Draft
 from homeserver.store.log import load_head_position
 from homeserver.store.tables.federated_rooms import event_gaps
@@ -32,7 +33,13 @@ VERSIONS = ["1", "2", "6", "10", "11", "12"]
 class IngestServer(RoomsServer):
     def __init__(self, url: str, data_dir: Path, **config: Any) -> None:
         super().__init__(url, data_dir, **config)
-        self.ingest = Ingest(self.writer.server_name, self.database, self.heads, self.events, self.log, NoPush())
+        self.start_ingest()
+
+    def start_ingest(self) -> None:
+        self.partial = PartialStates(self.database)
+        self.wait(self.partial.start())
+        name = self.writer.server_name
+        self.ingest = Ingest(name, self.database, self.heads, self.events, self.log, NoPush(), self.partial)
 
     def enter(self, room: RemoteRoom, user: UserId = ALICE, **options: Any) -> Pdu:
         """Join through another server, as the room is now."""
@@ -61,7 +68,7 @@ class IngestServer(RoomsServer):
         self.rows.clear()
         self._build(RoomsConfig())
         self.log.position = self.wait(self.database.read(load_head_position))
-        self.ingest = Ingest(self.writer.server_name, self.database, self.heads, self.events, self.log, NoPush())
+        self.start_ingest()
 
 
 @pytest.fixture

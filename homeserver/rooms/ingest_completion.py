@@ -1,0 +1,186 @@
+"""When the full state of a room has come that was joined with the members left out.
+
+Everything that was taken in since the join is judged anew on the states that follow from the full one, oldest first; then the
+extremities and the room's current state are worked out from what is left. It is one write: either the room is as it was, or
+its state is full.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from attrs import define, evolve, field
+from sqlalchemy import Connection
+
+from homeserver.matrix.ids import EventId, RoomId, UserId, domain_of
+from homeserver.matrix.pdu import Pdu
+from homeserver.matrix.state_map import build_state_map
+from homeserver.rooms.head import MEMBER, RoomHead, StateChange, membership_change
+from homeserver.rooms.heads import Room
+from homeserver.rooms.ingest import Ingest
+from homeserver.rooms.ingest_history import prev_events_first
+from homeserver.rooms.state_nodes import StateNode, changes_between
+from homeserver.rooms.writer import ATTEMPTS, RoomBusy
+from homeserver.store.event_graph import load_state_before
+from homeserver.store.events import StoredEvent
+from homeserver.store.log import MembershipChange
+from homeserver.store.log_writer import LostCompare
+from homeserver.store.outside_rooms import delete_outside_rooms
+from homeserver.store.partial_rooms import PartialRoom, load_events_since, save_judged, save_partial_room
+from homeserver.store.room_writes import NewEvent, NewState, RoomWrite
+from homeserver.store.snapshots import empty_snapshot
+
+logger = logging.getLogger(__name__)
+
+
+@define(eq=False)
+class Completion:
+    """Makes partial states full."""
+
+    ingest: Ingest
+
+    async def complete_state(self, room_id: RoomId, state: Sequence[Pdu], auth_chain: Sequence[Pdu], /) -> None:
+        """`state` is all of the state before our join, whose formats, signatures and hashes were checked.
+
+        Nothing happens if the room's state is full. Raises: NotFound (no such room), RoomBusy.
+        """
+        ingest = self.ingest
+        if ingest.partial.get(room_id) is None:
+            return
+        if state:
+            await ingest.store_outliers(state[0].version, [*auth_chain, *state])
+        given = {pdu.key: pdu.event_id for pdu in state if pdu.state_key is not None}
+        async with ingest.turns.take(room_id):
+            for _ in range(ATTEMPTS):
+                partial = ingest.partial.get(room_id)
+                if partial is None or await self._complete(partial, given):
+                    return
+        raise RoomBusy("The room is too busy, try again")
+
+    async def _complete(self, partial: PartialRoom, given: dict[tuple[str, str], EventId]) -> bool:
+        """False if the room moved on meanwhile."""
+        ingest, room_id = self.ingest, partial.room_id
+        room = await ingest.heads.load_room(room_id)
+        head = room.speculative
+        if room.pending:
+            await ingest.log.flush()
+            return False
+        empty = StateNode(empty_snapshot(room_id), build_state_map())
+        before = await ingest.states.load_beside(empty, given)
+        judging = Judging(ingest, room, partial, before)
+        await judging.run(await ingest.database.read(load_events_since, partial, head.version))
+        write = await self._build(head, judging)
+        if room.speculative is not head or ingest.heads.get_room(room_id) is not room:
+            return False
+        assert isinstance(write.head, RoomHead)
+        room.pending.append(write.head)
+        try:
+            await ingest.log.submit(write)
+        except LostCompare:
+            return False
+        ingest.heads.drop(room_id)
+        ingest.events.drop([new.event.event_id for new in judging.judged])
+        ingest.partial.end(room_id)
+        return True
+
+    async def _build(self, head: RoomHead, judging: Judging) -> RoomWrite:
+        ingest, partial = self.ingest, judging.partial
+        extremities = judging.extremities(head)
+        nodes = [judging.after[event_id] for event_id in extremities]
+        node = await ingest.states.resolve(judging.room, nodes, judging.events)
+        changes = await self._load_changes(head, node)
+        after = evolve(head.with_state(node, changes), extremities=extremities, tips={}, number=head.number + 1)
+        members = [_membership(change) for change in changes if change.key[0] == MEMBER]
+        local = [change for change in members if domain_of(change.user_id) == ingest.server_name]
+        others = [change for change in members if domain_of(change.user_id) != ingest.server_name]
+        judged, room_id = judging.judged, head.room_id
+
+        def save(conn: Connection, _: int) -> None:
+            save_partial_room(conn, room_id, partial.event_id, (), partial.position)
+            delete_outside_rooms(conn, room_id, [change.user_id for change in local])
+
+        def save_first(conn: Connection) -> None:
+            save_judged(conn, room_id, judged, partial.position)
+
+        state = NewState([change.delta for change in changes], local)
+        return RoomWrite(room_id, head.number, [], after, save=save, unsaid=others, state=state, save_first=save_first)
+
+    async def _load_changes(self, head: RoomHead, node: StateNode) -> list[StateChange]:
+        changed = changes_between(head.node, node)
+        wanted = [event_id for event_id in changed.values() if event_id is not None]
+        found = await self.ingest.events.load_many(dict.fromkeys(wanted, head.room_id), {head.room_id: head.version})
+        return [
+            StateChange(key, found[event_id] if event_id is not None else None, head.state.get(key))
+            for key, event_id in changed.items()
+        ]
+
+
+@define(eq=False)
+class Judging:
+    """The events since the join, judged anew. `after` are the states after them."""
+
+    ingest: Ingest
+    room: Room
+    partial: PartialRoom
+    before_join: StateNode
+    judged: list[NewEvent] = field(factory=list)
+    events: list[StoredEvent] = field(factory=list)
+    after: dict[EventId, StateNode] = field(factory=dict)
+
+    async def run(self, events: Sequence[StoredEvent]) -> None:
+        by_id = {event.event_id: event for event in events}
+        for pdu in prev_events_first([event.pdu for event in events]):
+            await self._judge(by_id[pdu.event_id], by_id)
+
+    async def _judge(self, event: StoredEvent, since: dict[EventId, StoredEvent]) -> None:
+        pdu, ingest, head = event.pdu, self.ingest, self.room.committed
+        before = await self._load_before(event, since)
+        fault = await ingest.checks.find_fault(pdu, head.create, before.state)
+        if fault is not None and event.rejected is None:
+            logger.info("Rejected %s in %s, now that its full state is known: %s", pdu.event_id, pdu.room_id, fault)
+        # What was rejected for want of members, and is allowed, counts from now on; but it is too late to show it.
+        event.soft_failed = event.soft_failed or (event.rejected is not None and fault is None)
+        event.rejected = fault
+        is_change = pdu.state_key is not None and fault is None
+        after = before.child({pdu.key: pdu.event_id}, [event]) if is_change else before
+        self.after[pdu.event_id] = after
+        self.events.append(event)
+        self.judged.append(NewEvent(event, before.snapshot, after.snapshot))
+
+    async def _load_before(self, event: StoredEvent, since: dict[EventId, StoredEvent]) -> StateNode:
+        if event.event_id == self.partial.event_id:
+            return self.before_join
+        nodes = {self.after[prev_id] for prev_id in event.pdu.prev_events if prev_id in self.after}
+        if not nodes or any(prev_id not in since for prev_id in event.pdu.prev_events):
+            # It came with a state of its own, or stands on what was before the join.
+            states = self.ingest.states
+            told = await states.database.read(load_state_before, event)
+            assert told is not None
+            nodes.add(await states.load_beside(self.before_join, told))
+        return await self.ingest.states.resolve(self.room, nodes, self.events)
+
+    def extremities(self, head: RoomHead) -> tuple[EventId, ...]:
+        """What no event follows that counts."""
+        counting = {event.event_id: event for event in self.events if event.rejected is None and not event.soft_failed}
+        hidden = {event.event_id: event for event in self.events if event.event_id not in counting}
+        followed: set[EventId] = set()
+        stack = [prev_id for event in counting.values() for prev_id in event.pdu.prev_events]
+        while stack:
+            event_id = stack.pop()
+            if event_id not in followed:
+                followed.add(event_id)
+                stack += hidden[event_id].pdu.prev_events if event_id in hidden else ()
+        late = {event_id for event_id in counting if event_id not in head.extremities and event_id not in followed}
+        kept = [event_id for event_id in head.extremities if event_id in counting and event_id not in followed]
+        # An event that came late is behind others, unless what stood before it was taken away.
+        found = kept or sorted(late, key=lambda event_id: counting[event_id].pdu.depth)[-1:]
+        return tuple(found) or (self.partial.event_id,)
+
+
+def _membership(change: StateChange) -> MembershipChange:
+    if change.event is not None:
+        return membership_change(change.event.pdu)
+    user_id = UserId(change.key[1])
+    assert change.previous is not None
+    return MembershipChange(user_id, "leave", change.previous, user_id)

@@ -53,7 +53,7 @@ from homeserver.store.event_gaps import (
     save_gaps,
     save_waiting_redaction,
 )
-from homeserver.store.events import StoredEvent
+from homeserver.store.events import StoredEvent, load_events
 from homeserver.store.log import MembershipChange
 from homeserver.store.log_writer import LogWriter, LostCompare
 from homeserver.store.outliers import hidden_item
@@ -79,6 +79,7 @@ class Receipt(Enum):
 class Facts:
     """What the database knows about an event that comes in. is_late: a stored event follows it already."""
 
+    known: StoredEvent | None
     is_late: bool
     redactions: Sequence[EventId]
 
@@ -155,11 +156,14 @@ class Ingest:
         """
         async with self.turns.take(pdu.room_id):
             room = await self.heads.load_room(pdu.room_id)
-            known = await self.events.load(pdu.event_id, pdu.room_id, pdu.version)
-            if known is not None and not known.is_outlier:
+            cached = self.events.get(pdu.event_id)
+            if cached is not None and not cached.is_outlier:
+                return Receipt.KNOWN
+            facts = await self.database.read(load_facts, pdu)
+            if facts.known is not None and not facts.known.is_outlier:
                 return Receipt.KNOWN
             before, missing = await self._load_before(room, pdu, state_before)
-            return await self._take_in(room, pdu, known, before, missing)
+            return await self._take_in(room, pdu, facts, before, missing)
 
     async def start_room(
         self,
@@ -223,14 +227,14 @@ class Ingest:
     # -- 2. the checks ---------------------------------------------------------------------------------------------
 
     async def _take_in(
-        self, room: Room, pdu: Pdu, known: StoredEvent | None, before: StateNode, missing: frozenset[EventId]
+        self, room: Room, pdu: Pdu, facts: Facts, before: StateNode, missing: frozenset[EventId]
     ) -> Receipt:
         create = room.committed.create
         is_partial = self.partial.get(pdu.room_id) is not None
         rejected = await self.checks.find_fault(pdu, create, before.state, is_partial=is_partial)
-        if known is not None and known.rejected is not None:
-            rejected = known.rejected
-        arrival = await self.arrive(room, pdu, known, before, rejected, missing)
+        if facts.known is not None and facts.known.rejected is not None:
+            rejected = facts.known.rejected
+        arrival = await self.arrive(room, pdu, facts, before, rejected, missing)
         if rejected is not None:
             logger.info("Rejected %s in %s: %s", pdu.event_id, pdu.room_id, rejected)
             return await self._hide(room, arrival, Receipt.REJECTED)
@@ -250,14 +254,13 @@ class Ingest:
         self,
         room: Room,
         pdu: Pdu,
-        known: StoredEvent | None,
+        facts: Facts,
         before: StateNode,
         rejected: str | None,
         missing: frozenset[EventId],
     ) -> Arrival:
         """The event with what is known of it; nothing is decided yet of its place in the room."""
-        head = room.committed
-        facts = await self.database.read(_load_facts, pdu)
+        head, known = room.committed, facts.known
         event = StoredEvent(pdu, nid=known.nid if known is not None else 0, rejected=rejected)
         event.replaces = before.state.get(pdu.key) if pdu.state_key is not None else None
         event.thread_root = await self._thread_root(head, pdu)
@@ -451,7 +454,10 @@ def save_arrival(arrival: Arrival) -> Callable[[Connection, int], None]:
     return save
 
 
-def _load_facts(conn: Connection, pdu: Pdu) -> Facts:
+def load_facts(conn: Connection, pdu: Pdu) -> Facts:
+    stored = load_events(conn, [pdu.event_id], {pdu.room_id: pdu.version})
     return Facts(
-        is_named_by_gap(conn, pdu.room_id, pdu.event_id), load_waiting_redactions(conn, pdu.room_id, pdu.event_id)
+        stored[0] if stored else None,
+        is_named_by_gap(conn, pdu.room_id, pdu.event_id),
+        load_waiting_redactions(conn, pdu.room_id, pdu.event_id),
     )

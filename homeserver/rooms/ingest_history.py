@@ -18,7 +18,7 @@ from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.state_map import StateKey, build_state_map
 from homeserver.rooms.heads import Room
-from homeserver.rooms.ingest import Arrival, Ingest, save_arrival
+from homeserver.rooms.ingest import Arrival, Facts, Ingest, load_facts, save_arrival
 from homeserver.rooms.ingest_errors import MissingEvents
 from homeserver.rooms.state_nodes import StateNode
 from homeserver.store.event_gaps import drop_gaps, load_gap_order, save_gaps
@@ -107,8 +107,8 @@ class Batch:
         if before is None:
             return
         fault = known.rejected or await ingest.checks.find_fault(pdu, head.create, before.state)
-        lacking = await ingest.database.read(_load_without_state, pdu)
-        arrival = await ingest.arrive(self.room, pdu, known, before, fault, frozenset(lacking - self._after.keys()))
+        lacking, facts = await ingest.database.read(_load_what_is_known, pdu)
+        arrival = await ingest.arrive(self.room, pdu, facts, before, fault, frozenset(lacking - self._after.keys()))
         arrival.event.timeline_order = None
         arrival.event.sight = await self._load_sight(before)
         self._after[pdu.event_id] = arrival.after
@@ -169,8 +169,9 @@ def _load_free_places(conn: Connection, room_id: RoomId, named: Collection[Event
     return following - 1, following - before - 1
 
 
-def _load_without_state(conn: Connection, pdu: Pdu) -> set[EventId]:
-    return load_missing(conn, pdu.room_id, pdu.prev_events, with_state=True)
+def _load_what_is_known(conn: Connection, pdu: Pdu) -> tuple[set[EventId], Facts]:
+    """The prev events that have no state here, and the facts."""
+    return load_missing(conn, pdu.room_id, pdu.prev_events, with_state=True), load_facts(conn, pdu)
 
 
 def _save_all(arrivals: Sequence[Arrival]) -> Callable[[Connection, int], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import immutables
 from attrs import define, frozen
@@ -78,36 +78,17 @@ class States:
             # States of events that are still on their way to the disk count, too.
             fresh = {**room.fresh, **{event.event_id: event for event in arriving}}
             fork = Fork(room.committed, ordered, room.nodes.graph_edges, fresh, self.events.peek)
-            changes = await self.database.read(fork.load_resolution)
-            found = await self._settle(ordered, changes, fresh)
+            nearest, changes, nids = await self.database.read(fork.load)
+            found = nearest if not changes else nearest.child(changes, _named(nearest, changes, fresh, nids))
             room.nodes.put_resolved(nodes, found)
         return found
 
-    async def _settle(self, nodes: Sequence[StateNode], resolved: Changes, fresh: Fresh) -> StateNode:
-        """The node that is nearest to the resolution, or its child."""
-        nearest, best = nodes[0], _missing_changes(nodes[0], resolved)
-        for node in nodes[1:]:
-            changes = _missing_changes(node, resolved)
-            if len(changes) < len(best):
-                nearest, best = node, changes
-        return await self._child(nearest, best, fresh) if best else nearest
-
-    async def _child(self, base: StateNode, changes: Changes, fresh: Fresh = NONE) -> StateNode:
+    async def _child(self, base: StateNode, changes: Changes) -> StateNode:
         """A state beside another, in a snapshot that is still to be stored."""
         if not changes:
             return base
-        named = {key: event_id or base.state[key] for key, event_id in changes.items()}
-        stored = [event_id for event_id in named.values() if event_id not in fresh]
-        nids = await self.database.read(load_nids, stored) if stored else {}
-
-        def name(key: StateKey) -> Change:
-            event = fresh.get(named[key])
-            if event is not None:
-                return event if changes[key] is not None else Removal(event)
-            nid = nids[named[key]]
-            return nid if changes[key] is not None else -nid
-
-        return base.child(changes, [name(key) for key in changes])
+        nids = await self.database.read(load_nids, [*_event_ids(base, changes)])
+        return base.child(changes, _named(base, changes, NONE, nids))
 
 
 @frozen
@@ -120,7 +101,15 @@ class Fork:
     fresh: Fresh
     peek: Callable[[EventId], StoredEvent | None]
 
-    def load_resolution(self, conn: Connection) -> dict[StateKey, EventId | None]:
+    def load(self, conn: Connection) -> tuple[StateNode, Changes, dict[EventId, int]]:
+        """The state that is nearest to the resolution, what leads from it there, and the nids of what that names."""
+        resolved = self._load_resolution(conn)
+        found = [(node, _missing_changes(node, resolved)) for node in self.nodes]
+        nearest, changes = min(found, key=lambda near: len(near[1]))
+        stored = [event_id for event_id in _event_ids(nearest, changes) if event_id not in self.fresh]
+        return nearest, changes, load_nids(conn, stored) if stored else {}
+
+    def _load_resolution(self, conn: Connection) -> dict[StateKey, EventId | None]:
         """What the resolution has for each key in which the states differ (None: nothing), and for keys that none has."""
         head, first = self.head, self.nodes[0]
         rejected: set[EventId] = set()
@@ -152,6 +141,24 @@ class Fork:
             found += load_events(conn, missing, {self.head.room_id: self.head.version})
         rejected.update(event.event_id for event in found if event.rejected is not None)
         return {event.event_id: event.pdu for event in found if event.pdu.room_id == self.head.room_id}
+
+
+def _event_ids(base: StateNode, changes: Changes) -> Iterator[EventId]:
+    """What the changes bring in or take away."""
+    return (event_id or base.state[key] for key, event_id in changes.items())
+
+
+def _named(base: StateNode, changes: Changes, fresh: Fresh, nids: Mapping[EventId, int]) -> list[Change]:
+    """The changes as a snapshot stores them."""
+    named: list[Change] = []
+    for key, taken in changes.items():
+        event_id = taken or base.state[key]
+        event = fresh.get(event_id)
+        if event is not None:
+            named.append(event if taken is not None else Removal(event))
+        else:
+            named.append(nids[event_id] if taken is not None else -nids[event_id])
+    return named
 
 
 def beside(base: StateNode, state: Mapping[StateKey, EventId], snapshot: Snapshot) -> StateNode:

@@ -94,7 +94,7 @@ def load_recent_events(
                 select(*EVENT_COLUMNS)
                 .select_from(log.join(e, (e.c.room_id == log.c.key) & (e.c.nid == log.c.position)))
                 .where(log.c.position < before, log.c.position >= floor, log.c.kind == "event", log.c.key.in_(chunk))
-                .where(e.c.timeline_order == e.c.nid, e.c.rejected.is_(None), e.c.soft_failed.is_(False))
+                .where(e.c.timeline_order == log.c.position, e.c.rejected.is_(None), e.c.soft_failed.is_(False))
                 .where(e.c.sender != reader, e.c.redacted_by.is_(None))
             )
             found += stored_events(conn.execute(statement), version)

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from homeserver.matrix.errors import AuthRejected
-from homeserver.matrix.ids import EventId, UserId
+from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.pdu import Pdu
 from homeserver.rooms.config import RoomsConfig
 from homeserver.rooms.extremities import MAX_EXTREMITIES, Extremities
@@ -51,6 +51,10 @@ class IngestServer(RoomsServer):
     def receive(self, pdu: Pdu, **options: Any) -> Receipt:
         receipt: Receipt = self.wait(self.ingest.receive(pdu, **options))
         return receipt
+
+    def log_write(self, room_id: RoomId, draft: Draft) -> Any:
+        """A write of a local user that is under way."""
+        return Deferred.fromCoroutine(self.writer.write(room_id, lambda _: [draft]))
 
     def head(self, room: RemoteRoom) -> Any:
         assert room.room_id is not None

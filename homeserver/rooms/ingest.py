@@ -281,7 +281,7 @@ class Ingest:
     async def _redact(self, head: RoomHead, arrival: Arrival, redactions: Sequence[EventId]) -> None:
         """What the event redacts; and whether it comes redacted itself."""
         pdu = arrival.event.pdu
-        if pdu.type == _REDACTION and pdu.redacts is not None:
+        if pdu.type == _REDACTION and pdu.redacts is not None and arrival.event.rejected is None:
             target = await self.events.load(pdu.redacts, head.room_id, head.version)
             arrival.redacts = redacted_target(head, pdu, target)
             arrival.waits_for = pdu.redacts if target is None or target.is_outlier else None

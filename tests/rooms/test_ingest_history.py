@@ -82,6 +82,23 @@ def test_event_without_state_is_left_out_and_a_forbidden_one_hidden(server: Inge
     assert timeline(server, room)[:2] == [first.event_id, second.event_id]
 
 
+def test_redactions_of_history_take_effect_but_for_rejected_ones(server: IngestServer) -> None:
+    room = open_room()
+    first, second = room.say(YAN, "one"), room.say(YAN, "two")
+    room.send("m.room.redaction", ZOE, {"redacts": first.event_id})
+    levels = room.events[room.current["m.room.power_levels", ""]]
+    auth = [room.create, levels]
+    forged = room.send("m.room.redaction", "@eve:other.example", {"redacts": second.event_id}, auth=auth)
+    room.say(ZOE, "last")
+    server.enter(room)
+    events = list(room.events.values())[:-1]
+    assert backfill(server, events) == len(events) - 1
+    assert server.event(forged).rejected is not None
+    server.forget()
+    assert server.event(first).pdu.content == {}
+    assert server.event(second).pdu.content["body"] == "two"
+
+
 def test_gap_in_the_middle_is_filled_between_its_ends(server: IngestServer) -> None:
     room = open_room()
     server.enter(room)

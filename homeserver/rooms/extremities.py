@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
@@ -49,7 +50,7 @@ class Extremities:
             await waiting
 
     def _merge(self, head: RoomHead) -> None:
-        merging = Deferred.fromCoroutine(self._send_dummy(head))
+        merging = Deferred.fromCoroutine(self._send_dummy(head)).addErrback(_log_failure)
         if not merging.called:
             self._merging[head.room_id] = merging
 
@@ -60,8 +61,6 @@ class Extremities:
                 await self.writer.write(head.room_id, lambda now: _drafts(now, sender))
         except MatrixError as error:
             logger.info("The extremities of %s can't be merged: %s", head.room_id, error)
-        except Exception:
-            logger.exception("The extremities of %s can't be merged", head.room_id)
         finally:
             self._merging.pop(head.room_id, None)
 
@@ -71,6 +70,10 @@ class Extremities:
         needed = levels.event(DUMMY, False)
         local = (user_id for user_id in head.joined_users() if domain_of(user_id) == self.server_name)
         return next((user_id for user_id in local if levels.user(user_id) >= needed), None)
+
+
+def _log_failure(failure: Failure) -> None:
+    logger.error("Extremities can't be merged: %s", failure.getTraceback())
 
 
 def _drafts(head: RoomHead, sender: UserId) -> list[Draft]:

@@ -26,6 +26,7 @@ from federation.client import V1, FederationClient, quote_path
 from federation.errors import RemoteRefused, RemoteUnreachable
 from federation.inbound.fetching import FETCH_TIMEOUT_MS, Fetcher, NotFetched, sort_by_prev
 from federation.inbound.pdu_checks import PduChecks
+from federation.inbound.policy import PolicyServers
 from federation.inbound.slots import Slots
 from homeserver.matrix.errors import BadJson
 from homeserver.matrix.ids import EventId, ServerName, domain_of
@@ -61,6 +62,7 @@ class PduReceiver:
     client: FederationClient
     checks: PduChecks
     fetcher: Fetcher
+    policies: PolicyServers
     ingest: Ingest
     heads: RoomHeads
     clock: Clock
@@ -74,6 +76,8 @@ class PduReceiver:
         named = {*pdu.prev_events, *pdu.auth_events}
         facts = await self.fetcher.load_facts(pdu.room_id, named)
         if len(facts) < len(named) or not all(facts[each].has_state for each in pdu.prev_events):
+            return False
+        if not await self.policies.is_recommended(pdu):
             return False
         try:
             await self.ingest.receive(pdu)
@@ -105,8 +109,9 @@ class PduReceiver:
             state = at.state
             await self._store_outliers(at.unknown)
         await self._store_outliers(await self.fetcher.fetch_auth_chain([pdu], servers))
+        pdu, unwanted = await self.policies.ask(pdu)
         try:
-            await self.ingest.receive(pdu, state_before=state)
+            await self.ingest.receive(pdu, state_before=state, unwanted=unwanted)
         except MissingEvents as error:
             raise NotFetched(error.error) from None
 

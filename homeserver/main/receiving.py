@@ -9,6 +9,7 @@ from federation.inbound.acl import ServerAcls
 from federation.inbound.edus import EduHandlers
 from federation.inbound.fetching import Fetcher
 from federation.inbound.pdu_checks import PduChecks
+from federation.inbound.policy import PolicyServers
 from federation.inbound.receive_pdu import PduReceiver
 from federation.inbound.room_queue import RoomQueues
 from federation.inbound.transaction import Transactions
@@ -41,7 +42,8 @@ def build_receiving(core: Core, client: FederationClient, ring: KeyRing) -> Rece
     acls = ServerAcls(core.heads, core.events)
     checks = PduChecks(ring, core.reactor)
     fetcher = Fetcher(client, checks, core.database, core.events)
-    receiver = PduReceiver(core.server_name, client, checks, fetcher, core.ingest, core.heads, core.clock)
+    policies = PolicyServers(client, core.heads, core.events)
+    receiver = PduReceiver(core.server_name, client, checks, fetcher, policies, core.ingest, core.heads, core.clock)
     queues = RoomQueues(core.clock, core.database, core.heads, checks, receiver)
     edus = EduHandlers(acls, core.clock)
     transactions = Transactions(core.server_name, core.clock, core.database, core.heads, acls, checks, queues, edus)

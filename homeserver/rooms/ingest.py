@@ -145,11 +145,14 @@ class Ingest:
             left_out |= await self.outliers.store(room_id, version, [pdu for pdu in pdus if pdu.room_id == room_id])
         return left_out
 
-    async def receive(self, pdu: Pdu, /, *, state_before: Mapping[StateKey, EventId] | None = None) -> Receipt:
+    async def receive(
+        self, pdu: Pdu, /, *, state_before: Mapping[StateKey, EventId] | None = None, unwanted: str | None = None
+    ) -> Receipt:
         """Take in an event whose format, signatures and hashes were checked.
 
         All of its prev events are stored with their states, or `state_before` is what a server says that the missing
         ones led to: it is resolved with the states after those that are there. Its events are stored.
+        unwanted: why the event shall be soft failed, whatever the room's state says (a policy server).
 
         Raises: NotFound (no such room), MissingEvents.
         Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
@@ -163,7 +166,7 @@ class Ingest:
             if facts.known is not None and not facts.known.is_outlier:
                 return Receipt.KNOWN
             before, missing = await self._load_before(room, pdu, state_before)
-            return await self._take_in(room, pdu, facts, before, missing)
+            return await self._take_in(room, pdu, facts, before, missing, unwanted)
 
     async def start_room(
         self,
@@ -227,7 +230,13 @@ class Ingest:
     # -- 2. the checks ---------------------------------------------------------------------------------------------
 
     async def _take_in(
-        self, room: Room, pdu: Pdu, facts: Facts, before: StateNode, missing: frozenset[EventId]
+        self,
+        room: Room,
+        pdu: Pdu,
+        facts: Facts,
+        before: StateNode,
+        missing: frozenset[EventId],
+        unwanted: str | None,
     ) -> Receipt:
         create = room.committed.create
         is_partial = self.partial.get(pdu.room_id) is not None
@@ -239,8 +248,9 @@ class Ingest:
             logger.info("Rejected %s in %s: %s", pdu.event_id, pdu.room_id, rejected)
             return await self._hide(room, arrival, Receipt.REJECTED)
         room = await self.heads.load_room(pdu.room_id)
-        # 6. Passes authorisation rules based on the current state of the room, otherwise it is soft failed.
+        # 6. and 7., else it is "soft failed".
         fault = None if is_partial else await self.checks.find_fault_in(pdu, create, room.committed.state)
+        fault = fault or unwanted
         if fault is not None:
             logger.info("Soft-failed %s in %s: %s", pdu.event_id, pdu.room_id, fault)
             arrival.event.soft_failed = True

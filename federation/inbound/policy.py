@@ -1,0 +1,134 @@
+"""Policy servers on receipt: events that a room's policy server does not recommend are soft failed (receipt check 7).
+
+A signature that is there is checked in memory. Where it is missing or wrong, the policy server is asked for a new one, for its
+key may have changed meanwhile; one that can't be reached recommends nothing.
+
+Spec: server-server-api#policy-servers
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from federation.bounded import Bounded
+from federation.client import FederationClient
+from federation.errors import RemoteRefused, RemoteUnreachable
+from homeserver.folds.events import EventCache
+from homeserver.matrix.canonical import encode_for_version
+from homeserver.matrix.errors import BadSignature
+from homeserver.matrix.ids import RoomId, ServerName, is_server_name
+from homeserver.matrix.pdu import Pdu
+from homeserver.matrix.signing import KeyId, VerifyKey, verify_event_signature
+from homeserver.matrix.state_map import StateKey
+from homeserver.rooms.head import RoomHead
+from homeserver.rooms.heads import RoomHeads
+
+logger = logging.getLogger(__name__)
+
+POLICY: Final[StateKey] = ("m.room.policy", "")
+KEY_ID: Final = KeyId("ed25519:policy_server")
+SIGN_PATH: Final = "/_matrix/policy/v1/sign"
+SIGN_TIMEOUT_MS: Final = 10_000
+MAX_ANSWER_BYTES: Final = 64 * 1024
+ROOMS_KEPT: Final = 1_000
+
+
+@frozen
+class Policy:
+    """A room's policy server. `key` is None where what the room names is none: then nothing is recommended."""
+
+    server: ServerName
+    key: VerifyKey | None
+
+
+@define(eq=False)
+class PolicyServers:
+    """Which rooms use one, and what it says."""
+
+    client: FederationClient
+    heads: RoomHeads
+    events: EventCache
+    # By room, with the parts of the head from which it was made.
+    _policies: Bounded[RoomId, tuple[object, object, Policy | None]] = field(
+        init=False, factory=lambda: Bounded(ROOMS_KEPT)
+    )
+
+    async def is_recommended(self, pdu: Pdu) -> bool:
+        """Whether the event bears the signature that its room wants; nobody is asked."""
+        policy = await self._load_policy(pdu)
+        return policy is None or _is_signed(pdu, policy)
+
+    async def ask(self, pdu: Pdu) -> tuple[Pdu, str | None]:
+        """The event, with the policy server's signature where it gives one; and why it is not recommended, if it is not."""
+        policy = await self._load_policy(pdu)
+        if policy is None or _is_signed(pdu, policy):
+            return pdu, None
+        try:
+            answer = await self.client.post(
+                policy.server, SIGN_PATH, pdu.json, timeout_ms=SIGN_TIMEOUT_MS, max_bytes=MAX_ANSWER_BYTES
+            )
+        except (RemoteUnreachable, RemoteRefused) as error:
+            return pdu, f"The policy server {policy.server} does not recommend it: {error.error}"
+        signed = _with_signature(pdu, policy, answer)
+        if signed is None:
+            return pdu, f"The policy server {policy.server} gives no valid signature"
+        return signed, None
+
+    async def _load_policy(self, pdu: Pdu) -> Policy | None:
+        """What the room's current state says; None where this event needs no recommendation."""
+        if pdu.type == POLICY[0] and pdu.state_key == "":
+            return None
+        head = self.heads.get(pdu.room_id) or await self.heads.load(pdu.room_id)
+        event_id = head.state.get(POLICY)
+        if event_id is None:
+            return None
+        kept = self._policies.get(head.room_id)
+        if kept is not None and kept[0] == event_id and kept[1] is head.members:
+            return kept[2]
+        event = await self.events.load(event_id, head.room_id, head.version)
+        policy = parse_policy(event.pdu.content, head) if event is not None else None
+        self._policies.put(head.room_id, (event_id, head.members, policy))
+        return policy
+
+
+def parse_policy(content: dict[str, Any], head: RoomHead) -> Policy | None:
+    """None if the room does not use a policy server: the event is not of the right shape, or that server not in the room.
+
+    Spec: server-server-api#determining-if-a-policy-server-is-enabled-in-a-room
+    """
+    via, keys = content.get("via"), content.get("public_keys")
+    key = keys.get("ed25519") if isinstance(keys, dict) else None
+    if not isinstance(via, str) or not isinstance(key, str) or not is_server_name(via):
+        return None
+    if via not in head.joined_servers():
+        return None
+    try:
+        return Policy(ServerName(via), VerifyKey.from_base64(KEY_ID, key))
+    except ValueError:
+        return Policy(ServerName(via), None)
+
+
+def _is_signed(pdu: Pdu, policy: Policy) -> bool:
+    if policy.key is None:
+        return False
+    try:
+        verify_event_signature(pdu.json, pdu.version, policy.server, policy.key)
+    except BadSignature:
+        return False
+    return True
+
+
+def _with_signature(pdu: Pdu, policy: Policy, answer: Any) -> Pdu | None:
+    """The event with the signature in the answer beside those it has; None if that is not valid."""
+    given = answer.get(policy.server) if isinstance(answer, dict) else None
+    signature = given.get(KEY_ID) if isinstance(given, dict) else None
+    if not isinstance(signature, str) or len(signature) > 200:
+        return None
+    json = pdu.json
+    signatures = json["signatures"]
+    json["signatures"] = {**signatures, policy.server: {**signatures.get(policy.server, {}), KEY_ID: signature}}
+    signed = Pdu(json, encode_for_version(json, pdu.version), pdu.version, pdu.event_id, pdu.unsigned)
+    return signed if _is_signed(signed, policy) else None

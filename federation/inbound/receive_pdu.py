@@ -68,7 +68,15 @@ class PduReceiver:
     clock: Clock
     _gaps: Slots = field(init=False, factory=lambda: Slots(MAX_GAPS, MAX_GAPS_FOR_ORIGIN))
 
-    async def receive(self, pdu: Pdu) -> bool:
+    async def receive(self, pdu: Pdu, origin: ServerName) -> None:
+        """Take the event in, accepted or not, and before it what it builds on.
+
+        Raises: as receive_after_gap.
+        """
+        if not await self.receive_at_once(pdu):
+            await self.receive_after_gap(pdu, origin)
+
+    async def receive_at_once(self, pdu: Pdu) -> bool:
         """Take the event in, accepted or not; False, if other servers have to be asked for what it builds on.
 
         Raises: NotFound, if the room is unknown.

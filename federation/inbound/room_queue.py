@@ -67,7 +67,7 @@ class Busy(MatrixError):
 class Receiver(Protocol):
     """receive_pdu.PduReceiver."""
 
-    async def receive(self, pdu: Pdu, /) -> bool: ...
+    async def receive_at_once(self, pdu: Pdu, /) -> bool: ...
 
     async def receive_after_gap(self, pdu: Pdu, origin: ServerName, /) -> None: ...
 
@@ -295,8 +295,10 @@ class RoomQueues:
             room.away.setdefault(queued.pdu.event_id, None)
             room.parked.setdefault(awaited, []).append(queued)
             return
-        taken_in = await self._try(room, queued, self.receiver.receive(queued.pdu))
-        if taken_in is False and not self._stopping:
+        taken_in = await self._try(room, queued, self.receiver.receive_at_once(queued.pdu))
+        if taken_in is not False:
+            self._unpark(room, queued.pdu.event_id)
+        elif not self._stopping:
             room.away[queued.pdu.event_id] = None
             asking = Deferred.fromCoroutine(self._ask_others(room, queued))
             if not asking.called:

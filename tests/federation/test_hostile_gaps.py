@@ -69,6 +69,17 @@ def test_state_events_in_the_gap_are_fetched(room: PeerRoom) -> None:
     assert room.alice.get_state(room.room_id, "m.room.member", room.bob)["displayname"] == "Bob"
 
 
+def test_events_that_wait_behind_a_gap_come_in_once_it_is_passed(room: PeerRoom) -> None:
+    """One after another, and each gap is asked about once."""
+    room.peer.answer("POST", f"{V1}/get_missing_events/", Answer({"events": []}, delay_s=0.5))
+    pdus = [follows_gap(room), *(room.build("m.room.message", message(str(number))) for number in range(5))]
+    room.serve_state(list(room.state.values()))
+    room.send(*pdus)
+    for pdu in pdus:
+        room.wait_for_event(pdu.event_id)
+    assert len(room.peer.received(f"{V1}/state_ids")) == 1
+
+
 def test_event_is_tried_again_when_its_server_could_not_answer(room: PeerRoom) -> None:
     pdu = follows_gap(room)
     room.send(pdu)

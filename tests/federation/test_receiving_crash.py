@@ -30,7 +30,7 @@ def test_accepted_events_survive_a_crash(start_federated: Any, start_peer: Any) 
     bad["signatures"] = {room.peer.server_name: {room.peer.key.key_id: "A" * 86}}
     room.hearth.stop()
     process = SameServer(room.hearth)
-    answer = room.send(bad, *pdus, txn_id="before the crash").json()
+    answer = room.send(bad, *pdus).json()
     assert {event_id: outcome for event_id, outcome in answer["pdus"].items() if not outcome} == {
         pdu.event_id: {} for pdu in pdus
     }

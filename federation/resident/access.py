@@ -25,6 +25,7 @@ from homeserver.rooms.head import HISTORY_VISIBILITY, MEMBER, RoomHead
 from homeserver.rooms.heads import RoomHeads
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent
+from homeserver.store.partial_rooms import load_partial_rooms
 from homeserver.store.server_sight import ServerSight, load_server_sights
 
 # A server is to a room what the closest of its users is.
@@ -59,8 +60,23 @@ class ServerAccess:
     async def load_head_inside(self, room_id: RoomId, origin: ServerName) -> RoomHead:
         """As load_head, for a server that is in the room now. Raises: NotFound, Forbidden."""
         head = await self.load_head(room_id, origin)
-        check_in_room(head, origin)
+        if not await self.is_inside(head, origin):
+            raise _not_in_room(origin)
         return head
+
+    async def check_whole(self, head: RoomHead) -> None:
+        """Whether all of the room's state is here. Raises: NotFound, so that the other server asks another one."""
+        if await self._load_partial_servers(head.room_id) is not None:
+            raise NotFound("This server does not know all of that room yet")
+
+    async def is_inside(self, head: RoomHead, origin: ServerName) -> bool:
+        """The server is in the room: as far as is known, where the members have not all come yet."""
+        return is_in_room(head, origin) or origin in (await self._load_partial_servers(head.room_id) or ())
+
+    async def _load_partial_servers(self, room_id: RoomId) -> Sequence[ServerName] | None:
+        """The servers that were in a room when it was joined without its members; None where they are here."""
+        partial = await self.database.read(load_partial_rooms)
+        return next((room.servers for room in partial if room.room_id == room_id), None)
 
     async def check_acl(self, head: RoomHead, origin: ServerName) -> None:
         """Raises: Forbidden."""
@@ -72,7 +88,7 @@ class ServerAccess:
     async def load_shown(self, head: RoomHead, events: Sequence[StoredEvent], origin: ServerName) -> list[Pdu]:
         """The events as the server may see them: those that are hidden from it in their redacted form."""
         sights = await self._load_sights(head, events, origin)
-        inside = is_in_room(head, origin)
+        inside = await self.is_inside(head, origin)
         return [self._shown(event, sights, origin, inside) for event in events]
 
     async def load_event(self, head: RoomHead, event_id: EventId) -> StoredEvent:
@@ -87,7 +103,7 @@ class ServerAccess:
 
         Raises: NotFound, Forbidden.
         """
-        inside = is_in_room(head, origin)
+        inside = await self.is_inside(head, origin)
         try:
             event = await self.load_event(head, event_id)
         except NotFound:
@@ -120,12 +136,6 @@ class ServerAccess:
 def is_in_room(head: RoomHead, server: ServerName) -> bool:
     """A user of the server is joined."""
     return any(membership == "join" and domain_of(user_id) == server for user_id, membership in head.members.items())
-
-
-def check_in_room(head: RoomHead, server: ServerName) -> None:
-    """Raises: Forbidden."""
-    if not is_in_room(head, server):
-        raise _not_in_room(server)
 
 
 def _not_in_room(server: ServerName) -> Forbidden:

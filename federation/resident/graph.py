@@ -9,7 +9,7 @@ Spec: server-server-api#backfilling-and-retrieving-missing-events
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from heapq import heappop, heappush
 from typing import Final
 
@@ -19,6 +19,7 @@ from homeserver.folds.events import EventCache
 from homeserver.matrix.ids import EventId
 from homeserver.rooms.head import RoomHead
 from homeserver.runtime.db import Database
+from homeserver.store.event_graph import load_auth_chain
 from homeserver.store.events import StoredEvent, load_timeline
 
 BEFORE_ALL: Final = -(1 << 62)
@@ -35,14 +36,11 @@ class RoomGraph:
         await self._read_ahead(head, known, limit)
         found: list[StoredEvent] = []
         seen = {event.event_id for event in known}
-        heap = [_heap_entry(event) for event in known]
-        heap.sort()
+        heap = sorted(_heap_entry(event) for event in known)
         while heap and len(found) < limit:
             event = heappop(heap)[-1]
-            found.append(event)
-            before = [event_id for event_id in event.pdu.prev_events if event_id not in seen]
-            seen.update(before)
-            for each in await self._load(head, before):
+            found += [event] if event.rejected is None else []
+            for each in await self._load_before(head, event, seen):
                 heappush(heap, _heap_entry(each))
         return found
 
@@ -64,30 +62,29 @@ class RoomGraph:
         queue = deque(known)
         found: list[StoredEvent] = []
         while queue and len(found) < limit:
-            before = [event_id for event_id in queue.popleft().pdu.prev_events if event_id not in seen]
-            seen.update(before)
-            deep = [event for event in await self._load(head, before) if event.pdu.depth >= min_depth]
-            found += deep
+            before = await self._load_before(head, queue.popleft(), seen)
+            deep = [event for event in before if event.pdu.depth >= min_depth]
+            found += [event for event in deep if event.rejected is None]
             queue += deep
         return sorted(found[:limit], key=lambda event: event.pdu.depth)
 
-    async def load_auth_chain(self, head: RoomHead, event_ids: Iterable[EventId]) -> set[EventId]:
+    async def load_auth_chain(self, head: RoomHead, event_ids: Collection[EventId]) -> set[EventId]:
         """The events that authorise these, those that authorise them, and so on. The events themselves are among them
         only if another one names them."""
-        found: set[EventId] = set()
-        level = {each for event in await self._load(head, list(event_ids)) for each in event.pdu.auth_events}
-        while level:
-            events = await self._load(head, level)
-            found.update(event.event_id for event in events)
-            level = {each for event in events for each in event.pdu.auth_events if each not in found}
-        return found
+        return await self.database.read(load_auth_chain, head.room_id, event_ids)
+
+    async def _load_before(self, head: RoomHead, event: StoredEvent, seen: set[EventId]) -> list[StoredEvent]:
+        """The event's prev events, but for those that were seen."""
+        before = [event_id for event_id in event.pdu.prev_events if event_id not in seen]
+        seen.update(before)
+        return await self._load(head, before)
 
     async def _load(self, head: RoomHead, event_ids: Collection[EventId]) -> list[StoredEvent]:
-        """Those that are known, of this room, and accepted."""
+        """Those that are in this room's graph here. Rejected ones are: a walk goes over them."""
         if not event_ids:
             return []
         found = await self.events.load_many(dict.fromkeys(event_ids, head.room_id), {head.room_id: head.version})
-        return [event for event in found.values() if event.rejected is None and event.pdu.room_id == head.room_id]
+        return [event for event in found.values() if event.pdu.room_id == head.room_id and not event.is_outlier]
 
     async def _read_ahead(self, head: RoomHead, events: Collection[StoredEvent], limit: int) -> None:
         orders = [event.timeline_order for event in events if event.timeline_order is not None]

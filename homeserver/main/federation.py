@@ -113,7 +113,7 @@ def build_federation(
             KeyEndpoints(own_keys, notary),
             VersionEndpoint(VERSION),
             *receiving.endpoints,
-            *build_serving(core, accounts, rooms, encryption, receiving, config),
+            *build_serving(core, accounts, rooms, encryption, receiving, client, config),
         ],
     )
 

@@ -8,8 +8,10 @@ import pytest
 
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.versions import ROOM_VERSIONS
+from homeserver.store.partial_rooms import save_partial_room
 from tests.federation.visitor import Visitor, create_room
 from tests.kit.client import Client
+from tests.kit.reactor import run_in_reactor
 
 VERSIONS = ["1", "6", "10", "11", "12"]
 DENIED = {"allow": ["*"], "deny": ["localhost"]}
@@ -214,6 +216,26 @@ def test_unknown_rooms_and_events(visitor: Visitor, alice: Client) -> None:
     visitor.join(room_id, visitor.user("bob"))
     visitor.get("/v1/state/{}", at=[room_id], query={"event_id": "$unknown"}, expect="M_NOT_FOUND")
     assert backfill(visitor, room_id, "$unknown") == []
+
+
+# -- rooms whose members are not all here yet ------------------------------------------------------------------------
+
+
+def test_room_that_was_joined_without_its_members(visitor: Visitor, alice: Client) -> None:
+    """Whoever the resident server named may read on; nobody gets a state that is not whole, and nobody comes in by us."""
+    room_id = create_room(alice)
+    event_id = alice.send(room_id, "message")
+    database = visitor.hearth.running.services.core.database
+    run_in_reactor(database.run, save_partial_room, room_id, event_id, [visitor.name], 1)
+    assert event(visitor, event_id).event_id == event_id
+    assert backfill(visitor, room_id, event_id)[0].event_id == event_id
+    for path in ("/v1/state/{}", "/v1/state_ids/{}"):
+        visitor.get(path, at=[room_id], query={"event_id": event_id}, expect="M_NOT_FOUND")
+    visitor.make("join", room_id, visitor.user("bob"), expect="M_NOT_FOUND")
+    visitor.make("leave", room_id, visitor.user("bob"), expect="M_NOT_FOUND")
+    run_in_reactor(database.run, save_partial_room, room_id, event_id, [], 1)
+    visitor.get("/v1/event/{}", at=[event_id], expect="M_FORBIDDEN")
+    visitor.join(room_id, visitor.user("bob"))
 
 
 # -- history visibility ----------------------------------------------------------------------------------------------

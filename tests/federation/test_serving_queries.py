@@ -153,3 +153,10 @@ def test_nothing_is_told_to_those_who_do_not_sign(visitor: Visitor, alice: Clien
     ):
         response = visitor.hearth.ask("GET", path)
         assert (response.status_code, response.json()["errcode"]) == (401, "M_UNAUTHORIZED"), path
+
+
+@pytest.mark.parametrize("presence", [True, False])
+def test_kinds_of_ephemeral_data(start_federated: Callable[..., Any], presence: bool) -> None:
+    hearth = start_federated("a", {"presence": {"enabled": presence}})
+    answer = hearth.ask("GET", "/_matrix/federation/unstable/io.fsky.vel/edutypes").json()
+    assert answer == {"m.presence": presence, "m.receipt": True, "m.typing": True}

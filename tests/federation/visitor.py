@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 from attrs import define
 
+from homeserver.matrix.auth_types import auth_types_for
 from homeserver.matrix.build import build_pdu
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.pdu import Pdu, parse_pdu
@@ -49,7 +50,10 @@ class Visitor:
         query: Mapping[str, str | int | Sequence[str]] | None = None,
         expect: int | str | Sequence[int] | None = None,
     ) -> Any:
-        """The decoded answer. `expect` names the status(es) or errcode that must come. Raises: Unexpected, NotAsSpecified."""
+        """The decoded answer. `expect` names the status or errcode that must come, or statuses.
+
+        Raises: Unexpected, NotAsSpecified.
+        """
         path = PREFIX + path.format(*(quote(part, safe="") for part in at))
         uri = f"{path}?{urlencode(query, doseq=True)}" if query else path
         response = self.peer.send(method, self.hearth, uri, body)
@@ -80,6 +84,22 @@ class Visitor:
     def sign(self, template: Mapping[str, Any], **changes: Any) -> Pdu:
         """The event that a template becomes; `changes` replace what the template says."""
         return sign(self.peer, template["room_version"], {**template["event"], **changes})
+
+    def sign_member(
+        self, template: Mapping[str, Any], resident: Client, room_id: str, target: str, content: Mapping[str, Any]
+    ) -> Pdu:
+        """A member event about somebody else, made by the user whom the template is for; in rooms of version 3 and later.
+
+        `resident` says what the room's state is, so that the auth events are right.
+        """
+        event = template["event"]
+        keys = auth_types_for(ROOM_VERSIONS[template["room_version"]], event["type"], event["sender"], target, content)
+        state = {
+            (each["type"], each["state_key"]): each["event_id"]
+            for each in resident.get("/rooms/{}/state", at=[room_id])
+        }
+        auth_events = [state[key] for key in keys if key in state]
+        return self.sign(template, state_key=target, content=content, auth_events=auth_events)
 
     def submit(self, what: str, room_id: str, event: Pdu, *, version: str | None = None, **about: Any) -> Any:
         """Send the signed event."""

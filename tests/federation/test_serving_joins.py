@@ -8,6 +8,7 @@ import pytest
 
 from tests.federation.visitor import Visitor, create_room, restrict
 from tests.kit.client import Client
+from tests.kit.waiting import until
 
 VERSIONS = ["1", "6", "10", "11", "12"]
 
@@ -261,3 +262,27 @@ def test_nobody_here_has_the_power_to_let_in(visitor: Visitor, alice: Client) ->
     levels = alice.get_state(room_id, "m.room.power_levels")
     alice.set_state(room_id, "m.room.power_levels", {**levels, "users": {carl: 100}, "invite": 100})
     visitor.make("join", room_id, bob, expect="M_UNABLE_TO_GRANT_JOIN")
+
+
+# -- passing on ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["1", "11"])
+def test_other_servers_of_the_room_are_told(visitor: Visitor, alice: Client, start_peer: Any, version: str) -> None:
+    """Who joins and leaves by way of this server does so for all: the joining server knows nobody to tell."""
+    room_id, bob = create_room(alice, version), visitor.user("bob")
+    witness = Visitor(start_peer(), visitor.hearth)
+    for peer in (witness.peer, visitor.peer):
+        peer.answer("PUT", "/_matrix/federation/v1/send/", {"pdus": {}})
+    witness.join(room_id, witness.user("eve"))
+    _, join = visitor.join(room_id, bob)
+    leave = visitor.leave(room_id, bob)
+
+    def told() -> set[str]:
+        sent = [each.json for each in witness.peer.received("/_matrix/federation/v1/send/")]
+        pdus = [pdu for transaction in sent for pdu in transaction["pdus"]]
+        return {pdu.event_id for pdu in witness.parse_all(version, pdus)}
+
+    until(alice, lambda: {join.event_id, leave.event_id} <= told())
+    back = [each.json["pdus"] for each in visitor.peer.received("/_matrix/federation/v1/send/")]
+    assert not any(pdu.get("state_key") == bob for pdus in back for pdu in pdus)

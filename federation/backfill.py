@@ -30,7 +30,7 @@ from homeserver.rooms.heads import RoomHeads
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import SingleFlight, within
 from homeserver.runtime.db import Database
-from homeserver.store.history_gaps import HIGHEST, LOWEST, HistoryGap, is_in_timeline, load_gap
+from homeserver.store.history_gaps import HIGHEST, LOWEST, HistoryGap, is_in_timeline, load_gap, load_missing_before
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,8 @@ class Backfill:
         """Whether there is anything new. Raises nothing."""
         await self._slots.acquire()
         try:
+            if await self.database.read(load_missing_before, room_id, gap.event_id) != set(gap.missing):
+                return True  # somebody was faster
             if await self._fill_from_any(room_id, gap, max(limit, PAGE)):
                 return True
         except MatrixError as error:

@@ -58,3 +58,11 @@ _PLACE = select(e.c.timeline_order).where(
 
 def is_in_timeline(conn: Connection, room_id: RoomId, event_id: EventId) -> bool:
     return conn.execute(_PLACE, {"room_id": room_id, "event_id": event_id}).first() is not None
+
+
+_MISSING = select(g.c.missing_id).where(g.c.room_id == bindparam("room_id"), g.c.event_id == bindparam("event_id"))
+
+
+def load_missing_before(conn: Connection, room_id: RoomId, event_id: EventId) -> set[EventId]:
+    """Those of the event's prev_events that are not stored."""
+    return {row[0] for row in conn.execute(_MISSING, {"room_id": room_id, "event_id": event_id})}

@@ -43,19 +43,16 @@ class JoinHandshake:
         content: Mapping[str, Any],
         servers: Sequence[ServerName],
         enter: Callable[[CheckedJoin], Awaitable[None]],
-        *,
-        may_omit: bool = False,
     ) -> CheckedJoin:
         """The join, accepted by a server and by `enter`, which takes it into the room here and raises AuthRejected where
-        the room does not allow it.
+        the room does not allow it. Members may be left out of the state.
 
-        may_omit: members may be left out of the state.
         Raises: NotFound (no servers), Forbidden and the other errors that servers answer, RemoteUnreachable, BadAnswer.
         """
 
         async def ask(server: ServerName) -> CheckedJoin:
             join = await self.templates.fetch_event(server, room_id, user_id, "join", content)
-            answer = await self._send(server, join, may_omit=may_omit)
+            answer = await self._send(server, join)
             checked = await self.checks.check(server, join, answer)
             try:
                 await enter(checked)
@@ -65,17 +62,16 @@ class JoinHandshake:
 
         return await self.residents.ask(servers, ask)
 
-    async def _send(self, server: ServerName, join: Pdu, *, may_omit: bool) -> JoinAnswer:
+    async def _send(self, server: ServerName, join: Pdu) -> JoinAnswer:
         """Spec: server-server-api#put_matrixfederationv2send_joinroomideventid"""
         path = quote_path(f"{V2}/send_join", join.room_id, join.event_id)
-        query = {"omit_members": "true"} if may_omit else None
         try:
-            answer = await self._put(server, path, join, query)
+            answer = await self._put(server, path, join, {"omit_members": "true"})
         except RemoteRefused as error:
             if not is_unknown_endpoint(error):
                 raise
             return await self._send_v1(server, join)
-        return parse_join_answer(server, answer, may_omit=may_omit)
+        return parse_join_answer(server, answer, may_omit=True)
 
     async def _send_v1(self, server: ServerName, join: Pdu) -> JoinAnswer:
         """Spec: server-server-api#put_matrixfederationv2send_joinroomideventid"""

@@ -13,6 +13,7 @@ from attrs import define, field
 
 from federation.joining.join import JoinHandshake
 from federation.joining.join_answer import CheckedJoin
+from federation.joining.partial_state import StateCompletion
 from federation.joining.ports import GapFiller, OutsideRooms, RoomIntake
 from homeserver.folds.memberships import Memberships
 from homeserver.matrix.errors import AuthRejected
@@ -28,14 +29,38 @@ MAX_KNOWN_SERVERS: Final = 10
 
 
 @define(eq=False)
+class Entry:
+    """Takes joins that other servers took into the rooms here. Raises: AuthRejected, where a room does not allow it."""
+
+    heads: RoomHeads
+    intake: RoomIntake
+    receiver: GapFiller
+    completion: StateCompletion
+
+    async def enter(self, joined: CheckedJoin) -> None:
+        """The first join of a room."""
+        event = joined.event
+        await self.intake.start_room(
+            event.version, event, joined.state, joined.auth_chain, partial_from=joined.partial_from
+        )
+        self.completion.start()
+
+    async def receive(self, joined: CheckedJoin) -> None:
+        """A join of a room in which this server is."""
+        event = joined.event
+        await self.receiver.receive_after_gap(event, joined.server)
+        head = await self.heads.load(event.room_id)
+        if head.state.get(member_key(event.sender)) != event.event_id:
+            raise AuthRejected("The room does not let the user in")
+
+
+@define(eq=False)
 class Joining:
     """Joins through resident servers."""
 
     server_name: ServerName
     handshake: JoinHandshake
-    intake: RoomIntake
-    receiver: GapFiller
-    heads: RoomHeads
+    entry: Entry
     memberships: Memberships
     outside: OutsideRooms
     _turns: Turns[RoomId] = field(init=False, factory=Turns)
@@ -43,43 +68,26 @@ class Joining:
     async def join(
         self, room_id: RoomId, user_id: UserId, content: Mapping[str, Any], via: Sequence[ServerName]
     ) -> EventId:
-        """See RemoteServers."""
+        """See RemoteServers.
+
+        This server may be in the room already: where it lacks the power, or the state, to judge by itself.
+        """
         async with self._turns.take(room_id):
-            head = (await self.heads.load_many([room_id])).get(room_id)
+            head = (await self.entry.heads.load_many([room_id])).get(room_id)
             if head is not None and head.is_joined(user_id):
                 return head.state[member_key(user_id)]
             servers = [*via, *await self._load_servers(room_id, user_id, head)]
-            if head is not None and self.server_name in head.joined_servers():
-                return await self._join_more(room_id, user_id, content, servers)
-            joined = await self.handshake.join(room_id, user_id, content, servers, self._enter)
+            is_here = head is not None and self.server_name in head.joined_servers()
+            enter = self.entry.receive if is_here else self.entry.enter
+            joined = await self.handshake.join(room_id, user_id, content, servers, enter)
             return joined.event.event_id
-
-    async def _enter(self, joined: CheckedJoin) -> None:
-        """Raises: AuthRejected."""
-        event = joined.event
-        await self.intake.start_room(
-            event.version, event, joined.state, joined.auth_chain, partial_from=joined.partial_from
-        )
-
-    async def _join_more(
-        self, room_id: RoomId, user_id: UserId, content: Mapping[str, Any], servers: Sequence[ServerName]
-    ) -> EventId:
-        """Another user joins a room in which this server is: where it lacks the power, or the state, to judge by itself."""
-        joined = await self.handshake.join(room_id, user_id, content, servers, self._receive)
-        return joined.event.event_id
-
-    async def _receive(self, joined: CheckedJoin) -> None:
-        """Raises: AuthRejected."""
-        event = joined.event
-        await self.receiver.receive_after_gap(event, joined.server)
-        head = await self.heads.load(event.room_id)
-        if head.state.get(member_key(event.sender)) != event.event_id:
-            raise AuthRejected("The room does not let the user in")
 
     async def _load_servers(self, room_id: RoomId, user_id: UserId, head: RoomHead | None) -> list[ServerName]:
         """Whom to ask beside those that the user names: the inviter's server, and those that are or were in the room."""
         known = (await self.memberships.load(user_id)).get(room_id)
         inviter = [domain_of(known.sender)] if known is not None else []
         told = await self.outside.load_servers(user_id, room_id)
-        residents = head.joined_servers() - {self.server_name} if head is not None else ()
-        return [*inviter, *told, domain_of(room_id), *sorted(residents)[:MAX_KNOWN_SERVERS]]
+        partial = self.entry.completion.partial.get(room_id)
+        residents = sorted(head.joined_servers() - {self.server_name}) if head is not None else []
+        residents = [*(partial.servers if partial is not None else ()), *residents]
+        return [*inviter, *told, domain_of(room_id), *residents[:MAX_KNOWN_SERVERS]]

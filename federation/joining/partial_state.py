@@ -16,14 +16,14 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 
 from federation.inbound.fetching import Fetcher
-from federation.joining.ports import StateCompletion
 from homeserver.folds.events import EventCache
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import RoomId, ServerName
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.ingest_completion import Completion
+from homeserver.rooms.partial_states import PartialStates
 from homeserver.runtime.clock import Clock
-from homeserver.runtime.db import Database
-from homeserver.store.partial_rooms import PartialRoom, load_partial_rooms
+from homeserver.store.partial_rooms import PartialRoom
 
 logger = logging.getLogger(__name__)
 
@@ -34,22 +34,22 @@ SERVERS_PER_TRY: Final = 4
 
 
 @define(eq=False)
-class PartialStates:
+class StateCompletion:
     """Completes the state of rooms."""
 
-    database: Database
     clock: Clock
     heads: RoomHeads
     events: EventCache
+    partial: PartialStates
     fetcher: Fetcher
-    completion: StateCompletion
+    completion: Completion
     _slots: DeferredSemaphore = field(init=False, factory=lambda: DeferredSemaphore(MAX_ROOMS_AT_ONCE))
     _running: dict[RoomId, Deferred[None]] = field(init=False, factory=dict)
     _stopping: bool = field(init=False, default=False)
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Go on with the rooms that are not complete yet; called also when one was joined."""
-        for room in await self.database.read(load_partial_rooms):
+        for room in self.partial.rooms:
             if room.room_id not in self._running and not self._stopping:
                 running = Deferred.fromCoroutine(self._complete(room)).addErrback(_ignore_cancelled)
                 if not running.called:
@@ -65,7 +65,9 @@ class PartialStates:
         """Returns when the room has its state, or needs none any more."""
         pause_ms, tries = FIRST_PAUSE_MS, 0
         try:
-            while not self._stopping and not await self._try(room, _turned(room.servers, tries * SERVERS_PER_TRY)):
+            while not self._stopping and self.partial.get(room.room_id) is not None:
+                if await self._try(room, _turned(room.servers, tries * SERVERS_PER_TRY)):
+                    return
                 tries += 1
                 await self.clock.sleep(pause_ms)
                 pause_ms = min(2 * pause_ms, MAX_PAUSE_MS)
@@ -79,7 +81,8 @@ class PartialStates:
             join = await self.events.load(room.event_id, room.room_id, head.version)
             assert join is not None, "the join of a room that was joined is stored"
             fetched = await self.fetcher.fetch_state_at(join.pdu, servers)
-            await self.completion.complete_state(room.room_id, fetched.state, fetched.unknown)
+            await self.completion.ingest.store_outliers(head.version, fetched.unknown)
+            await self.completion.complete_stored(room.room_id, fetched.state)
         except MatrixError as error:
             logger.info("The full state of %s is not there yet: %s", room.room_id, error)
             return False

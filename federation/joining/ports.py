@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Protocol
 
-from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
+from homeserver.matrix.ids import RoomId, ServerName, UserId
 from homeserver.matrix.pdu import Pdu
-from homeserver.matrix.state_map import StateKey
 from homeserver.matrix.versions import RoomVersion
 
 
@@ -69,14 +68,4 @@ class OutsideRooms(Protocol):
 
     def load_event(self, user_id: UserId, room_id: RoomId, /) -> Awaitable[Pdu]:
         """The user's newest member event. Raises: NotFound."""
-        ...
-
-
-class StateCompletion(Protocol):
-    """homeserver/rooms/ingest.py"""
-
-    def complete_state(
-        self, room_id: RoomId, state: Mapping[StateKey, EventId], unknown: Sequence[Pdu], /
-    ) -> Awaitable[Any]:
-        """The whole state before our join; `unknown` are those events of it, and of its auth chain, that are not stored."""
         ...

@@ -82,7 +82,9 @@ class RoomEvents:
         spec="client-server-api#get_matrixclientv3roomsroomidjoined_members",
     )
     async def get_joined_members(self, requester: Requester, path: RoomPath) -> JsonObject:
-        head = await self._views.load_joined(parse_room_id(path.room_id), requester.user_id)
+        room_id = parse_room_id(path.room_id)
+        await self._views.load_full(room_id, requester.user_id)
+        head = await self._views.load_joined(room_id, requester.user_id)
         users = head.joined_users()
         view = RoomView(head, await self._views.load_history(head.room_id, requester.user_id), None)
         events = await self._views.load_events(view, [head.state[member_key(user)] for user in users])
@@ -96,7 +98,7 @@ class RoomEvents:
         spec="client-server-api#get_matrixclientv3roomsroomidmembers",
     )
     async def get_members(self, requester: Requester, path: RoomPath, query: MembersQuery) -> RawJson:
-        view = await self._views.load(parse_room_id(path.room_id), requester.user_id)
+        view = await self._views.load_full(parse_room_id(path.room_id), requester.user_id)
         at = parse_timeline_token(query.at, "at").order if query.at is not None else None
         state = await self._views.load_state(view, at)
         ids = [event_id for key, event_id in state.items() if key[0] == MEMBER]
@@ -112,7 +114,7 @@ class RoomEvents:
         spec="client-server-api#get_matrixclientv3roomsroomidstate",
     )
     async def get_state(self, requester: Requester, path: RoomPath) -> RawJson:
-        view = await self._views.load(parse_room_id(path.room_id), requester.user_id)
+        view = await self._views.load_full(parse_room_id(path.room_id), requester.user_id)
         state = await self._views.load_state(view)
         events = await self._views.load_events(view, list(state.values()))
         return RawJson(array(await self._json.encode(view, events, requester)))

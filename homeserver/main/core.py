@@ -71,7 +71,7 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     heads = RoomHeads(database, events, memory.room_state_entries)
     unread = Unread(database, heads, memory.unread)
     writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
-    partial = PartialStates(database)
+    partial = PartialStates(database, clock)
     await partial.start()
     ingest = Ingest(server_name, database, heads, events, log, unread, partial)
     erased, ignored = ErasedUsers(), IgnoredUsers(database)

@@ -13,8 +13,9 @@ from federation.joining.invite import InviteHandshake
 from federation.joining.inviting import Inviting
 from federation.joining.join import JoinHandshake
 from federation.joining.join_answer import JoinChecks
-from federation.joining.joining import Joining
+from federation.joining.joining import Entry, Joining
 from federation.joining.knock import DoorHandshake
+from federation.joining.partial_state import StateCompletion
 from federation.joining.queries import Queries
 from federation.joining.remote_servers import FederatedServers
 from federation.joining.residents import Residents
@@ -30,12 +31,15 @@ from homeserver.main.rooms import RoomServices
 @frozen
 class JoiningServices:
     remote: FederatedServers
+    completion: StateCompletion
 
-    async def start(self) -> None:
-        """Go on with what was begun before."""
+    def start(self) -> None:
+        """Go on with what was begun before; call it when everything else stands."""
+        self.completion.start()
 
     async def stop(self) -> None:
         """Leave the rest for the next start."""
+        await self.completion.stop()
 
 
 def build_joining(
@@ -52,9 +56,11 @@ def build_joining(
     templates = Templates(client, core.signing_key, core.clock)
     joins = JoinHandshake(client, residents, templates, JoinChecks(receiving.checks))
     queries = Queries(client)
+    completion = StateCompletion(core.clock, core.heads, core.events, core.partial, receiving.fetcher, core.completion)
+    entry = Entry(core.heads, core.ingest, receiving.receiver, completion)
     remote = FederatedServers(
         allowed,
-        Joining(core.server_name, joins, core.ingest, receiving.receiver, core.heads, core.memberships, core.outside),
+        Joining(core.server_name, joins, entry, core.memberships, core.outside),
         Doors(DoorHandshake(client, residents, templates), core.outside, core.memberships),
         Inviting(core.writer, InviteHandshake(client, ring), core.ingest),
         queries,
@@ -65,4 +71,4 @@ def build_joining(
     rooms.paging.history = Backfill(
         core.server_name, client, receiving.checks, intake, core.heads, core.database, core.clock
     )
-    return JoiningServices(remote)
+    return JoiningServices(remote, completion)

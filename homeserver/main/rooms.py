@@ -74,10 +74,12 @@ def build_rooms(core: Core) -> RoomServices:
     # A reader of its own: what propagates profiles to rooms must read them first.
     reader = Profiles(core.server_name, core.database, core.log)
     contents = MemberContents(core.server_name, core.database, reader, remote)
-    membership = RoomMembership(core.writer, core.memberships, contents, remote)
+    membership = RoomMembership(core.writer, core.memberships, contents, remote, core.partial)
     aliases = Aliases(config, core.database, core.writer, remote)
     creation = RoomCreation(config, core.writer, contents)
-    views = RoomViews(core.database, core.heads, core.events, core.histories, core.memberships, core.ignored)
+    views = RoomViews(
+        core.database, core.heads, core.events, core.histories, core.memberships, core.ignored, core.partial
+    )
     public_rooms = PublicRooms(core.database)
     core.log.follow(public_rooms.on_rows)
     relations = Relations(core.database, core.events)

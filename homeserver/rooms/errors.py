@@ -4,6 +4,7 @@ MatrixError
   InvalidRoomState, RoomInUse, BadAlias            400, creating rooms and naming them
   UnableToAuthoriseJoin, UnableToGrantJoin         400, restricted joins that another server might settle
   AliasTaken                                       409
+  StateNotFull                                     503, a room that was joined a moment ago
   Forbidden
     BadState, InviteBlocked, GuestsForbidden, IdentityServerNotTrusted
 """
@@ -36,6 +37,15 @@ class AliasTaken(Conflict):
 
     Spec: client-server-api#put_matrixclientv3directoryroomroomalias
     """
+
+
+class StateNotFull(MatrixError):
+    """Who is in the room is not known yet: it was joined a moment ago, and its members are still on their way."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("The members of this room are not all known yet: try again in a while")
 
 
 class UnableToAuthoriseJoin(MatrixError):

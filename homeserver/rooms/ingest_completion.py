@@ -8,14 +8,14 @@ its state is full.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import define, evolve, field
 from sqlalchemy import Connection
 
 from homeserver.matrix.ids import EventId, RoomId, UserId, domain_of
 from homeserver.matrix.pdu import Pdu
-from homeserver.matrix.state_map import build_state_map
+from homeserver.matrix.state_map import StateKey, build_state_map
 from homeserver.rooms.head import MEMBER, RoomHead, StateChange, membership_change
 from homeserver.rooms.heads import Room
 from homeserver.rooms.ingest import Ingest
@@ -45,12 +45,15 @@ class Completion:
 
         Nothing happens if the room's state is full. Raises: NotFound (no such room), RoomBusy.
         """
+        if state:
+            await self.ingest.store_outliers(state[0].version, [*auth_chain, *state])
+        await self.complete_stored(room_id, {pdu.key: pdu.event_id for pdu in state if pdu.state_key is not None})
+
+    async def complete_stored(self, room_id: RoomId, given: Mapping[StateKey, EventId], /) -> None:
+        """The same with a state whose events are stored."""
         ingest = self.ingest
         if ingest.partial.get(room_id) is None:
             return
-        if state:
-            await ingest.store_outliers(state[0].version, [*auth_chain, *state])
-        given = {pdu.key: pdu.event_id for pdu in state if pdu.state_key is not None}
         async with ingest.turns.take(room_id):
             for _ in range(ATTEMPTS):
                 partial = ingest.partial.get(room_id)
@@ -58,7 +61,7 @@ class Completion:
                     return
         raise RoomBusy("The room is too busy, try again")
 
-    async def _complete(self, partial: PartialRoom, given: dict[tuple[str, str], EventId]) -> bool:
+    async def _complete(self, partial: PartialRoom, given: Mapping[StateKey, EventId]) -> bool:
         """False if the room moved on meanwhile."""
         ingest, room_id = self.ingest, partial.room_id
         room = await ingest.heads.load_room(room_id)

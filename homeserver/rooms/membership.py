@@ -23,6 +23,7 @@ from homeserver.matrix.state_map import member_key
 from homeserver.rooms.errors import BadState, GuestsForbidden, UnableToGrantJoin
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.rooms.member_content import AUTHORISED_VIA, MemberContents
+from homeserver.rooms.partial_states import PartialStates
 from homeserver.rooms.ports import RemoteServers
 from homeserver.rooms.restricted_joins import choose_authoriser, needs_authoriser
 from homeserver.rooms.writer import ATTEMPTS, Draft, RoomBusy, RoomWriter
@@ -44,6 +45,7 @@ class RoomMembership:
     memberships: Memberships
     contents: MemberContents
     remote: RemoteServers
+    partial: PartialStates | None = None
     # Awaited with the user and the room of each new join (rooms/succession.py).
     after_join: Callable[[UserId, RoomId], Awaitable[None]] | None = None
 
@@ -66,7 +68,7 @@ class RoomMembership:
 
         Spec: client-server-api#post_matrixclientv3roomsroomidjoin
         """
-        head = await self._load_resident(room_id)
+        head = await self._load_resident(room_id, requester.user_id)
         if head is not None and head.is_joined(requester.user_id):
             return
         await self._join(requester, room_id, via, given, third_party_signed, anew=False)
@@ -82,7 +84,7 @@ class RoomMembership:
         """
         user_id = requester.user_id
         content = await self.contents.load("leave", user_id, given)
-        head = await self._load_resident(room_id)
+        head = await self._load_resident(room_id, user_id)
         if head is None:
             return await self.remote.leave(room_id, user_id, content)
 
@@ -111,7 +113,7 @@ class RoomMembership:
         requester.check_not_suspended()
         user_id = requester.user_id
         content = await self.contents.load("knock", user_id, given)
-        head = await self._load_resident(room_id)
+        head = await self._load_resident(room_id, user_id)
         if head is None:
             return await self.remote.knock(room_id, user_id, content, via)
         if not head.version.knock:
@@ -131,7 +133,7 @@ class RoomMembership:
         """
         requester.check_not_suspended()
         sender = requester.user_id
-        head = await self._load_joined(room_id, sender)
+        head = await self._load_joined(room_id, sender, target)
         if head.membership(target) == "join":
             raise Forbidden(f"{target} is in the room already")
         if head.membership(target) == "ban":
@@ -152,7 +154,7 @@ class RoomMembership:
         Spec: client-server-api#post_matrixclientv3roomsroomidkick
         """
         sender = requester.user_id
-        await self._load_joined(room_id, sender)
+        await self._load_joined(room_id, sender, target)
         content = await self.contents.load("leave", target, given)
 
         def plan(head: RoomHead) -> Sequence[Draft]:
@@ -184,7 +186,7 @@ class RoomMembership:
         Spec: client-server-api#post_matrixclientv3roomsroomidunban
         """
         sender = requester.user_id
-        await self._load_joined(room_id, sender)
+        await self._load_joined(room_id, sender, target)
         content = await self.contents.load("leave", target, given)
 
         def plan(head: RoomHead) -> Sequence[Draft]:
@@ -263,7 +265,7 @@ class RoomMembership:
     ) -> EventId:
         """anew: who is in the room already gets a new event if the content is another one."""
         user_id = requester.user_id
-        head = await self._load_resident(room_id)
+        head = await self._load_resident(room_id, user_id)
         if head is not None and head.is_joined(user_id) and not anew:
             return head.state[member_key(user_id)]
         requester.check_not_suspended()
@@ -351,7 +353,7 @@ class RoomMembership:
         sender = requester.user_id
         if sender != target:
             requester.check_not_suspended()
-            await self._load_joined(room_id, sender)
+            await self._load_joined(room_id, sender, target)
         content = await self.contents.load(membership, target, given)
 
         def plan(head: RoomHead) -> Sequence[Draft]:
@@ -369,26 +371,37 @@ class RoomMembership:
             return False
         return {key: value for key, value in event.pdu.content.items() if key != AUTHORISED_VIA} == content
 
-    async def _load_resident(self, room_id: RoomId) -> RoomHead | None:
-        """The head if this server can write to the room by itself, with the right to it.
+    async def _load_resident(self, room_id: RoomId, user_id: UserId) -> RoomHead | None:
+        """The head if this server can write the user's membership by itself, with the right to it.
 
-        That is a room in which somebody of this server is, or nobody at all any more.
+        That is in a room in which somebody of this server is, or nobody at all any more; and not while the user's
+        membership is unknown because the room's members are still on their way.
         """
         try:
             head = self.writer.heads.get(room_id) or await self.writer.heads.load(room_id)
         except NotFound:
             return None
+        if head.membership(user_id) is None and self._is_partial(room_id):
+            return None
         return head if is_resident(head, self.server_name) else None
 
-    async def _load_joined(self, room_id: RoomId, user_id: UserId) -> RoomHead:
-        """Raises: Forbidden for those who are not in the room, or when there is none."""
+    async def _load_joined(self, room_id: RoomId, user_id: UserId, target: UserId) -> RoomHead:
+        """The head, which knows the target's membership.
+
+        Raises: Forbidden for those who are not in the room, or when there is none; StateNotFull.
+        """
         try:
             head = self.writer.heads.get(room_id) or await self.writer.heads.load(room_id)
         except NotFound:
             raise Forbidden(_NOT_IN_ROOM) from None
         if not head.is_joined(user_id):
             raise Forbidden(_NOT_IN_ROOM)
+        if head.membership(target) is None and self.partial is not None and await self.partial.wait_full(room_id):
+            head = await self.writer.heads.load(room_id)
         return head
+
+    def _is_partial(self, room_id: RoomId) -> bool:
+        return self.partial is not None and self.partial.get(room_id) is not None
 
     async def _write(self, room_id: RoomId, target: UserId, plan: Drafts) -> EventId:
         """The member event that the plan made, or the one that stands, which is durable then too."""

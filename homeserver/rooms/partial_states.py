@@ -11,13 +11,20 @@ Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from homeserver.matrix.ids import RoomId
+from homeserver.rooms.errors import StateNotFull
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.coroutine import within
 from homeserver.runtime.db import Database
 from homeserver.store.partial_rooms import PartialRoom, load_partial_rooms
+
+# Of a client's request. The client asks again then.
+MAX_WAIT_MS: Final = 30_000
 
 
 @define(eq=False)
@@ -25,6 +32,7 @@ class PartialStates:
     """Which rooms those are."""
 
     database: Database
+    clock: Clock
     _rooms: dict[RoomId, PartialRoom] = field(factory=dict, init=False)
     _waiting: dict[RoomId, list[Deferred[None]]] = field(factory=dict, init=False)
 
@@ -40,12 +48,23 @@ class PartialStates:
         """Those whose full state is still to be had, oldest first."""
         return list(self._rooms.values())
 
-    async def wait_full(self, room_id: RoomId) -> None:
-        """Until the room's state is full: for what depends on who is in the room."""
-        if room_id in self._rooms:
-            waiting: Deferred[None] = Deferred(lambda gone: self._waiting.get(room_id, []).remove(gone))
-            self._waiting.setdefault(room_id, []).append(waiting)
-            await waiting
+    async def wait_full(self, room_id: RoomId) -> bool:
+        """Until the room's state is full: for what depends on who is in the room. False if it was full already.
+
+        Raises: StateNotFull, after a while.
+        """
+        if room_id not in self._rooms:
+            return False
+        try:
+            await within(self.clock, MAX_WAIT_MS, self._wait(room_id))
+        except TimeoutError:
+            raise StateNotFull from None
+        return True
+
+    async def _wait(self, room_id: RoomId) -> None:
+        waiting: Deferred[None] = Deferred(lambda gone: self._waiting.get(room_id, []).remove(gone))
+        self._waiting.setdefault(room_id, []).append(waiting)
+        await waiting
 
     def end(self, room_id: RoomId) -> None:
         """The state is full, or the room is gone."""

@@ -13,6 +13,7 @@ from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.partial_states import PartialStates
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent
 from homeserver.store.state import load_state_at
@@ -48,6 +49,14 @@ class RoomViews:
     histories: Histories
     memberships: Memberships
     ignored: IgnoredUsers
+    partial: PartialStates | None = None
+
+    async def load_full(self, room_id: RoomId, user_id: UserId) -> RoomView:
+        """As `load`, once all members of the room are known. Raises: Forbidden, StateNotFull."""
+        view = await self.load(room_id, user_id)
+        if self.partial is not None and await self.partial.wait_full(room_id):
+            view = await self.load(room_id, user_id)
+        return view
 
     async def load(self, room_id: RoomId, user_id: UserId) -> RoomView:
         """The view of a user who is or was joined, or of anybody where the room is world-readable.

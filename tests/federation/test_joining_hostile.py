@@ -92,10 +92,6 @@ def with_words_for_state(room: PeerRoom, answer: dict[str, Any]) -> Any:
     return {**answer, "state": "all of it"}
 
 
-def that_omits_unasked(room: PeerRoom, answer: dict[str, Any]) -> Any:
-    return {**answer, "members_omitted": True, "servers_in_room": [room.peer.server_name]}
-
-
 def that_is_no_object(room: PeerRoom, answer: dict[str, Any]) -> Any:
     return [1, 2, 3]
 
@@ -124,7 +120,6 @@ def that_is_no_json(room: PeerRoom, answer: dict[str, Any]) -> Any:
         with_another_event,
         with_changed_event,
         with_words_for_state,
-        that_omits_unasked,
         that_is_no_object,
         with_numbers_for_events,
         that_is_no_json,

@@ -11,7 +11,6 @@ from sqlalchemy import select
 from homeserver.folds.room_servers import FULL_STATE
 from homeserver.matrix.ids import EventId, ServerName, UserId
 from homeserver.rooms.writer import Draft
-from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogItem
 from homeserver.store.outbound import load_servers_behind
 from homeserver.store.partial_rooms import save_partial_room
@@ -86,17 +85,16 @@ def test_kicked_user_s_server_gets_the_kick_and_nothing_after(outbox: Outbox) ->
 def test_while_members_are_unknown_the_servers_count_that_were_told_of(outbox: Outbox) -> None:
     core = outbox.server.running.services.core
 
-    def mark(servers: list[str], kind: str) -> None:
+    def mark(*servers: str) -> None:
         def save(conn: Any, position: int) -> None:
             save_partial_room(conn, outbox.room_id, EventId("$join"), [ServerName(each) for each in servers], position)
 
-        run_in_reactor(core.log.submit, LogItem(kind, outbox.room_id, {}, save))
+        run_in_reactor(core.log.submit, LogItem(FULL_STATE, outbox.room_id, {}, save))
 
-    outbox.outbound.servers.on_rows([LogRow(0, FULL_STATE, outbox.room_id, {})])  # a room that is not in memory yet
-    mark([OTHER, "test.example"], "test")
+    mark(OTHER, "test.example")
     outbox.say("in part")
     outbox.expect(["in part"], OTHER)
-    mark([], FULL_STATE)
+    mark()
     outbox.say("in full")
     outbox.expect(["in part", "in full"])
     assert outbox.peers.bodies(OTHER) == ["in part"]

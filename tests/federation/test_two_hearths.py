@@ -1,0 +1,137 @@
+"""Two Hearths share a room: what one's users do, the other's see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from tests.e2ee.key_maker import V3, Device, SigningKeys, one_time_keys
+from tests.kit.client import Client, bodies, timeline
+from tests.kit.waiting import until, until_synced
+
+SETTINGS = {"presence": {"enabled": True}}
+
+
+@frozen
+class Pair:
+    here: Any
+    there: Any
+    alice: Client
+    bob: Client
+    room_id: str
+
+
+@pytest.fixture
+def pair(start_federated: Callable[..., Any]) -> Pair:
+    """Alice's room here, which Bob joined from there."""
+    here, there = start_federated("here", SETTINGS), start_federated("there", SETTINGS)
+    alice, bob = here.register("alice"), there.register("bob")
+    room_id = alice.create_room(preset="public_chat", room_alias_name="room")
+    bob.join(f"#room:{here.server_name}")
+    return Pair(here, there, alice, bob, room_id)
+
+
+def says(client: Client, room_id: str, text: str, to: Client) -> None:
+    client.send(room_id, text)
+    until_synced(to, lambda sync: text in bodies(timeline(sync, room_id)))
+
+
+def ephemeral(sync: Any, room_id: str, type_: str) -> Any:
+    events = sync.get("rooms", {}).get("join", {}).get(room_id, {}).get("ephemeral", {}).get("events", [])
+    return next((event["content"] for event in events if event["type"] == type_), None)
+
+
+def test_messages_go_both_ways(pair: Pair) -> None:
+    for n in range(3):
+        says(pair.alice, pair.room_id, f"from here {n}", pair.bob)
+        says(pair.bob, pair.room_id, f"from there {n}", pair.alice)
+
+
+@pytest.fixture(params=["to there", "to here"])
+def ways(request: pytest.FixtureRequest, pair: Pair) -> tuple[Client, Client]:
+    """Who does something, and who sees it."""
+    return (pair.alice, pair.bob) if request.param == "to there" else (pair.bob, pair.alice)
+
+
+def test_typing_and_receipts_are_seen(pair: Pair, ways: tuple[Client, Client]) -> None:
+    one, other = ways
+    says(pair.alice, pair.room_id, "first", pair.bob)
+    one.put("/rooms/{}/typing/{}", {"typing": True, "timeout": 30_000}, at=(pair.room_id, one.user_id))
+    typing = until_synced(other, lambda sync: ephemeral(sync, pair.room_id, "m.typing"))
+    assert typing["user_ids"] == [one.user_id]
+    event_id = other.send(pair.room_id, "read this")
+    until_synced(one, lambda sync: event_id in {event["event_id"] for event in timeline(sync, pair.room_id)})
+    one.post("/rooms/{}/receipt/m.read/{}", at=(pair.room_id, event_id))
+    receipts = until_synced(other, lambda sync: (ephemeral(sync, pair.room_id, "m.receipt") or {}).get(event_id))
+    assert one.user_id in receipts["m.read"]
+
+
+def test_presence_and_profiles_are_seen(pair: Pair, ways: tuple[Client, Client]) -> None:
+    one, other = ways
+    one.put("/presence/{}/status", {"presence": "online", "status_msg": "hello"}, at=[one.user_id])
+    until(other, lambda: other.get("/presence/{}/status", at=[one.user_id]).get("status_msg") == "hello")
+    one.put("/profile/{}/displayname", {"displayname": "New"}, at=[one.user_id])
+    until(other, lambda: other.get_state(pair.room_id, "m.room.member", one.user_id).get("displayname") == "New")
+
+
+def test_encryption_works_across_servers(pair: Pair) -> None:
+    alice, bob = pair.alice, pair.bob
+    says(alice, pair.room_id, "first", bob)
+    alice.set_state(pair.room_id, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+    until(bob, lambda: bob.get_state(pair.room_id, "m.room.encryption"))
+    alice.sync()
+    device, signing = Device(bob.user_id, bob.device_id), SigningKeys(bob.user_id).upload()
+    bob.post(f"{V3}/keys/upload", {"device_keys": device.keys(), "one_time_keys": one_time_keys("A")})
+    until_synced(alice, lambda sync: bob.user_id in sync.get("device_lists", {}).get("changed", []))
+
+    def known() -> Any:
+        return alice.post(f"{V3}/keys/query", {"device_keys": {bob.user_id: []}})
+
+    assert known()["device_keys"][bob.user_id][bob.device_id]["keys"] == device.keys()["keys"]
+    bob.post(f"{V3}/keys/device_signing/upload", signing)
+    until(alice, lambda: bob.user_id in known().get("master_keys", {}))
+    assert known()["master_keys"][bob.user_id]["keys"] == signing["master_key"]["keys"]
+    second = pair.there.client()
+    second.login("bob", "password of the tests")
+    second.post(f"{V3}/keys/upload", {"device_keys": Device(bob.user_id, second.device_id).keys()})
+    until(alice, lambda: second.device_id in known()["device_keys"][bob.user_id])
+    second.logout()
+    until(alice, lambda: set(known()["device_keys"][bob.user_id]) == {bob.device_id})
+    wanted = {"one_time_keys": {bob.user_id: {bob.device_id: "signed_curve25519"}}}
+    assert alice.post(f"{V3}/keys/claim", wanted)["one_time_keys"][bob.user_id]
+    for n in range(3):
+        body = {"messages": {bob.user_id: {bob.device_id: {"n": n}}}}
+        alice.put("/sendToDevice/{}/{}", body, at=("m.room.encrypted", str(n)))
+    got: list[int] = []
+
+    def all_came(sync: Any) -> bool:
+        got.extend(event["content"]["n"] for event in sync.get("to_device", {}).get("events", []))
+        return len(got) >= 3
+
+    until_synced(bob, all_came)
+    assert got == [0, 1, 2]
+
+
+def test_what_was_missed_comes_when_the_server_is_back(pair: Pair) -> None:
+    says(pair.alice, pair.room_id, "before", pair.bob)
+    pair.there.stop()
+    for n in range(60):
+        pair.alice.send(pair.room_id, f"missed {n}")
+    pair.alice.put("/sendToDevice/{}/{}", {"messages": {pair.bob.user_id: {"*": {"n": 1}}}}, at=("m.test", "1"))
+    pair.there.start()
+    pair.bob.base_url = pair.there.url
+    pair.bob.send(pair.room_id, "back")  # its call says that it is there
+    seen: list[str] = []
+    messages: list[Any] = []
+
+    def all_came(sync: Any) -> bool:
+        seen.extend(bodies(timeline(sync, pair.room_id)))
+        messages.extend(sync.get("to_device", {}).get("events", []))
+        return "missed 59" in seen and bool(messages)
+
+    until_synced(pair.bob, all_came)
+    history = bodies(pair.bob.messages(pair.room_id, limit=100)["chunk"])
+    assert {f"missed {n}" for n in range(60)} <= set(history)

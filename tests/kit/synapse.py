@@ -137,7 +137,7 @@ LOG = {
     "root": {"level": os.environ.get("HEARTH_SYNAPSE_LOG", "WARNING"), "handlers": ["out"]},
     "disable_existing_loggers": False,
 }
-LIMITS = [
+LIMITS = (
     "rc_message",
     "rc_registration",
     "rc_registration_token_validity",
@@ -151,7 +151,7 @@ LIMITS = [
     "rc_user_directory",
     "rc_profile",
     "rc_delayed_event_mgmt",
-]
+)
 SETTINGS: dict[str, Any] = {
     "report_stats": False,
     "federation_verify_certificates": True,
@@ -166,6 +166,8 @@ SETTINGS: dict[str, Any] = {
     "bcrypt_rounds": 4,
     "presence": {"enabled": True},
     "url_preview_enabled": False,
+    # An initial /sync is the newest, not that of two minutes ago.
+    "caches": {"sync_response_cache_duration": 0},
     "allow_public_rooms_over_federation": True,
     "federation": {
         "client_timeout": 20_000,

@@ -52,3 +52,28 @@ def until_synced(client: Client, find: Callable[[Json], T], timeout_s: float = T
             return found
         if time.monotonic() > deadline:
             raise AssertionError(f"nothing such in /sync after {timeout_s} s: {str(answer)[:2000]}")
+
+
+def get_history(client: Client, room: str) -> list[Json]:
+    """All events that the client can page back to, newest first."""
+    events: list[Json] = []
+    token = None
+    while True:
+        page = client.messages(room, limit=100, from_=token)
+        events += page["chunk"]
+        token = page.get("end")
+        if token is None:
+            return events
+
+
+def get_texts(client: Client, room: str) -> list[str]:
+    """The texts of all messages, oldest first."""
+    texts = [event["content"].get("body") for event in get_history(client, room) if event["type"] == "m.room.message"]
+    return [text for text in reversed(texts) if text is not None]
+
+
+def get_current_state(client: Client, room: str) -> dict[tuple[str, str], str]:
+    """Which event is the state of what."""
+    return {
+        (event["type"], event["state_key"]): event["event_id"] for event in client.get("/rooms/{}/state", at=[room])
+    }

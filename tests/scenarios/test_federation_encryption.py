@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from homeserver.matrix.signing import SigningKey
 from tests.kit.client import Client, Json
 from tests.kit.peers import Pair
 from tests.kit.waiting import until, until_synced
@@ -14,14 +16,15 @@ ALGORITHM = "signed_curve25519"
 
 def upload_keys(client: Client, one_time: int = 3) -> Json:
     """Keys of the client's device; what only clients check (signatures) is made up. The device keys."""
-    keys = {
+    keys: Json = {
         "user_id": client.user_id,
         "device_id": client.device_id,
         "algorithms": ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"],
         "keys": {f"curve25519:{client.device_id}": "curve", f"ed25519:{client.device_id}": "ed"},
         "signatures": {client.user_id: {f"ed25519:{client.device_id}": "signature"}},
     }
-    one_time_keys = {f"{ALGORITHM}:{number}": {"key": f"one-time {number}"} for number in range(one_time)}
+    signed = {"signatures": keys["signatures"]}
+    one_time_keys = {f"{ALGORITHM}:{number}": {"key": f"one-time {number}", **signed} for number in range(one_time)}
     client.post("/keys/upload", {"device_keys": keys, "one_time_keys": one_time_keys})
     return keys
 
@@ -114,7 +117,8 @@ def test_cross_signing_keys_are_told_to_the_other_side(pair: Pair) -> None:
         upload_keys(owner)
         until(reader, lambda: query(reader, owner))  # noqa: B023  called in this round
         reader.sync()
-        master = {"user_id": owner.user_id, "usage": ["master"], "keys": {"ed25519:public": "public"}}
+        public = SigningKey("master", os.urandom(32)).verify_key.to_base64()
+        master = {"user_id": owner.user_id, "usage": ["master"], "keys": {f"ed25519:{public}": public}}
         owner.post("/keys/device_signing/upload", {"master_key": master})
         until_synced(reader, changed(owner))
         until(reader, lambda: _master_key(reader, owner) == master["keys"])  # noqa: B023  called in this round

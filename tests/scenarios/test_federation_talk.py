@@ -156,11 +156,17 @@ def test_rooms_are_found_on_the_other_server(pair: Pair) -> None:
     room = alice.create_room(
         preset="public_chat", visibility="public", name=name, room_alias_name=alias[1:].partition(":")[0]
     )
-    listed = bob.post("/publicRooms", {"filter": {"generic_search_term": name}}, query={"server": pair.near.name})
-    assert [entry["room_id"] for entry in listed["chunk"]] == [room]
+    assert until(bob, lambda: _find_listed(bob, pair, name)) == [room]
     found = bob.get("/directory/room/{}", at=[alias])
     assert found["room_id"] == room
     assert pair.near.name in found["servers"]
+
+
+def _find_listed(client: Client, pair: Pair, name: str) -> list[str]:
+    """The rooms of that name in the near server's list."""
+    wanted = {"filter": {"generic_search_term": name}}
+    listed = client.post("/publicRooms", wanted, query={"server": pair.near.name})["chunk"]
+    return [entry["room_id"] for entry in listed]
 
 
 @both_ways

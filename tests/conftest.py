@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.kit.databases import ENGINES, PostgresCluster, PostgresMissing, SqliteFiles, find_postgres
+from tests.kit.processes import find_synapse
 from tests.kit.specification import FEDERATION, SPECIFICATION
 
 CLUSTER = pytest.StashKey[PostgresCluster]()
@@ -52,8 +53,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    from tests.kit.synapse import find_synapse
-
     terminalreporter.section("what this run rests on")
     terminalreporter.line(SPECIFICATION.summary())
     terminalreporter.line(f"Federation: {FEDERATION.summary()}")

@@ -24,9 +24,9 @@ from tests.kit.certificates import TestCa
 from tests.kit.client import Client
 from tests.kit.federation import FederatedServer
 from tests.kit.network import CuttableProxy
-from tests.kit.processes import get_free_port
+from tests.kit.processes import find_synapse, get_free_port
 from tests.kit.servers import Settings
-from tests.kit.synapse import Synapse, find_synapse
+from tests.kit.synapse import Synapse
 
 PAIRS = os.environ.get("HEARTH_PEERS", "hearth-synapse synapse-hearth hearth-hearth").split()
 _numbers = count(1)

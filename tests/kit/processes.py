@@ -47,6 +47,13 @@ def get_free_port() -> int:
         return port
 
 
+def find_synapse() -> Path | None:
+    """The Python that has Synapse: of .venv-synapse, which scripts/test makes, or $HEARTH_SYNAPSE_VENV. None if there is none."""
+    venv = Path(os.environ.get("HEARTH_SYNAPSE_VENV") or Path(__file__).resolve().parents[2] / ".venv-synapse")
+    python = venv / "bin" / "python"
+    return python if python.exists() and any(venv.glob("lib/python*/site-packages/synapse")) else None
+
+
 def give_to(path: Path, user: pwd.struct_passwd | None) -> None:
     if user is not None:
         os.chown(path, user.pw_uid, user.pw_gid)

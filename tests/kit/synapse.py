@@ -1,7 +1,6 @@
 """A real Synapse from PyPI, the peer that nobody here wrote, on SQLite; its name is `localhost:<port of its wire>`.
 
-`scripts/test` makes its environment, .venv-synapse ($HEARTH_SYNAPSE_VENV names another one). It trusts the tests' authority and
-may call loopback; rate limits are off, and it soon tries again when a server is away.
+It runs in an environment of its own (tests/kit/processes.py). It trusts the tests' authority and may call loopback; rate limits are off, and it soon tries again when a server is away.
 """
 
 from __future__ import annotations
@@ -21,19 +20,11 @@ from tests.kit.client import Client
 from tests.kit.databases import wait_until_up
 from tests.kit.network import CuttableProxy
 from tests.kit.processes import die_with_parent, get_free_port
-from tests.kit.servers import CHECKOUT, Addressed
+from tests.kit.servers import Addressed
 
-VENV = Path(os.environ.get("HEARTH_SYNAPSE_VENV") or CHECKOUT / ".venv-synapse")
 START_TIMEOUT_MS = 120_000
 STOP_TIMEOUT_S = 60
 UNLIMITED = {"per_second": 1_000_000, "burst_count": 1_000_000}
-
-
-def find_synapse() -> Path | None:
-    """The Python that has Synapse; None where there is none."""
-    python = VENV / "bin" / "python"
-    has_it = any(VENV.glob("lib/python*/site-packages/synapse"))
-    return python if has_it and python.exists() else None
 
 
 class SynapseClient(Client):

@@ -183,7 +183,16 @@ def peers(
 
 
 @pytest.fixture
-def pair(request: pytest.FixtureRequest, peers: Any) -> Iterator[Any]:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hearths soon try again when another server was away."""
+    monkeypatch.setattr("federation.destinations.FIRST_INTERVAL_MS", 200)
+    monkeypatch.setattr("federation.destinations.MAX_INTERVAL_MS", 1_000)
+    monkeypatch.setattr("federation.outbound.sender.FIRST_RETRY_MS", 200)
+    monkeypatch.setattr("federation.outbound.sender.MAX_RETRY_MS", 1_000)
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, peers: Any, impatient: None) -> Iterator[Any]:
     """Two servers of the makes that the parameter names, "hearth-synapse" by default; they are whole again afterwards."""
     found = peers.pair(getattr(request, "param", "hearth-synapse"))
     yield found

@@ -123,6 +123,36 @@ class Pair:
                 side.start()
 
 
+class Mesh:
+    """Several Hearths, each two of which can be cut off from each other: all call out through an HTTP proxy of their own."""
+
+    def __init__(self, folder: Path, ca: TestCa, make_database: Callable[[Path, int], str], count: int) -> None:
+        self._ways_out = [CuttableProxy() for _ in range(count)]
+        self.servers: list[FederatedServer] = []
+        for number, way_out in enumerate(self._ways_out):
+            own = folder / f"mesh{number}"
+            own.mkdir()
+            settings = {"federation": {"proxy": way_out.url}}
+            self.servers.append(FederatedServer(make_database(own, number), own, ca, settings))
+
+    def cut(self, one: int, other: int) -> None:
+        self._ways_out[one].cut(self.servers[other].server_name)
+        self._ways_out[other].cut(self.servers[one].server_name)
+
+    def heal(self) -> None:
+        for way_out in self._ways_out:
+            way_out.heal()
+
+    def person(self, number: int, name: str) -> Client:
+        return self.servers[number].register(f"{name}{next(_numbers)}")
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.stop()
+        for way_out in self._ways_out:
+            way_out.stop()
+
+
 class Peers:
     """The servers of a run, each started when it is first needed. `make_database(folder, name)` makes a Hearth's."""
 
@@ -131,6 +161,7 @@ class Peers:
         self._ca = ca
         self._make_database = make_database
         self._sides: dict[tuple[str, int], Side] = {}
+        self._mesh: Mesh | None = None
 
     def pair(self, makes: str) -> Pair:
         """Of makes such as "hearth-synapse", near first. Skips the test where there is no Synapse."""
@@ -146,10 +177,18 @@ class Peers:
             self._sides[make, number] = Side(make, server)
         return self._sides[make, number]
 
+    def mesh(self, count: int) -> Mesh:
+        """Of Hearths; the same for each that asks."""
+        if self._mesh is None:
+            self._mesh = Mesh(self._folder, self._ca, self._make_database, count)
+        return self._mesh
+
     def close(self) -> None:
         for side in self._sides.values():
             if side.is_running:
                 side.server.close()
+        if self._mesh is not None:
+            self._mesh.close()
 
     def _start_hearth(self, folder: Path, number: int) -> Server:
         return WiredHearth(self._make_database(folder, number), folder, self._ca)

@@ -1,6 +1,7 @@
 """A real Synapse from PyPI, the peer that nobody here wrote, on SQLite; its name is `localhost:<port of its wire>`.
 
-It runs in an environment of its own (tests/kit/processes.py). It trusts the tests' authority and may call loopback; rate limits are off, and it soon tries again when a server is away.
+It runs in an environment of its own (tests/kit/processes.py). It trusts the tests' authority and may call loopback; rate limits
+are off, and it soon tries again when a server is away.
 """
 
 from __future__ import annotations

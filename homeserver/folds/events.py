@@ -73,6 +73,11 @@ class EventCache:
     def put_all(self, events: Iterable[StoredEvent]) -> list[StoredEvent]:
         return [self.put(event) for event in events]
 
+    def drop_room(self, room_id: RoomId) -> None:
+        """The room's events are stored no more. O(n)."""
+        for event in [event for event in self._events.values() if event.pdu.room_id == room_id]:
+            self._bytes -= _cost(self._events.pop(event.event_id))
+
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         """Keep what is new (it will be asked for at once), redact what a redaction names."""
         for row in rows:

@@ -90,6 +90,13 @@ class Fold(Generic[K, V]):
                 elif key in self._loading:
                     self._loading[key].rows.append(row)
 
+    def drop_where(self, matches: Callable[[K], bool]) -> None:
+        """Have the keys that match loaded anew when they are next asked for: what no row tells happened to them. O(n)."""
+        for key in [key for key in self._entries if matches(key)]:
+            self._drop(key)
+        for key, loading in self._loading.items():
+            loading.is_stale |= matches(key)
+
     def is_loading(self, key: K) -> bool:
         return key in self._loading
 
@@ -121,7 +128,7 @@ class Fold(Generic[K, V]):
     def _install(self, key: K, value: V, position: int) -> V | None:
         """Bring a loaded value up to date and keep it; None if it must be loaded once more."""
         loading = self._loading.pop(key)
-        newest: V | None = value
+        newest: V | None = None if loading.is_stale else value
         for row in loading.rows:
             if row.position > position and newest is not None:
                 newest = self._apply(key, newest, row)
@@ -136,6 +143,7 @@ class Fold(Generic[K, V]):
 class _Loading(Generic[V]):
     def __init__(self) -> None:
         self.rows: list[LogRow] = []
+        self.is_stale = False
         self._waiting: list[Deferred[V]] = []
 
     def wait(self) -> Deferred[V]:

@@ -114,6 +114,10 @@ class Histories:
             self._by_room.setdefault(room_id, set()).add(user_id)
         return await self._fold.load_many(keys)
 
+    def drop_room(self, room_id: RoomId) -> None:
+        """Its history is stored no more."""
+        self._fold.drop_where(lambda key: key[0] == room_id)
+
     def _on_gone(self, key: HistoryKey) -> None:
         room_id, user_id = key
         users = self._by_room.get(room_id, set())

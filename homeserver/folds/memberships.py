@@ -35,6 +35,10 @@ class Memberships:
         self.load = self._fold.load
         self.load_many = self._fold.load_many
 
+    def drop_room(self, room_id: RoomId) -> None:
+        """Nobody has a membership of it any more."""
+        self._fold.drop_where(lambda user_id: room_id in (self._fold.peek(user_id) or ()))
+
 
 def _load(conn: Connection, users: Sequence[UserId]) -> dict[UserId, UserRooms]:
     return {user_id: immutables.Map(found) for user_id, found in load_memberships(conn, users).items()}

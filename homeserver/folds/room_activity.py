@@ -35,6 +35,10 @@ class RoomActivity:
         self.load_many = self._fold.load_many
         self.on_rows = self._fold.on_rows
 
+    def drop_room(self, room_id: RoomId) -> None:
+        """Its timeline is stored no more."""
+        self._fold.drop_where(lambda key: key == room_id)
+
 
 def _load(conn: Connection, room_ids: Sequence[RoomId]) -> dict[RoomId, Activity]:
     found = load_activity(conn, room_ids)

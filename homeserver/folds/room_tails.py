@@ -40,6 +40,10 @@ class RoomTails:
         self.get = self._fold.get
         self.load_many = self._fold.load_many
 
+    def drop_room(self, room_id: RoomId) -> None:
+        """Its timeline is stored no more."""
+        self._fold.drop_where(lambda key: key == room_id)
+
 
 def _load(conn: Connection, room_ids: Sequence[RoomId]) -> dict[RoomId, RoomTail]:
     return {room_id: RoomTail(floor, tuple(rows)) for room_id, (floor, rows) in load_tails(conn, room_ids).items()}

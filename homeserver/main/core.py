@@ -21,6 +21,7 @@ from homeserver.rooms.ingest_completion import Completion
 from homeserver.rooms.ingest_history import History
 from homeserver.rooms.outside_rooms import OutsideRooms
 from homeserver.rooms.partial_states import PartialStates
+from homeserver.rooms.purges import RoomPurges
 from homeserver.rooms.unread import Unread
 from homeserver.rooms.writer import RoomWriter
 from homeserver.runtime.clock import Clock
@@ -56,6 +57,7 @@ class Core:
     serial: Serial
     erased: ErasedUsers
     ignored: IgnoredUsers
+    purges: RoomPurges
 
 
 async def build_core(config: Config, reactor: Any, clock: Clock, database: Database) -> Core:
@@ -73,12 +75,15 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
     partial = PartialStates(database, clock)
     await partial.start()
-    ingest = Ingest(server_name, database, heads, events, log, unread, partial)
+    purges = RoomPurges(server_name, database, log, clock, [heads, events, memberships, histories, unread])
+    ingest = Ingest(server_name, database, heads, events, log, unread, partial, purges)
     erased, ignored = ErasedUsers(), IgnoredUsers(database)
     await erased.start(database)
     log.observe_rooms(heads)
     for follower in (events, memberships, histories, erased, ignored, unread):
         log.follow(follower.on_rows)
+    log.follow(purges.on_rows)
+    await purges.start()
     return Core(
         config,
         reactor,
@@ -97,8 +102,9 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
         History(ingest),
         partial,
         Completion(ingest),
-        OutsideRooms(server_name, database, memberships, log, ingest.turns),
+        OutsideRooms(server_name, database, memberships, log, ingest.turns, purges),
         Serial(clock),
         erased,
         ignored,
+        purges,
     )

@@ -47,6 +47,7 @@ from homeserver.rooms.summary import RoomSummaries
 from homeserver.rooms.transactions import Transactions
 from homeserver.rooms.typing import Typing
 from homeserver.rooms.upgrade import RoomUpgrades
+from homeserver.rooms.upkeep import RoomUpkeep
 from homeserver.rooms.view import RoomViews
 
 
@@ -63,6 +64,7 @@ class RoomServices:
     receipts: Receipts
     profiles: RoomProfiles
     departures: RoomDepartures
+    upkeep: RoomUpkeep
     aliases: Aliases
     public_rooms: PublicRooms
     hierarchies: SpaceHierarchies
@@ -107,6 +109,7 @@ def build_rooms(core: Core) -> RoomServices:
         receipts,
         RoomProfiles(core.writer, core.memberships, contents),
         RoomDepartures(membership),
+        RoomUpkeep(core.server_name, core.database, core.clock, core.purges, config.empty_room_grace_days),
         aliases,
         public_rooms,
         hierarchies,

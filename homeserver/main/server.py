@@ -55,6 +55,7 @@ class Services:
     async def stop(self) -> None:
         """Finish what was accepted; then close the database."""
         await self.rooms.delayed.stop()
+        await self.rooms.upkeep.stop()
         await self.search.index.stop()
         await self.rooms.profiles.stop()
         await self.accounts.last_seen.stop()
@@ -153,6 +154,7 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     await services.accounts.accounts.resume_departures()
     await services.rooms.delayed.start()
     services.search.index.start()
+    services.rooms.upkeep.start()
     if federation is not None:
         await federation.retire_keys(services.core)
         await federation.receiving.start()

@@ -56,14 +56,14 @@ def build_sync(
     notifications = Notifications(core.database, core.log, core.memberships, push_rules, core.unread)
     core.log.follow(push_rules.on_rows)
     recent = RecentLog(core.log.position, core.config.section(MemoryConfig).recent_rows)
-    tails = RoomTails(core.database)
+    tails, activity = RoomTails(core.database), RoomActivity(core.database)
     notifier = Notifier(core.clock, core.memberships)
     presence = build_presence(core)
     device_lists = DeviceLists(core.database, core.log.position)
     counts = DeviceKeyCounts(core.database)
-    activity = RoomActivity(core.database)
     for follower in (recent, tails, activity, device_lists, counts, encryption.to_device, notifier):
         core.log.follow(follower.on_rows)
+    core.purges.caches += [tails, activity]
     rooms.typing.follow(notifier.on_ephemeral)
     sources = Sources(
         core.database,

@@ -20,4 +20,11 @@ class RoomsConfig:
     directory_requires_auth: bool = setting(
         False, help="Whether the directory of published rooms is shown only to people who are logged in."
     )
+    empty_room_grace_days: int = setting(
+        30,
+        help="After how many days a room is deleted that none of this server's users is in or invited to. "
+        "Those who left it can't read in it then any more. 0: never.",
+        minimum=0,
+        maximum=36_500,
+    )
     alias_requires_membership: bool = setting(True, help="Whether one must be in a room to give it an alias.")

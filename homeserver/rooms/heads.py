@@ -119,6 +119,10 @@ class RoomHeads:
         if room_id in self._loading:
             self._stale.add(room_id)
 
+    def drop_room(self, room_id: RoomId) -> None:
+        """The room is gone, or not what it was."""
+        self.on_foreign(room_id)
+
     def drop(self, room_id: RoomId) -> None:
         """Forget the room; the next one to need it reads it again."""
         room = self._rooms.pop(room_id, None)

@@ -38,6 +38,7 @@ from homeserver.rooms.ingest_errors import MissingEvents
 from homeserver.rooms.ingest_outliers import OutlierStore
 from homeserver.rooms.ingest_starts import RoomStarts
 from homeserver.rooms.partial_states import PartialStates
+from homeserver.rooms.purges import OpenGate, RoomGate
 from homeserver.rooms.receipt_checks import ReceiptChecks
 from homeserver.rooms.redactions import may_redact, redacted_target
 from homeserver.rooms.sights import Sights
@@ -120,6 +121,7 @@ class Ingest:
     log: LogWriter
     push_outcomes: PushOutcomes
     partial: PartialStates
+    gate: RoomGate = field(factory=OpenGate)
     states: States = field(init=False)
     checks: ReceiptChecks = field(init=False)
     outliers: OutlierStore = field(init=False)
@@ -187,14 +189,15 @@ class Ingest:
         Raises: AuthRejected, where that state does not allow the join.
         Spec: server-server-api#joining-rooms
         """
-        await self.store_outliers(version, [*auth_chain, *state])
-        given = {pdu.key: pdu.event_id for pdu in state if pdu.state_key is not None}
-        if await self._is_in_room(event.room_id):
-            await self.receive(event, state_before=given)
-        else:
-            async with self.turns.take(event.room_id):
-                await self.starts.start(version, event, given, partial_from)
-                await self.partial.start()
+        async with self.gate.entering(event.room_id):
+            await self.store_outliers(version, [*auth_chain, *state])
+            given = {pdu.key: pdu.event_id for pdu in state if pdu.state_key is not None}
+            if await self._is_in_room(event.room_id):
+                await self.receive(event, state_before=given)
+            else:
+                async with self.turns.take(event.room_id):
+                    await self.starts.start(version, event, given, partial_from)
+                    await self.partial.start()
         stored = await self.events.load(event.event_id, event.room_id, version)
         if stored is None or stored.rejected is not None:
             raise AuthRejected(stored.rejected if stored is not None and stored.rejected else "The join was not stored")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 from sqlalchemy import Connection
 
 from homeserver.folds.memberships import Memberships
@@ -20,6 +20,7 @@ from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.head import membership_change
+from homeserver.rooms.purges import OpenGate, RoomGate
 from homeserver.runtime.db import Database
 from homeserver.runtime.turns import Turns
 from homeserver.store.log import membership_item
@@ -40,6 +41,7 @@ class OutsideRooms:
     memberships: Memberships
     log: LogWriter
     turns: Turns[RoomId]
+    gate: RoomGate = field(factory=OpenGate)
 
     async def receive_invite(self, invite: Pdu, room_state: Sequence[dict[str, Any]], /) -> None:
         """An invite of a local user, whose signatures and hash were checked, and the room's stripped state."""
@@ -47,7 +49,7 @@ class OutsideRooms:
 
     async def store(self, event: Pdu, room_state: Sequence[dict[str, Any]], servers: Sequence[ServerName], /) -> None:
         """The user's newest membership. With no state and no servers, those that are known stay."""
-        async with self.turns.take(event.room_id):
+        async with self.gate.entering(event.room_id), self.turns.take(event.room_id):
             await self._store(event, room_state, servers)
 
     async def receive_end(self, event: Pdu, /) -> bool:

@@ -163,6 +163,10 @@ class Unread:
         self._rooms: dict[UserId, set[RoomId]] = {}
         self.on_rows = self._fold.on_rows
 
+    def drop_room(self, room_id: RoomId) -> None:
+        """Its events are stored no more."""
+        self._fold.drop_where(lambda key: key[1] == room_id)
+
     def outcome(self, head: RoomHead, pdu: Pdu, /) -> int:
         """The bits NOTIFIES, HIGHLIGHTS, MENTIONS and READS for an event that is about to enter the room."""
         if pdu.state_key is not None and pdu.type == _MEMBER:

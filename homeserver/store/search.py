@@ -67,6 +67,12 @@ _REDACTED = (
     .select_from(search_entries.join(e, and_(e.c.room_id == search_entries.c.room_id, e.c.nid == search_entries.c.nid)))
     .where(e.c.event_id.in_(bindparam("ids", expanding=True)))
 )
+_OF_ROOM = (
+    select(e.c.nid, e.c.room_id, e.c.event_id, e.c.type, e.c.json)
+    .select_from(search_entries.join(e, and_(e.c.room_id == search_entries.c.room_id, e.c.nid == search_entries.c.nid)))
+    .where(search_entries.c.room_id == bindparam("room_id"))
+    .limit(bindparam("limit"))
+)
 _INSERT = insert(search_entries)
 _DELETE = text("DELETE FROM search_entries WHERE nid = :nid")
 _INSERT_WORDS = {
@@ -120,6 +126,15 @@ def _take_out(conn: Connection, redacted: Sequence[str | None]) -> None:
     if gone:
         conn.execute(_DELETE_WORDS[conn.dialect.name], [_words(entry) for entry in gone])
         conn.execute(_DELETE, [{"nid": entry.nid} for entry in gone])
+
+
+def take_out_room(conn: Connection, room_id: RoomId, limit: int) -> int:
+    """Take out the next entries of a room, at most `limit`; how many there were. Its events are still stored."""
+    found = [_entry(row) for row in conn.execute(_OF_ROOM, {"room_id": room_id, "limit": limit})]
+    if found:
+        conn.execute(_DELETE_WORDS[conn.dialect.name], [_words(entry) for entry in found])
+        conn.execute(_DELETE, [{"nid": entry.nid} for entry in found])
+    return len(found)
 
 
 def _words(entry: Entry) -> dict[str, Any]:

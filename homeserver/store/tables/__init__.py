@@ -14,6 +14,7 @@ from homeserver.store.tables import (
     relations,
     rooms,
     search,
+    upkeep,
 )
 from homeserver.store.tables.base import metadata
 
@@ -32,4 +33,5 @@ __all__ = [
     "relations",
     "rooms",
     "search",
+    "upkeep",
 ]

@@ -151,7 +151,8 @@ class SyncService:
         extended = self._extend(build)
         if extended is None:
             return None
-        token = evolve(token, to_device=extended.to_device)
+        if extended.to_device is not None:
+            token = evolve(token, to_device=extended.to_device)
         sections: dict[bytes, dict[str, bytes]] = {b"join": {}, b"invite": {}, b"knock": {}, b"leave": {}}
         for room_id, membership in self._candidates(build):
             _add_room(build, sections, room_id, membership)

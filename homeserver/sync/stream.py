@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from attrs import define, evolve, field
+from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from homeserver.runtime.coroutine import Drive
@@ -49,7 +49,7 @@ class SyncStream:
                 return
             if not answer.is_empty or request.since is None or request.full_state:
                 self.outlet.send_update(answer.body)
-            self.request = evolve(request, since=answer.token, full_state=False)
+            self.request = request.since_then(answer.token)
             if not self.outlet.is_writable:
                 await self._wait_writable()
             elif answer.token.to_device is None:

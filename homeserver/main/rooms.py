@@ -20,6 +20,7 @@ from homeserver.clientapi.room_sending import RoomSending
 from homeserver.clientapi.room_summary import RoomSummaryEndpoints
 from homeserver.clientapi.room_upgrades import RoomUpgradeEndpoints
 from homeserver.clientapi.spaces import SpaceEndpoints
+from homeserver.clientapi.thread_subscriptions import ThreadSubscriptionEndpoints
 from homeserver.clientapi.typing import TypingEndpoints
 from homeserver.clientapi.user_directory import UserDirectoryEndpoints
 from homeserver.main.core import Core
@@ -44,6 +45,7 @@ from homeserver.rooms.reports import Reports
 from homeserver.rooms.sending import Sending
 from homeserver.rooms.state_policy import StatePolicy
 from homeserver.rooms.summary import RoomSummaries
+from homeserver.rooms.thread_subscriptions import ThreadSubscriptions
 from homeserver.rooms.transactions import Transactions
 from homeserver.rooms.typing import Typing
 from homeserver.rooms.upgrade import RoomUpgrades
@@ -119,6 +121,7 @@ def build_rooms(core: Core) -> RoomServices:
             RoomEvents(views, json),
             RoomMessages(views, paging, json, core.log),
             RelationEndpoints(views, relations, json),
+            ThreadSubscriptionEndpoints(ThreadSubscriptions(core.database, core.log, views)),
             RoomCreationEndpoints(creation),
             RoomMembershipEndpoints(membership, aliases, core.memberships),
             RoomAliasEndpoints(aliases),

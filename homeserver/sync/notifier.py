@@ -27,7 +27,9 @@ logger = logging.getLogger(__name__)
 
 STEP_MS = 100
 MAX_STREAMS = 50_000
-_USER_KINDS = frozenset({"account_data", "push_rules", "to_device", "one_time_keys", "signatures"})
+_USER_KINDS = frozenset(
+    {"account_data", "push_rules", "to_device", "one_time_keys", "signatures", "thread_subscription"}
+)
 _LIST_KINDS = frozenset({"device", "device_list"})
 
 

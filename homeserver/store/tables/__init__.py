@@ -15,6 +15,7 @@ from homeserver.store.tables import (
     rooms,
     search,
     upkeep,
+    threads,
 )
 from homeserver.store.tables.base import metadata
 
@@ -34,4 +35,5 @@ __all__ = [
     "rooms",
     "search",
     "upkeep",
+    "threads",
 ]

@@ -6,6 +6,7 @@ Spec: MSC3885, MSC3884, MSC3959, MSC3960, MSC3961
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -22,8 +23,9 @@ from homeserver.sync.segments import receipts_of, visible_receipts
 from homeserver.sync.service import PUSH_RULES_TYPE
 from homeserver.sync.sliding.connections import ConnectionState
 from homeserver.sync.sliding.lists import Windows
-from homeserver.sync.sliding.request import Extension, SlidingRequest
+from homeserver.sync.sliding.request import THREAD_SUBSCRIPTIONS, Extension, SlidingRequest
 from homeserver.sync.sliding.rooms import RoomPart
+from homeserver.sync.sliding.thread_subscriptions import tell_thread_subscriptions
 from homeserver.sync.tokens import SyncToken
 from homeserver.sync.view import Lookup, View
 
@@ -67,6 +69,10 @@ class SlidingExtensions:
             ("account_data", lambda: _account_data(view, request, state, windows, parts)),
             ("receipts", lambda: _receipts(view, request, state, windows, parts)),
             ("typing", lambda: _typing(view, request, state, windows, parts)),
+            *(
+                (name, partial(tell_thread_subscriptions, view, request.extension(name), state))
+                for name in THREAD_SUBSCRIPTIONS
+            ),
         )
         for name, step in steps:
             if request.extension(name).enabled:

@@ -119,7 +119,8 @@ class Extension:
     since: str | None = None
 
 
-EXTENSIONS: Final = ("to_device", "e2ee", "account_data", "receipts", "typing")
+THREAD_SUBSCRIPTIONS: Final = ("io.element.msc4308.thread_subscriptions", "thread_subscriptions")
+EXTENSIONS: Final = ("to_device", "e2ee", "account_data", "receipts", "typing", *THREAD_SUBSCRIPTIONS)
 _OFF: Final = Extension()
 
 

@@ -1,0 +1,57 @@
+"""Which threads a user is subscribed to, or was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+from sqlalchemy import Connection, select
+
+from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.store.tables.threads import thread_subscriptions as t
+from homeserver.store.upsert import upsert
+
+
+@frozen
+class ThreadSubscription:
+    """The newest change of a thread's subscription. position: in the log."""
+
+    room_id: RoomId
+    thread_root: EventId
+    subscribed: bool
+    automatic: bool
+    position: int
+
+
+_UPSERT = upsert(t)
+_COLUMNS = (t.c.room_id, t.c.thread_root, t.c.subscribed, t.c.automatic, t.c.position)
+
+
+def load_subscription(
+    conn: Connection, user_id: UserId, room_id: RoomId, thread_root: EventId
+) -> ThreadSubscription | None:
+    """None when the user never subscribed."""
+    found = conn.execute(
+        select(*_COLUMNS).where(t.c.user_id == user_id, t.c.room_id == room_id, t.c.thread_root == thread_root)
+    ).first()
+    return ThreadSubscription(*found) if found is not None else None
+
+
+def save_subscription(conn: Connection, user_id: UserId, change: ThreadSubscription) -> None:
+    values = {
+        "user_id": user_id,
+        "room_id": change.room_id,
+        "thread_root": change.thread_root,
+        "subscribed": change.subscribed,
+        "automatic": change.automatic,
+        "position": change.position,
+    }
+    conn.execute(_UPSERT, values)
+
+
+def load_subscription_changes(
+    conn: Connection, user_id: UserId, after: int, before: int, limit: int
+) -> Sequence[ThreadSubscription]:
+    """The newest changes in (after, before), the newest first."""
+    statement = select(*_COLUMNS).where(t.c.user_id == user_id, t.c.position > after, t.c.position < before)
+    return [ThreadSubscription(*row) for row in conn.execute(statement.order_by(t.c.position.desc()).limit(limit))]

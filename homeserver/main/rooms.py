@@ -73,7 +73,7 @@ class RoomServices:
     endpoints: list[object]
 
 
-def build_rooms(core: Core) -> RoomServices:
+def build_rooms(core: Core) -> RoomServices:  # long: one place where all of rooms is put together
     config, remote = core.config.section(RoomsConfig), RemoteDoor()
     # A reader of its own: what propagates profiles to rooms must read them first.
     reader = Profiles(core.server_name, core.database, core.log)

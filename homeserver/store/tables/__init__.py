@@ -14,8 +14,8 @@ from homeserver.store.tables import (
     relations,
     rooms,
     search,
-    upkeep,
     threads,
+    upkeep,
 )
 from homeserver.store.tables.base import metadata
 
@@ -34,6 +34,6 @@ __all__ = [
     "relations",
     "rooms",
     "search",
-    "upkeep",
     "threads",
+    "upkeep",
 ]

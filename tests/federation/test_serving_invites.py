@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from homeserver.matrix.build import add_signature
 from homeserver.matrix.ids import parse_server_name
-from homeserver.matrix.pdu import Pdu
+from homeserver.matrix.pdu import Pdu, parse_pdu
 from homeserver.matrix.signing import SigningKey, sign_json, verify_event_signature
+from homeserver.matrix.versions import ROOM_VERSIONS
 from tests.federation.resident import MEMBER, PeerRoom
 from tests.federation.visitor import Visitor, create_room
 from tests.kit.client import Client
+from tests.kit.federation import Received
 
 VERSIONS = ["1", "6", "10", "11", "12"]
 
@@ -207,8 +210,8 @@ def test_invite_by_somebody_without_the_power_is_refused(visitor: Visitor, alice
 IDENTITY_KEY = SigningKey("0", bytes(range(32)))
 
 
-def third_party_room(alice: Client, token: str = "token") -> str:
-    room_id = create_room(alice, preset="private_chat")
+def third_party_room(alice: Client, token: str = "token", version: str = "11") -> str:
+    room_id = create_room(alice, version, preset="private_chat")
     public = IDENTITY_KEY.verify_key.to_base64()
     content = {
         "display_name": "c...@example.org",
@@ -291,3 +294,31 @@ def test_exchange_of_what_nobody_has_a_right_to(visitor: Visitor, alice: Client)
         visitor.put("/v1/exchange_third_party_invite/{}", wrong, at=[room_id], expect=[400, 403])
     alice.get_state(room_id, "m.room.member", bob, expect="M_NOT_FOUND")
     visitor.put("/v1/exchange_third_party_invite/{}", body(), at=["!nothing:x.example"], expect="M_NOT_FOUND")
+
+
+@pytest.mark.parametrize("version", ["6", "11", "12"])
+def test_other_servers_user_who_bound_an_address_is_invited(visitor: Visitor, alice: Client, version: str) -> None:
+    room_id, bob = third_party_room(alice, version=version), visitor.user("bob")
+    asked: list[Any] = []
+
+    def sign(received: Received) -> Any:
+        asked.append(received.json)
+        invite = parse_pdu(dict(received.json["event"]), ROOM_VERSIONS[version])
+        return {"event": add_signature(invite, visitor.peer.key, visitor.peer.server_name).json}
+
+    visitor.peer.answer("PUT", "/_matrix/federation/v2/invite/", sign)
+    event = {
+        "type": MEMBER,
+        "room_id": room_id,
+        "sender": alice.user_id,
+        "state_key": bob,
+        "content": {"membership": "invite", "third_party_invite": {"display_name": "x", "signed": signed_for(bob)}},
+    }
+    for _ in range(2):  # the second has nothing to do
+        assert visitor.put("/v1/exchange_third_party_invite/{}", event, at=[room_id]) == {}
+    assert len(asked) == 1 and asked[0]["room_version"] == version
+    member = alice.get_state(room_id, MEMBER, bob)
+    assert member["membership"] == "invite"
+    assert member["third_party_invite"] == {"display_name": "c...@example.org", "signed": signed_for(bob)}
+    visitor.join(room_id, bob)
+    assert alice.get_state(room_id, MEMBER, bob)["membership"] == "join"

@@ -5,10 +5,13 @@ Spec: client-server-api#sending-events-to-a-room
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from homeserver.accounts.requester import Requester
 from homeserver.matrix.ids import parse_event_id, parse_room_id
+from homeserver.matrix.sticky import MAX_STICKY_MS
 from homeserver.rooms.delayed_events import DelayedEvents
 from homeserver.rooms.sending import Sending
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
@@ -47,6 +50,12 @@ class DelayQuery(msgspec.Struct, frozen=True):
     delay_ms: int | None = msgspec.field(name="org.matrix.msc4140.delay", default=None)
 
 
+class SendQuery(DelayQuery, frozen=True):
+    sticky_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_STICKY_MS)] | None = msgspec.field(
+        name="org.matrix.msc4354.sticky_duration_ms", default=None
+    )
+
+
 class DelayAnswer(msgspec.Struct):
     delay_id: str
 
@@ -65,13 +74,13 @@ class RoomSending:
         spec="client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid",
     )
     async def put_send(
-        self, requester: Requester, path: SendPath, query: DelayQuery, body: JsonObject
+        self, requester: Requester, path: SendPath, query: SendQuery, body: JsonObject
     ) -> SendAnswer | DelayAnswer:
-        room_id = parse_room_id(path.room_id)
+        room_id, type_, sticky_ms = parse_room_id(path.room_id), path.event_type, query.sticky_ms
         if query.delay_ms is not None:
             schedule = self._delayed.schedule
-            return DelayAnswer(await schedule(requester, room_id, path.event_type, None, body, query.delay_ms))
-        return SendAnswer(await self._sending.send(requester, room_id, path.event_type, body, path.txn_id))
+            return DelayAnswer(await schedule(requester, room_id, type_, None, body, query.delay_ms, sticky_ms))
+        return SendAnswer(await self._sending.send(requester, room_id, type_, body, path.txn_id, sticky_ms))
 
     @endpoint(
         "PUT",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from secrets import token_urlsafe
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from attrs import frozen
@@ -12,9 +12,10 @@ from attrs import frozen
 from homeserver.accounts.requester import Requester
 from homeserver.clientapi.presence import PresenceBody, PresenceEndpoints, PresencePath
 from homeserver.clientapi.receipts import MarkersBody, ReceiptEndpoints, RoomPath
-from homeserver.clientapi.room_sending import DelayQuery, RoomSending, SendPath, StatePath
+from homeserver.clientapi.room_sending import DelayQuery, RoomSending, SendPath, SendQuery, StatePath
 from homeserver.clientapi.typing import TypingBody, TypingEndpoints, TypingPath
 from homeserver.matrix.errors import Forbidden, Unrecognized
+from homeserver.matrix.sticky import MAX_STICKY_MS
 from homeserver.runtime.http.body import check_storable, error_of
 from homeserver.runtime.http.endpoint import Auth, declarations_of
 from homeserver.runtime.rate_limit import RateLimiter
@@ -29,6 +30,7 @@ class SendParams(msgspec.Struct):
     event_type: str
     content: dict[str, Any]
     txn_id: str | None = None
+    sticky_duration_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_STICKY_MS)] | None = None
 
 
 class StateParams(msgspec.Struct):
@@ -94,7 +96,9 @@ class StreamRequests:
     async def _send(self, requester: Requester, params: dict[str, Any]) -> Any:
         given = convert_params(params, SendParams)
         path = SendPath(given.room_id, given.event_type, given.txn_id or token_urlsafe(16))
-        return await self._sending.put_send(requester, path, _NO_DELAY, given.content)
+        return await self._sending.put_send(
+            requester, path, SendQuery(sticky_ms=given.sticky_duration_ms), given.content
+        )
 
     async def _set_state(self, requester: Requester, params: dict[str, Any]) -> Any:
         given = convert_params(params, StateParams)

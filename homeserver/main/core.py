@@ -11,6 +11,7 @@ from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories
 from homeserver.folds.memberships import Memberships
+from homeserver.folds.sticky_events import StickyEvents
 from homeserver.main.keys import load_signing_key
 from homeserver.main.memory import MemoryConfig
 from homeserver.matrix.ids import ServerName
@@ -58,6 +59,7 @@ class Core:
     erased: ErasedUsers
     ignored: IgnoredUsers
     purges: RoomPurges
+    sticky: StickyEvents
 
 
 async def build_core(config: Config, reactor: Any, clock: Clock, database: Database) -> Core:
@@ -77,10 +79,11 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     await partial.start()
     purges = RoomPurges(server_name, database, log, clock, [heads, events, memberships, histories, unread])
     ingest = Ingest(server_name, database, heads, events, log, unread, partial, purges)
-    erased, ignored = ErasedUsers(), IgnoredUsers(database)
+    erased, ignored, sticky = ErasedUsers(), IgnoredUsers(database), StickyEvents(database, clock)
     await erased.start(database)
+    await sticky.start()
     log.observe_rooms(heads)
-    for follower in (events, memberships, histories, erased, ignored, unread):
+    for follower in (events, memberships, histories, erased, ignored, sticky, unread):
         log.follow(follower.on_rows)
     log.follow(purges.on_rows)
     await purges.start()
@@ -107,4 +110,5 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
         erased,
         ignored,
         purges,
+        sticky,
     )

@@ -59,8 +59,7 @@ def build_sync(
     tails, activity = RoomTails(core.database), RoomActivity(core.database)
     notifier = Notifier(core.clock, core.memberships)
     presence = build_presence(core)
-    device_lists = DeviceLists(core.database, core.log.position)
-    counts = DeviceKeyCounts(core.database)
+    device_lists, counts = DeviceLists(core.database, core.log.position), DeviceKeyCounts(core.database)
     for follower in (recent, tails, activity, device_lists, counts, encryption.to_device, notifier):
         core.log.follow(follower.on_rows)
     core.purges.caches += [tails, activity]
@@ -81,6 +80,7 @@ def build_sync(
         push_rules,
         rooms.relations,
         core.erased,
+        core.sticky,
     )
     if presence is not None:
         presence.follow(notifier.on_presence)

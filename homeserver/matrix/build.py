@@ -14,6 +14,7 @@ from homeserver.matrix.hashing import content_hash, encode_base64, event_id_of_h
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
 from homeserver.matrix.pdu import Pdu, check_format, check_size
 from homeserver.matrix.signing import SigningKey, sign_event
+from homeserver.matrix.sticky import STICKY
 from homeserver.matrix.versions import RoomVersion
 
 
@@ -26,6 +27,7 @@ def build_pdu(
     content: dict[str, Any],
     state_key: str | None = None,
     redacts: EventId | None = None,
+    sticky_ms: int | None = None,
     prev_events: Sequence[EventId],
     auth_events: Sequence[EventId],
     depth: int,
@@ -64,6 +66,8 @@ def build_pdu(
         json["state_key"] = state_key
     if redacts is not None:
         _set_redacts(json, redacts, version)
+    if sticky_ms is not None:
+        json[STICKY] = {"duration_ms": sticky_ms}
     if version.event_id_on_wire:
         assert event_id is not None, "room versions 1 and 2 need an event id"
         json["event_id"] = event_id

@@ -16,6 +16,7 @@ from typing import Any
 
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.pdu import Pdu
+from homeserver.matrix.sticky import STICKY, sticky_duration_ms
 
 
 def client_event(pdu: Pdu, *, with_room_id: bool, unsigned: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -40,6 +41,8 @@ def client_event(pdu: Pdu, *, with_room_id: bool, unsigned: dict[str, Any] | Non
     if pdu.redacts is not None:
         event["redacts"] = pdu.redacts
         event["content"] = {**pdu.content, "redacts": pdu.redacts}
+    if STICKY in pdu.json and (duration_ms := sticky_duration_ms(pdu)) is not None:
+        event[STICKY] = {"duration_ms": duration_ms}
     if unsigned:
         event["unsigned"] = unsigned
     return event

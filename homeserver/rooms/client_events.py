@@ -18,6 +18,8 @@ from homeserver.folds.events import EventCache
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.format import client_event_json, federation_event
 from homeserver.matrix.ids import DeviceId, EventId, RoomId, UserId
+from homeserver.matrix.pdu import Pdu
+from homeserver.matrix.sticky import STICKY, sticky_until_ms
 from homeserver.matrix.versions import RoomVersion
 from homeserver.store.events import StoredEvent
 
@@ -62,11 +64,12 @@ def encode(
     pdu = event.pdu
     room = b',"room_id":%b' % orjson.dumps(pdu.room_id) if with_room_id else b""
     age_ms = max(0, now_ms - pdu.origin_server_ts)
-    return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
+    return b'%b%b,"unsigned":{"age":%d%b%b%b}}' % (
         base_json(event)[:-1],
         room,
         age_ms,
         _unsigned(event, reader, membership, related, with_room_id),
+        _sticky(pdu, now_ms) if STICKY in pdu.json else b"",
         b"" if bundle is None else b',"m.relations":%b' % bundle,
     )
 
@@ -91,6 +94,12 @@ def _unsigned(
         if redaction is not None:
             parts += b',"redacted_because":%b' % client_event_json(redaction.pdu, with_room_id=with_room_id)
     return parts
+
+
+def _sticky(pdu: Pdu, now_ms: int) -> bytes:
+    """For how long the event remains sticky."""
+    until_ms = sticky_until_ms(pdu, now_ms)
+    return b',"msc4354_sticky_duration_ttl_ms":%d' % (until_ms - now_ms) if until_ms and until_ms > now_ms else b""
 
 
 _MEMBERSHIPS = {

@@ -58,6 +58,7 @@ class DelayedEvents:
         state_key: str | None,
         content: dict[str, Any],
         delay_ms: int,
+        sticky_ms: int | None = None,
     ) -> str:
         """The delay id. Raises: InvalidParam, TooLarge, LimitExceeded."""
         if not 0 < delay_ms <= MAX_DELAY_MS:
@@ -77,6 +78,7 @@ class DelayedEvents:
             delay_ms,
             now_ms,
             now_ms + delay_ms,
+            sticky_ms,
         )
         if not await self.database.run(store.save_delayed_event, event, MAX_OF_USER):
             raise LimitExceeded(delay_ms, f"A user may have {MAX_OF_USER} delayed events")
@@ -146,7 +148,7 @@ class DelayedEvents:
         requester = Requester(event.user_id, event.device_id)
         content = orjson.loads(event.content)
         if event.state_key is None:
-            await self.sending.send(requester, event.room_id, event.type, content, event.delay_id)
+            await self.sending.send(requester, event.room_id, event.type, content, event.delay_id, event.sticky_ms)
         else:
             await self.sending.set_state(requester, event.room_id, event.type, event.state_key, content)
         await self.database.run(store.delete_delayed_event, event.user_id, event.delay_id)

@@ -35,17 +35,23 @@ class Sending:
     policy: StatePolicy
 
     async def send(
-        self, requester: Requester, room_id: RoomId, type: str, content: dict[str, Any], txn_id: str
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        type: str,
+        content: dict[str, Any],
+        txn_id: str,
+        sticky_ms: int | None = None,
     ) -> EventId:
-        """Send a message event; the same transaction id again gives the same event.
+        """Send a message event; the same transaction id again gives the same event. sticky_ms: for how long it is sticky.
 
         Raises: Forbidden, InvalidParam, BadJson, TooLarge.
         """
         requester.check_not_suspended()
         _check_text("eventType", type)
         if type == _REDACTION:
-            return await self._send_redaction(requester, room_id, content, txn_id)
-        draft = _draft(requester, type, content, txn_id)
+            return await self._send_redaction(requester, room_id, content, txn_id, sticky_ms)
+        draft = _draft(requester, type, content, txn_id, sticky_ms=sticky_ms)
         return await self._once(requester, room_id, f"send\n{type}", txn_id, lambda head: (draft,))
 
     async def set_state(
@@ -83,7 +89,7 @@ class Sending:
         return await self._once(requester, room_id, f"redact\n{target}", txn_id, lambda head: (draft,))
 
     async def _send_redaction(
-        self, requester: Requester, room_id: RoomId, content: dict[str, Any], txn_id: str
+        self, requester: Requester, room_id: RoomId, content: dict[str, Any], txn_id: str, sticky_ms: int | None
     ) -> EventId:
         """A redaction through /send names its target in `redacts`. Spec: v1.18 (MSC4169)."""
         redacts = content.get("redacts")
@@ -92,7 +98,7 @@ class Sending:
         target = parse_event_id(redacts, "redacts")
         await self._check_may_redact(requester, room_id, target)
         rest = {key: value for key, value in content.items() if key != "redacts"}
-        draft = _draft(requester, _REDACTION, rest, txn_id, target)
+        draft = _draft(requester, _REDACTION, rest, txn_id, target, sticky_ms)
         return await self._once(requester, room_id, f"send\n{_REDACTION}", txn_id, lambda head: (draft,))
 
     async def _check_may_redact(self, requester: Requester, room_id: RoomId, target: EventId) -> None:
@@ -138,9 +144,22 @@ class Sending:
 
 
 def _draft(
-    requester: Requester, type: str, content: dict[str, Any], txn_id: str, redacts: EventId | None = None
+    requester: Requester,
+    type: str,
+    content: dict[str, Any],
+    txn_id: str,
+    redacts: EventId | None = None,
+    sticky_ms: int | None = None,
 ) -> Draft:
-    return Draft(type, requester.user_id, content, redacts=redacts, device_id=requester.device_id or "", txn_id=txn_id)
+    return Draft(
+        type,
+        requester.user_id,
+        content,
+        redacts=redacts,
+        device_id=requester.device_id or "",
+        txn_id=txn_id,
+        sticky_ms=sticky_ms,
+    )
 
 
 def _check_text(field: str, value: str) -> None:

@@ -54,6 +54,7 @@ class Draft:
     ts_ms: int | None = None
     device_id: str | None = None
     txn_id: str | None = None
+    sticky_ms: int | None = None
 
 
 Plan = Callable[[RoomHead], Sequence[Draft]]
@@ -222,6 +223,7 @@ class RoomWriter:
             content=draft.content,
             state_key=draft.state_key,
             redacts=draft.redacts,
+            sticky_ms=draft.sticky_ms,
             prev_events=prev_events,
             auth_events=[event.event_id for event in auth_events.values()],
             depth=head.next_depth(),

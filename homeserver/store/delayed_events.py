@@ -23,6 +23,7 @@ class DelayedEvent:
     delay_ms: int
     running_since_ms: int
     due_ts_ms: int
+    sticky_ms: int | None = None
 
 
 _COLUMNS = tuple(d.c[name] for name in DelayedEvent.__annotations__)

@@ -19,6 +19,7 @@ from homeserver.store.events import StoredEvent
 from homeserver.store.log import MembershipChange, StateDelta
 from homeserver.store.relations import save_relations
 from homeserver.store.snapshots import Snapshot, save_snapshots
+from homeserver.store.sticky import save_sticky
 from homeserver.store.tables.rooms import (
     current_state,
     event_transactions,
@@ -178,6 +179,7 @@ def write_rooms(conn: Connection, writes: Sequence[tuple[RoomWrite, int]]) -> No
     _save_heads(conn, [write for write, _ in writes])
     _save_transactions(conn, [write for write, _ in writes])
     save_relations(conn, [new.event for new, _ in placed])
+    save_sticky(conn, [new.event for new, _ in placed])
     save_redactions(conn, [new for new, _ in placed if new.redacts is not None])
     for write, first in writes:
         if write.save is not None:

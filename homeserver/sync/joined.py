@@ -20,7 +20,8 @@ from homeserver.folds.histories import UserHistory
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
-from homeserver.rooms.client_events import Reader
+from homeserver.matrix.sticky import STICKY
+from homeserver.rooms.client_events import NO_RELATED, Reader
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.store.account_data import AccountDataRow, load_room_account_data
 from homeserver.store.events import StoredEvent
@@ -132,7 +133,8 @@ def _shared_segment(build: Build, room_id: RoomId) -> Segment | None:
     segment = build.segments.get(key)
     if segment is None:
         segment = _segment(build, room_id, None)
-        if segment is not None:
+        # What remains of stickiness is told as of now.
+        if segment is not None and not any(STICKY in event.pdu.json for event in segment.window.events):
             build.segments.put(key, segment)
     return segment
 
@@ -245,12 +247,13 @@ def _assemble(
     account_data = _room_account_data(build, room_id, is_new)
     if state is None or ephemeral is None or counts is None or account_data is None:
         return None
-    has_news = told or segment.encoded or segment.window.limited or state or ephemeral or account_data
+    sticky = _sticky(build, room_id, segment, is_new)
+    has_news = sticky or told or segment.encoded or segment.window.limited or state or ephemeral or account_data
     if not has_news and not _own_receipt(segment.receipts, request.user_id):
         return None
     is_limited = segment.window.limited if limited is None else limited
     timeline = personal_timeline(segment, build.reader, view.now_ms, request.filter, is_limited, membership_at)
-    return b'{"timeline":%b,"%b":%b,"ephemeral":%b,"account_data":%b%b%b}' % (
+    return b'{"timeline":%b,"%b":%b,"ephemeral":%b,"account_data":%b%b%b%b}' % (
         timeline,
         request.state_kind.value,
         events_json(state) if state else EMPTY_LIST,
@@ -258,7 +261,22 @@ def _assemble(
         events_json(account_data) if account_data else EMPTY_LIST,
         encode_counts(counts, by_thread=request.filter.unread_thread_notifications),
         encode_summary(head, heroes) if told else b"",
+        b',"msc4354_sticky":%b' % events_json(sticky) if sticky else b"",
     )
+
+
+def _sticky(build: Build, room_id: RoomId, segment: Segment, is_new: bool) -> list[bytes]:
+    """The sticky events that are new to the client, but for those in the timeline. Spec: MSC4354"""
+    view, request = build.view, build.request
+    found = view.sources.sticky.get(room_id, 0 if is_new else request.after)
+    if not found:
+        return []
+    shown = {event.event_id for event in segment.window.events}
+    return [
+        encode_event(one.event, build.reader, view.now_ms, request.filter, membership="join", related=NO_RELATED)
+        for one in found
+        if one.event.event_id not in shown and one.event.pdu.sender not in build.ignored
+    ]
 
 
 def account_data_by_room(request: SyncRequest, rows: Collection[AccountDataRow]) -> Mapping[str, list[bytes]]:

@@ -24,6 +24,7 @@ from homeserver.folds.histories import Histories, UserHistory
 from homeserver.folds.memberships import Memberships, UserRooms
 from homeserver.folds.recent_log import RecentLog
 from homeserver.folds.room_tails import RoomTails
+from homeserver.folds.sticky_events import StickyEvents
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.rooms.client_events import related_ids
 from homeserver.rooms.head import MEMBER, RoomHead
@@ -64,6 +65,7 @@ class Sources:
     push_rules: PushRulesSource
     relations: BundleSource
     erased: ErasedUsers
+    sticky: StickyEvents
 
 
 class _Loaded(Generic[K, V]):

@@ -21,6 +21,7 @@ from homeserver.folds.histories import Histories
 from homeserver.folds.memberships import FORGOTTEN, Memberships
 from homeserver.folds.recent_log import RecentLog
 from homeserver.folds.room_tails import RoomTails
+from homeserver.folds.sticky_events import StickyEvents
 from homeserver.matrix.filters import EMPTY_FILTER, Filter, parse_filter
 from homeserver.matrix.ids import DeviceId, RoomId, ServerName, UserId
 from homeserver.matrix.push_rules import DEFAULT_RULE_SET
@@ -156,6 +157,7 @@ class World:
             Rules(),
             Relations(self.database, self.events),
             ErasedUsers(),
+            StickyEvents(self.database, self.clock),
         )
         self.service = SyncService(self.sources, self.notifier)
 

@@ -14,6 +14,7 @@ from homeserver.store.tables import (
     relations,
     rooms,
     search,
+    sticky,
     threads,
     upkeep,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "relations",
     "rooms",
     "search",
+    "sticky",
     "threads",
     "upkeep",
 ]

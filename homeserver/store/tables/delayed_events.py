@@ -19,5 +19,6 @@ delayed_events = Table(
     Column("delay_ms", BigInteger, nullable=False),
     Column("running_since_ms", BigInteger, nullable=False),
     Column("due_ts_ms", BigInteger, nullable=False),
+    Column("sticky_ms", BigInteger, nullable=True),
 )
 Index("delayed_events_due", delayed_events.c.due_ts_ms)

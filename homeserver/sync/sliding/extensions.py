@@ -23,8 +23,9 @@ from homeserver.sync.segments import receipts_of, visible_receipts
 from homeserver.sync.service import PUSH_RULES_TYPE
 from homeserver.sync.sliding.connections import ConnectionState
 from homeserver.sync.sliding.lists import Windows
-from homeserver.sync.sliding.request import THREAD_SUBSCRIPTIONS, Extension, SlidingRequest
+from homeserver.sync.sliding.request import STICKY_EVENTS, THREAD_SUBSCRIPTIONS, Extension, SlidingRequest
 from homeserver.sync.sliding.rooms import RoomPart
+from homeserver.sync.sliding.sticky_events import tell_sticky_events
 from homeserver.sync.sliding.thread_subscriptions import tell_thread_subscriptions
 from homeserver.sync.tokens import SyncToken
 from homeserver.sync.view import Lookup, View
@@ -59,6 +60,7 @@ class SlidingExtensions:
         rooms: UserRooms,
         windows: Windows,
         parts: Mapping[RoomId, RoomPart],
+        ignored: frozenset[str],
     ) -> Told | None:
         """None where the view notes needs."""
         found: dict[str, Any] = {}
@@ -69,6 +71,7 @@ class SlidingExtensions:
             ("account_data", lambda: _account_data(view, request, state, windows, parts)),
             ("receipts", lambda: _receipts(view, request, state, windows, parts)),
             ("typing", lambda: _typing(view, request, state, windows, parts)),
+            (STICKY_EVENTS, lambda: tell_sticky_events(view, request, state, rooms, parts, ignored)),
             *(
                 (name, partial(tell_thread_subscriptions, view, request.extension(name), state))
                 for name in THREAD_SUBSCRIPTIONS

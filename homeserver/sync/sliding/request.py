@@ -120,7 +120,16 @@ class Extension:
 
 
 THREAD_SUBSCRIPTIONS: Final = ("io.element.msc4308.thread_subscriptions", "thread_subscriptions")
-EXTENSIONS: Final = ("to_device", "e2ee", "account_data", "receipts", "typing", *THREAD_SUBSCRIPTIONS)
+STICKY_EVENTS: Final = "org.matrix.msc4354.sticky_events"
+EXTENSIONS: Final = (
+    "to_device",
+    "e2ee",
+    "account_data",
+    "receipts",
+    "typing",
+    STICKY_EVENTS,
+    *THREAD_SUBSCRIPTIONS,
+)
 _OFF: Final = Extension()
 
 

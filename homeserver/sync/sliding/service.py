@@ -109,7 +109,7 @@ class SlidingSync:
         if windows is None:
             return None
         parts = self._rooms(view, request, state, rooms, windows, ignored)
-        told = self.extensions.tell(view, request, state, rooms, windows, parts)
+        told = self.extensions.tell(view, request, state, rooms, windows, parts, ignored)
         if told is None or not view.is_complete:
             return None
         shown = {room_id: part.json for room_id, part in parts.items() if part.json is not None}

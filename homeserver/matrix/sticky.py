@@ -1,0 +1,28 @@
+"""Events that clients are told of for some time, however much happens in the room meanwhile.
+
+Spec: MSC4354
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from homeserver.matrix.pdu import Pdu
+
+STICKY: Final = "msc4354_sticky"
+MAX_STICKY_MS: Final = 3_600_000
+
+
+def sticky_duration_ms(pdu: Pdu) -> int | None:
+    """For how long the event is sticky; None for one that is not. A redacted event is not."""
+    sticky = pdu.json.get(STICKY)
+    duration = sticky.get("duration_ms") if isinstance(sticky, dict) else None
+    if not isinstance(duration, int) or isinstance(duration, bool) or not 0 <= duration <= MAX_STICKY_MS:
+        return None
+    return duration
+
+
+def sticky_until_ms(pdu: Pdu, received_ms: int) -> int | None:
+    """When the event ceases to be sticky. An origin's clock that is ahead makes it no longer."""
+    duration = sticky_duration_ms(pdu)
+    return None if duration is None else min(pdu.origin_server_ts, received_ms) + duration

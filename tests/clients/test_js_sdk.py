@@ -1,4 +1,4 @@
-"""matrix-js-sdk, in Node, against a running server; the stories are in talk.mjs and encrypt.mjs."""
+"""matrix-js-sdk, in Node, against a running server; the stories are in talk.mjs, encrypt.mjs and verify.mjs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMEOUT_S = 120
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is absent")
 @pytest.mark.skipif(not (HERE / "node_modules").exists(), reason="scripts/test installs matrix-js-sdk; it is absent")
-@pytest.mark.parametrize("story", ["talk.mjs", "encrypt.mjs"])
+@pytest.mark.parametrize("story", ["talk.mjs", "encrypt.mjs", "verify.mjs"])
 def test_two_users_talk(hearth: Any, story: str) -> None:
     hearth.register("alice")
     hearth.register("bob")

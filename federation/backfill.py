@@ -61,16 +61,19 @@ class Backfill:
     _slots: DeferredSemaphore = field(init=False, factory=lambda: DeferredSemaphore(MAX_RUNNING))
     _leave_until_ms: Bounded[tuple[RoomId, EventId], int] = field(init=False, factory=lambda: Bounded(FAILURES_KEPT))
 
-    async def fill(self, room_id: RoomId, after: int, upto: int, limit: int) -> int | None:
+    async def find(self, room_id: RoomId, after: int, upto: int) -> HistoryGap | None:
         """See OlderHistory."""
         gap = await self.database.read(load_gap, room_id, after, upto)
         if gap is None or self.clock.time_ms() < (self._leave_until_ms.get((room_id, gap.event_id)) or 0):
             return None
+        return gap
+
+    async def fill(self, gap: HistoryGap, limit: int) -> bool:
+        """See OlderHistory."""
         try:
-            filled = await within(self.clock, BUDGET_MS, self._fill_once(room_id, gap, limit))
+            return await within(self.clock, BUDGET_MS, self._fill_once(gap.room_id, gap, limit))
         except TimeoutError:
-            return None
-        return gap.order if filled else None
+            return False
 
     async def fetch_nearest(
         self, room_id: RoomId, ts_ms: int, known: tuple[EventId, int] | None, *, forwards: bool

@@ -17,6 +17,7 @@ from homeserver.rooms.ports import NoOlderHistory, OlderHistory
 from homeserver.rooms.view import RoomView, is_visible
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent, load_event_near, load_timeline
+from homeserver.store.history_gaps import HistoryGap
 
 # How many pages are read to fill one answer when most events are filtered out; then the client asks on.
 PAGES_PER_ANSWER = 8
@@ -60,9 +61,11 @@ class Paging:
             return Page((), start, None)
         after, upto = self._bounds(view, start, stop, backwards)
         found: list[StoredEvent] = []
+        was_filled = False
         for _ in range(PAGES_PER_ANSWER):
+            gap = await self.history.find(view.room_id, after, upto) if backwards else None
             read = await self._read(view, after, upto, limit, backwards)
-            filled = await self._fill(view, after, upto, limit, read) if backwards else None
+            filled = await self._fill(gap, limit, read) if gap is not None else None
             for event in read:
                 if filled is not None and event.order < filled:
                     break
@@ -72,8 +75,9 @@ class Paging:
                         return Page(found, start, _behind(event, backwards))
             if filled is not None:
                 upto = min(upto, filled - 1)
-                if found:
+                if found and was_filled:
                     break
+                was_filled = True
                 continue
             if len(read) < limit:
                 return Page(found, start, None)
@@ -102,14 +106,15 @@ class Paging:
             ts_ms = near[1] + (1 if forwards else -1)
         return None
 
-    async def _fill(self, view: RoomView, after: int, upto: int, limit: int, read: Sequence[StoredEvent]) -> int | None:
-        """Ask others for what is missing among the events that were read, or right before them.
+    async def _fill(self, gap: HistoryGap, limit: int, read: Sequence[StoredEvent]) -> int | None:
+        """Fill a gap among the events that were read, or before them where there are no more.
 
-        Returns None if they are complete, or can't be completed; else the order up to which they hold: before it are
-        new ones.
+        Returns the order of its event if there are new ones before it. The gap was looked for before the events were read:
+        one that somebody fills in between is not taken for the end of the timeline.
         """
-        lowest = read[-1].order - 1 if len(read) == limit else after
-        return await self.history.fill(view.room_id, lowest, upto, limit)
+        if len(read) == limit and gap.order <= read[-1].order:
+            return None
+        return gap.order if await self.history.fill(gap, limit) else None
 
     def _bounds(self, view: RoomView, start: int, stop: int | None, backwards: bool) -> tuple[int, int]:
         """(after, upto]: what may be read at all."""

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from homeserver.matrix.errors import Forbidden, NotFound
 from homeserver.matrix.ids import EventId, RoomAlias, RoomId, ServerName, UserId
+from homeserver.store.history_gaps import HistoryGap
 
 
 @frozen
@@ -42,12 +43,13 @@ class ProfileReader(Protocol):
 class OlderHistory(Protocol):
     """Implemented by federation: history that this server lacks, from others that have it. It raises nothing."""
 
-    def fill(self, room_id: RoomId, after: int, upto: int, limit: int, /) -> Awaitable[int | None]:
-        """Fill in what is missing before the newest event that has something missing before it, of those that lie behind
-        `after` and not beyond the one that follows `upto`.
+    def find(self, room_id: RoomId, after: int, upto: int, /) -> Awaitable[HistoryGap | None]:
+        """The newest place before which something is missing that may be had, of those that lie behind `after` and not
+        beyond the event that follows `upto`."""
+        ...
 
-        Returns that event's order if there are new events before it now; else None. Takes some seconds at most.
-        """
+    def fill(self, gap: HistoryGap, limit: int, /) -> Awaitable[bool]:
+        """Whether there are new events before that place now. Takes some seconds at most."""
         ...
 
     def fetch_nearest(
@@ -60,8 +62,11 @@ class OlderHistory(Protocol):
 class NoOlderHistory:
     """OlderHistory where nobody can be asked."""
 
-    async def fill(self, room_id: RoomId, after: int, upto: int, limit: int, /) -> int | None:
+    async def find(self, room_id: RoomId, after: int, upto: int, /) -> HistoryGap | None:
         return None
+
+    async def fill(self, gap: HistoryGap, limit: int, /) -> bool:
+        return False
 
     async def fetch_nearest(
         self, room_id: RoomId, ts_ms: int, known: tuple[EventId, int] | None, /, *, forwards: bool

@@ -96,8 +96,10 @@ class JoinChecks:
         about: Any = {"room_id": join.room_id, "source": server}
         state = await self.checks.check_many(answer.state, join.version, **about)
         auth_chain = await self.checks.check_many(chain, join.version, **about)
+        if answer.members_omitted:
+            state = [*state, *_needed_members(event, state, auth_chain)]
         try:
-            check_state_allows(event, state, auth_chain, members_omitted=answer.members_omitted)
+            check_state_allows(event, state, auth_chain)
         except AuthRejected as error:
             raise BadAnswer(server, error.error) from None
         return CheckedJoin(server, event, state, auth_chain, answer.servers)
@@ -117,12 +119,15 @@ class JoinChecks:
         return event
 
 
-def check_state_allows(
-    event: Pdu, state: Sequence[Pdu], auth_chain: Sequence[Pdu], *, members_omitted: bool = False
-) -> None:
-    """Whether this is the state of a room of the event's version, and it and the auth events let the event happen.
+def _needed_members(event: Pdu, state: Sequence[Pdu], auth_chain: Sequence[Pdu]) -> list[Pdu]:
+    """The members among the auth events of the join, such as the user's invite: they are part of the state before it."""
+    there = {pdu.key for pdu in state if pdu.is_state}
+    named = [pdu for pdu in auth_chain if pdu.event_id in event.auth_events and pdu.is_state]
+    return [pdu for pdu in named if pdu.type == "m.room.member" and pdu.key not in there]
 
-    Where members were omitted, those that the event needs are taken from its auth events.
+
+def check_state_allows(event: Pdu, state: Sequence[Pdu], auth_chain: Sequence[Pdu]) -> None:
+    """Whether this is the state of a room of the event's version, and it and the auth events let the event happen.
 
     Raises: AuthRejected.
     """
@@ -139,10 +144,6 @@ def check_state_allows(
     auth_events = [known[event_id] for event_id in event.auth_events]
     check_auth_events(event, auth_events)
     check_auth(event, {CREATE: current[CREATE], **{pdu.key: pdu for pdu in auth_events}})
-    if members_omitted:
-        for pdu in auth_events:
-            if pdu.type == "m.room.member":
-                current.setdefault(pdu.key, pdu)
     keys = {CREATE, *auth_types_for(event.version, event.type, event.sender, event.state_key, event.content)}
     check_auth(event, {key: current[key] for key in keys if key in current})
 

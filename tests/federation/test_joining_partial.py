@@ -76,6 +76,21 @@ def test_room_is_used_before_its_members_are_known(
     assert {event["state_key"] for event in shown} >= {room.creator, room.user("bob"), room.user("carol")}
 
 
+@pytest.mark.parametrize("version", ["1", "10", "12"])
+def test_invited_user_joins_without_the_members(
+    start_federated: Any, start_peer: Any, quick_retries: None, version: str
+) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), make_room(peer, version)
+    room.send("m.room.join_rules", {"join_rule": "invite"}, "")
+    room.send(MEMBER, {"membership": "invite"}, alice.user_id)
+    told = hold_state(room)
+    join(alice, room)
+    alice.send(room.room_id, "I was invited")
+    told.set()
+    assert room.user("bob") in members(alice, room)
+
+
 def test_members_that_do_not_come_are_not_waited_for_without_end(
     start_federated: Any, start_peer: Any, monkeypatch: Any
 ) -> None:

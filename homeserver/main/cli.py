@@ -7,6 +7,7 @@
     hearth db upgrade                    bring the database's schema up to date
     hearth doctor [SERVER]               what keeps servers from talking (cli_federation.py)
     hearth keys show|rotate              the signing keys (cli_federation.py)
+    hearth room list|show|repair|purge   what admins need of rooms (cli_rooms.py)
     hearth version
 
 Errors of the configuration are one line and exit code 1.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from homeserver.main.cli_federation import add_federation_commands
+from homeserver.main.cli_rooms import add_room_commands
 from homeserver.main.version import VERSION
 from homeserver.matrix.errors import MatrixError
 from homeserver.runtime.config import Config, ConfigError
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(database, "upgrade", _db_upgrade, "bring the schema up to date")
     _add_user_commands(commands.add_parser("user", help="about accounts").add_subparsers(required=True))
     add_federation_commands(commands, _add, _load)
+    add_room_commands(commands, _add, _load)
     return parser
 
 

@@ -41,6 +41,7 @@ from homeserver.rooms.profile_propagation import RoomProfiles
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.relations import Relations
+from homeserver.rooms.repair import RoomRepair
 from homeserver.rooms.reports import Reports
 from homeserver.rooms.sending import Sending
 from homeserver.rooms.state_policy import StatePolicy
@@ -67,6 +68,7 @@ class RoomServices:
     profiles: RoomProfiles
     departures: RoomDepartures
     upkeep: RoomUpkeep
+    repair: RoomRepair
     aliases: Aliases
     public_rooms: PublicRooms
     hierarchies: SpaceHierarchies
@@ -96,9 +98,9 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
     receipts = Receipts(core.database, core.clock, views, core.log)
     typing = Typing(core.clock, core.serial)
     paging = Paging(core.database, core.events)
-    core.log.follow(reader.on_rows)
-    core.log.follow(Extremities(core.server_name, core.heads, core.writer).on_rows)
-    core.log.follow(GuestRemoval(core.database, membership).on_rows)
+    extremities = Extremities(core.server_name, core.heads, core.writer)
+    for follower in (reader, extremities, GuestRemoval(core.database, membership)):
+        core.log.follow(follower.on_rows)
     return RoomServices(
         remote,
         views,
@@ -112,6 +114,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
         RoomProfiles(core.writer, core.memberships, contents),
         RoomDepartures(membership),
         RoomUpkeep(core.server_name, core.database, core.clock, core.purges, config.empty_room_grace_days),
+        RoomRepair(core.ingest, extremities),
         aliases,
         public_rooms,
         hierarchies,

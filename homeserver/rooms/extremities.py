@@ -42,6 +42,13 @@ class Extremities:
                 if head is not None and len(head.extremities) > MAX_EXTREMITIES:
                     self._merge(head)
 
+    async def merge(self, room_id: RoomId) -> None:
+        """Merge them, however few; nothing where no local member can. Raises: NotFound."""
+        head = await self.heads.load(room_id)
+        sender = self._find_sender(head)
+        if sender is not None:
+            await self.writer.write(room_id, lambda now: _drafts(now, sender))
+
     async def wait(self) -> None:
         """Until nothing is being merged."""
         for merging in list(self._merging.values()):

@@ -25,6 +25,7 @@ from homeserver.runtime.db import Database
 from homeserver.runtime.turns import Turns
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogItem, LogWriter
+from homeserver.store.room_repair import REPAIRED
 from homeserver.store.room_upkeep import PURGED, PURGING, StillInUse, begin_purge, end_purge, load_purges, purge_rows
 
 logger = logging.getLogger(__name__)
@@ -122,13 +123,13 @@ class RoomPurges:
         """Follow the log."""
         for row in rows:
             room_id = RoomId(row.key)
-            if row.kind == PURGING:
+            if row.kind == REPAIRED:
+                self._drop(room_id)
+            elif row.kind == PURGING:
                 self._going.setdefault(room_id, [])
-                for cache in self.caches:
-                    cache.drop_room(room_id)
+                self._drop(room_id)
             elif row.kind == PURGED:
-                for cache in self.caches:
-                    cache.drop_room(room_id)
+                self._drop(room_id)
                 self._end(room_id)
 
     def _item(self, room_id: RoomId, force: bool) -> LogItem:
@@ -143,6 +144,10 @@ class RoomPurges:
         for waiting in self._going.pop(room_id, ()):
             if not waiting.called:
                 waiting.callback(None)
+
+    def _drop(self, room_id: RoomId) -> None:
+        for cache in self.caches:
+            cache.drop_room(room_id)
 
     async def _delete(self, room_id: RoomId) -> None:
         async with self._turns.take(room_id):

@@ -39,6 +39,7 @@ def hearth(start_local: Any, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(purges, "PAUSE_MS", 0)
     monkeypatch.setattr("homeserver.rooms.upkeep.PAUSE_MS", 0)
     started: LocalServer = start_local(clock=clock)
+    run_in_reactor(lambda: upkeep(started)._timer.cancel())  # rounds are for the tests to run
     return started
 
 
@@ -171,6 +172,7 @@ def invite_back(hearth: LocalServer, client: Client, room_id: str) -> Any:
 
 def test_nothing_is_deleted_where_the_admin_wants_that(start_local: Any, clock: ManualClock) -> None:
     hearth = start_local({"rooms": {"empty_room_grace_days": 0}}, clock=clock)
+    run_in_reactor(lambda: upkeep(hearth)._timer.cancel())
     alice = hearth.register("alice")
     room_id = alice.create_room()
     leave(alice, room_id=room_id)

@@ -28,6 +28,7 @@ from homeserver.runtime.http.router import Router
 from homeserver.runtime.http.site import App
 from homeserver.runtime.lifecycle import HealthEndpoint, Lifecycle
 from homeserver.runtime.listeners import Listeners
+from homeserver.runtime.loop_lag import LoopLag
 from homeserver.runtime.metrics import Metrics
 from homeserver.runtime.rate_limit import RateLimiter
 from homeserver.store.log_tail import LogTail
@@ -66,10 +67,15 @@ class Services:
         await self.core.database.close()
 
 
-def operations(config: Config, router: Router, lifecycle: Lifecycle) -> list[object]:
+def operations(config: Config, clock: Clock, router: Router, lifecycle: Lifecycle) -> list[object]:
     """Endpoints for whoever runs the server, or builds on it."""
-    metrics = [Metrics(router)] if config.section(MetricsConfig).enabled else []
-    return [*metrics, HealthEndpoint(lifecycle.draining), DocsPage(router, VERSION)]
+    made: list[object] = [HealthEndpoint(lifecycle.draining), DocsPage(router, VERSION)]
+    if config.section(MetricsConfig).enabled:
+        lag = LoopLag(clock)
+        lag.start()
+        lifecycle.on_stop("Event loop lag", lag.stop)
+        made.append(Metrics(router, lag))
+    return made
 
 
 async def build_services(config: Config, reactor: Any, clock: Clock | None = None) -> Services:
@@ -141,7 +147,7 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     app = App(reactor, router, authentication, services.limiter, accounts.last_seen.note)
     listeners = Listeners(app, config)
     lifecycle = Lifecycle(reactor, services.core.clock, listeners)
-    for endpoints in operations(config, router, lifecycle):
+    for endpoints in operations(config, services.core.clock, router, lifecycle):
         router.add(endpoints)
     lifecycle.draining.subscribe(services.stream.streams.drain)
     lifecycle.draining.subscribe(services.sync.notifier.drain)

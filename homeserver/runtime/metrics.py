@@ -6,13 +6,14 @@ when somebody asks. prometheus_client is imported then, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from homeserver.runtime.http.endpoint import Auth, endpoint
 from homeserver.runtime.http.plan import LATENCY_BUCKETS_S, Traffic
 from homeserver.runtime.http.response import Response
 from homeserver.runtime.http.router import Router
+from homeserver.runtime.loop_lag import LAG_BUCKETS_S, LoopLag
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -23,8 +24,9 @@ TAG = "Operation"
 class Metrics:
     """Serves /metrics."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, lag: LoopLag) -> None:
         self._router = router
+        self._lag = lag
         self._registry: Any = None
 
     @endpoint("GET", "/metrics", auth=Auth.NONE, resource="metrics", tag=TAG, summary="Figures for Prometheus")
@@ -55,19 +57,22 @@ class Metrics:
             labels = [traffic.method, traffic.template]
             for status, count in traffic.statuses.items():
                 requests.add_metric([*labels, str(status)], count)
-            seconds.add_metric(labels, _buckets(traffic), traffic.latency_sum_s)
+            seconds.add_metric(labels, _cumulated(LATENCY_BUCKETS_S, traffic.latencies), traffic.latency_sum_s)
         yield requests
         yield seconds
+        lag = HistogramMetricFamily("hearth_event_loop_lag_seconds", "How late the event loop ran what was due.")
+        lag.add_metric([], _cumulated(LAG_BUCKETS_S, self._lag.counts), self._lag.sum_s)
+        yield lag
 
     def _traffic(self) -> Iterable[Traffic]:
         return (traffic for traffic in (*self._router.plans, self._router.unmatched) if traffic.statuses)
 
 
-def _buckets(traffic: Traffic) -> list[tuple[str, float]]:
+def _cumulated(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
     """Prometheus counts cumulatively."""
     total = 0
     buckets: list[tuple[str, float]] = []
-    for bound, count in zip([*map(str, LATENCY_BUCKETS_S), "+Inf"], traffic.latencies, strict=True):
+    for bound, count in zip([*map(str, bounds), "+Inf"], counts, strict=True):
         total += count
         buckets.append((bound, total))
     return buckets

@@ -63,7 +63,13 @@ def state_ids(client: Client, room_id: str) -> list[str]:
 def test_room_is_shown_and_listed(server: Any) -> None:
     alice, bob, room_id = room_with_state(server)
     shown = hearth(server, "show", room_id)
-    for words in ("made by " + alice.user_id, "2 join", f"{alice.user_id}, {bob.user_id}", "m.room.message of", "1 servers"):
+    for words in (
+        "made by " + alice.user_id,
+        "2 join",
+        f"{alice.user_id}, {bob.user_id}",
+        "m.room.message of",
+        "1 servers",
+    ):
         assert words in shown
     assert "!" + " " not in shown
     assert room_id in hearth(server, "list")

@@ -42,6 +42,7 @@ from homeserver.runtime.http.router import Router
 from homeserver.runtime.http.site import App
 from homeserver.runtime.lifecycle import HealthEndpoint, Lifecycle
 from homeserver.runtime.listeners import Listeners
+from homeserver.runtime.loop_lag import LoopLag
 from homeserver.runtime.metrics import Metrics
 
 
@@ -65,7 +66,7 @@ def start():
     router, waiting = Router(), Waiting()
     listeners = Listeners(App(reactor, router, None), load_config(Path(sys.argv[1]), ALL_SECTIONS))
     lifecycle = Lifecycle(reactor, SystemClock(reactor), listeners, bound_ms=int(sys.argv[2]))
-    for endpoints in (waiting, HealthEndpoint(lifecycle.draining), Metrics(router)):
+    for endpoints in (waiting, HealthEndpoint(lifecycle.draining), Metrics(router, LoopLag(SystemClock(reactor)))):
         router.add(endpoints)
     lifecycle.draining.subscribe(waiting.answer_all)
     async def first(): print("stopped first", flush=True)

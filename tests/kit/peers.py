@@ -65,7 +65,8 @@ class WiredHearth(FederatedServer):
             },
         ]
         name = f"localhost:{self.wire.port}"
-        super().__init__(database_url, folder, ca, {"server_name": name, "listeners": listeners, **(settings or {})})
+        own = {"server_name": name, "listeners": listeners, "presence": {"enabled": True}}
+        super().__init__(database_url, folder, ca, {**own, **(settings or {})})
         self.server_name = ServerName(name)
         self.federation_url = f"https://{name}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from tests.kit.client import Client, Json, Unexpected
@@ -20,10 +21,14 @@ RECHECK_MS = 500
 NEWS = {"room": {"timeline": {"limit": 1}, "state": {"lazy_load_members": True}}}
 
 
+class NotYet(AssertionError):
+    """What should have become true did not."""
+
+
 def until(client: Client, condition: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
     """What `condition()` gives, once that is true. An answer that a request refuses counts as not yet.
 
-    Raises: AssertionError with what it gave last.
+    Raises: NotYet with what it gave last.
     """
     deadline = time.monotonic() + timeout_s
     watcher = client.another_device()
@@ -35,14 +40,21 @@ def until(client: Client, condition: Callable[[], T], timeout_s: float = TIMEOUT
         except Unexpected as error:
             value = error
         if time.monotonic() > deadline:
-            raise AssertionError(f"not so after {timeout_s} s: {value!r}")
+            raise NotYet(f"not so after {timeout_s} s: {value!r}")
         watcher.sync(timeout=RECHECK_MS, filter=NEWS)
+
+
+def until_equal(client: Client, get: Callable[[], object], wanted: object, timeout_s: float = TIMEOUT_S) -> None:
+    """As `until`, for what is to become `wanted`: the test fails with what it is at the end."""
+    with suppress(NotYet):
+        until(client, lambda: get() == wanted, timeout_s)
+    assert get() == wanted
 
 
 def until_synced(client: Client, find: Callable[[Json], T], timeout_s: float = TIMEOUT_S) -> T:
     """Syncs on from where the client is until `find(answer)` gives something true; that.
 
-    Raises: AssertionError with the last answer.
+    Raises: NotYet with the last answer.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -51,7 +63,7 @@ def until_synced(client: Client, find: Callable[[Json], T], timeout_s: float = T
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"nothing such in /sync after {timeout_s} s: {str(answer)[:2000]}")
+            raise NotYet(f"nothing such in /sync after {timeout_s} s: {str(answer)[:2000]}")
 
 
 def get_history(client: Client, room: str) -> list[Json]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.kit.client import Client
 from tests.kit.peers import Pair, Side
-from tests.kit.waiting import get_current_state, get_history, get_texts, until
+from tests.kit.waiting import get_current_state, get_history, get_texts, until, until_equal
 from tests.scenarios.federated_rooms import SharedRoom, both_ways, every_version, join, make_shared_room
 
 HISTORY = 500
@@ -49,11 +49,11 @@ def _talk_while_away(room: SharedRoom, away: Side, here: Client, gone: Client) -
     away.start()
     said.append("there you are")
     here.send(room.id, said[-1])
-    until(gone, lambda: get_texts(gone, room.id) == said)
+    until_equal(gone, lambda: get_texts(gone, room.id), said)
     until(gone, lambda: gone.get_state(room.id, "m.room.member", here.user_id).get("displayname") == "Changed")
     until(gone, lambda: get_current_state(gone, room.id) == get_current_state(here, room.id))
     gone.send(room.id, "sorry")
-    until(here, lambda: get_texts(here, room.id) == [*said, "sorry"])
+    until_equal(here, lambda: get_texts(here, room.id), [*said, "sorry"])
 
 
 def meet_again(room: SharedRoom) -> None:

@@ -13,12 +13,13 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
 from federation.bounded import Bounded
 from federation.inbound.acl import ServerAcls
 from federation.inbound.edus import EduHandlers
+from federation.inbound.outside import OutsideEnds
 from federation.inbound.pdu_checks import PduChecks, Refusal, parse
 from federation.inbound.room_queue import Queued, RoomQueues
 from federation.inbound.slots import Slots
@@ -57,6 +58,13 @@ SAVE_AFTER_MS: Final = 100
 Answer = dict[str, Any]
 
 
+@frozen
+class Settled:
+    """An event that is dealt with already."""
+
+    event_id: EventId
+
+
 @define(eq=False)
 class Transactions:
     """Receives transactions."""
@@ -69,6 +77,7 @@ class Transactions:
     checks: PduChecks
     queues: RoomQueues
     edus: EduHandlers
+    outside: OutsideEnds
     _answers: Bounded[tuple[ServerName, str], Answer] = field(init=False, factory=lambda: Bounded(ANSWERS_KEPT))
     _running: SingleFlight[Answer] = field(init=False, factory=SingleFlight)
     _waiting: dict[ServerName, int] = field(init=False, factory=dict)
@@ -140,6 +149,9 @@ class Transactions:
                 if isinstance(each, Pdu):
                     events.append((each, raw))
                     continue
+                if isinstance(each, Settled):
+                    outcomes[each.event_id] = None
+                    continue
                 refused.append(each.error)
                 if each.event_id is not None:
                     outcomes[each.event_id] = each.error
@@ -170,23 +182,31 @@ class Transactions:
 
     async def _check_room(
         self, origin: ServerName, room_id: RoomId | None, raws: Sequence[object]
-    ) -> Sequence[Pdu | Refusal]:
+    ) -> Sequence[Pdu | Settled | Refusal]:
         """All events that name one room: whether the origin may send any there, then each of them."""
         if room_id is None:
             return [Refusal(None, "room_id: missing from the event")] * len(raws)
         try:
             head = self.heads.get(room_id) or await self.heads.load(room_id)
         except NotFound:
-            return [Refusal(None, f"This server is not in {room_id}")] * len(raws)
-        error = await self._refuse_room(origin, head)
-        checked = await self.checks.check_each(raws, head.version, room_id=room_id) if error is None else []
-        return checked if error is None else [Refusal(_event_id(raw, head), error) for raw in raws]
-
-    async def _refuse_room(self, origin: ServerName, head: RoomHead) -> str | None:
-        """Why nothing of the room is taken from the origin; None if it is."""
+            return await self._receive_outside(room_id, raws)
+        if not await self.acls.is_allowed_by(head, origin):
+            return [Refusal(_event_id(raw, head), "Server is banned from room") for raw in raws]
         if not self._is_resident(head):
-            return f"This server is not in {head.room_id}"
-        return None if await self.acls.is_allowed_by(head, origin) else "Server is banned from room"
+            return await self._receive_outside(room_id, raws, head)
+        return await self.checks.check_each(raws, head.version, room_id=room_id)
+
+    async def _receive_outside(
+        self, room_id: RoomId, raws: Sequence[object], head: RoomHead | None = None
+    ) -> Sequence[Settled | Refusal]:
+        """Of a room that this server is not in, or is in no more: all is done with them here."""
+        results: list[Settled | Refusal] = []
+        for raw in raws:
+            result = await self.outside.receive(room_id, raw)
+            if isinstance(result, Refusal) and head is not None:
+                result = Refusal(result.event_id or _event_id(raw, head), result.error)
+            results.append(Settled(result.event_id) if isinstance(result, Pdu) else result)
+        return results
 
     def _is_resident(self, head: RoomHead) -> bool:
         """PERF: a big room's members are looked through only when they have changed."""

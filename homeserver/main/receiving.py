@@ -8,6 +8,7 @@ from federation.client import FederationClient
 from federation.inbound.acl import ServerAcls
 from federation.inbound.edus import EduHandlers
 from federation.inbound.fetching import Fetcher
+from federation.inbound.outside import OutsideEnds
 from federation.inbound.pdu_checks import PduChecks
 from federation.inbound.policy import PolicyServers
 from federation.inbound.receive_pdu import PduReceiver
@@ -46,5 +47,8 @@ def build_receiving(core: Core, client: FederationClient, ring: KeyRing) -> Rece
     receiver = PduReceiver(core.server_name, client, checks, fetcher, policies, core.ingest, core.heads, core.clock)
     queues = RoomQueues(core.clock, core.database, core.heads, checks, receiver)
     edus = EduHandlers(acls, core.clock)
-    transactions = Transactions(core.server_name, core.clock, core.database, core.heads, acls, checks, queues, edus)
+    ends = OutsideEnds(core.server_name, checks, core.outside)
+    transactions = Transactions(
+        core.server_name, core.clock, core.database, core.heads, acls, checks, queues, edus, ends
+    )
     return ReceivingServices(acls, checks, fetcher, receiver, queues, edus, transactions, [SendEndpoint(transactions)])

@@ -143,7 +143,7 @@ def _parse_references(server: ServerName, value: Any, most: int, version: RoomVe
 
 
 def _parse_reference(reference: Any) -> tuple[Any, Any]:
-    """The id and hash of `[event_id, {"sha256": hash}]`."""
+    """The id and hash of `[event_id, {"sha256": hash}]`. Some servers leave out the hash, which nobody looks at: ""."""
     if isinstance(reference, list) and len(reference) == 2 and isinstance(reference[1], dict):
-        return reference[0], reference[1].get("sha256")
+        return reference[0], reference[1].get("sha256", "")
     return None, None

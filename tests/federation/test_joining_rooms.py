@@ -9,6 +9,7 @@ import pytest
 from homeserver.matrix.versions import ROOM_VERSIONS
 from tests.federation.resident import MEMBER, V1, V2, PeerRoom
 from tests.kit.client import Client, timeline
+from tests.kit.federation import Received
 
 
 def join(client: Client, room: PeerRoom, **about: Any) -> Any:
@@ -27,6 +28,27 @@ def test_room_of_every_version_is_joined_and_shown(start_federated: Any, start_p
     assert timeline(sync, room.room_id)[-1]["state_key"] == alice.user_id
     members = alice.get("/rooms/{}/joined_members", at=[room.room_id])["joined"]
     assert set(members) == {room.creator, room.user("bob"), alice.user_id}
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("hashes", [{}, {"md5": "x"}], ids=["none", "another"])
+def test_template_whose_references_lack_hashes_is_taken(
+    start_federated: Any, start_peer: Any, version: str, hashes: dict[str, str]
+) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer, version).serve()
+
+    def make(_: Received) -> Any:
+        template = room.template(alice.user_id, "join")
+        for name in ("prev_events", "auth_events"):
+            template["event"][name] = [[event_id, hashes] for event_id, _ in template["event"][name]]
+        return template
+
+    peer.answer("GET", f"{V1}/make_join/", make)
+    assert join(alice, room) == {"room_id": room.room_id}
+    assert room.room_id in alice.sync()["rooms"]["join"]
+    member = room.events[room.state[(MEMBER, alice.user_id)]]
+    assert set(member.prev_events) and all(event_id in room.events for event_id in member.auth_events)
 
 
 def test_messages_are_sent_on_the_joined_state(start_federated: Any, start_peer: Any) -> None:

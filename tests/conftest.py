@@ -14,6 +14,7 @@ from tests.kit.processes import find_synapse
 from tests.kit.specification import FEDERATION, SPECIFICATION
 
 CLUSTER = pytest.StashKey[PostgresCluster]()
+SPECIFICATIONS = (SPECIFICATION, FEDERATION)
 POSTGRES_URL = "HEARTH_TEST_POSTGRES_URL"
 
 
@@ -32,11 +33,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(cluster.stop)
     if find_postgres() is not None:
         # For tests that empty a database of their own; it is there once the first of them is set up.
-        os.environ.setdefault(POSTGRES_URL, cluster.url("shared"))
+        # One of several processes has its own, not that of the process that started it.
+        if hasattr(config, "workerinput") or POSTGRES_URL not in os.environ:
+            os.environ[POSTGRES_URL] = cluster.url("shared")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what runs on the other engine."""
+    """Leaves out what runs on the other engine; says which tests belong to one process, where there are several."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     wanted = config.getoption("--database")
     if wanted == "both":
         return
@@ -50,6 +56,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """The cluster takes a second or two to make, so only tests that use it start it."""
     if "postgresql" in _parameters(item):
         start_cluster(item.config)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes tells what it saw."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["seen"] = [specification.seen for specification in SPECIFICATIONS]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """The process that reports hears it."""
+    for specification, seen in zip(SPECIFICATIONS, getattr(node, "workeroutput", {}).get("seen", ()), strict=False):
+        specification.add(seen)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -73,6 +93,13 @@ def start_cluster(config: pytest.Config) -> PostgresCluster:
         pytest.skip("PostgreSQL's binaries are absent")
     cluster.create_shared_database()
     return cluster
+
+
+def _group(item: pytest.Item) -> str:
+    """A file's tests on one engine; those that share the servers of the scenarios."""
+    if "peers" in getattr(item, "fixturenames", ()):
+        return "peers"
+    return " ".join([item.path.name, *map(str, _parameters(item))])
 
 
 def _parameters(item: pytest.Item) -> list[object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,16 @@ class Specification:
         self.checked += 1
         self.operations_checked.add(f"{method} {template}")
         self._validate(method.lower(), template, status, body)
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What was checked, for another process to `add`."""
+        return {"checked": self.checked, "operations": sorted(self.operations_checked)}
+
+    def add(self, seen: Mapping[str, Any]) -> None:
+        """Count what another process checked."""
+        self.checked += seen["checked"]
+        self.operations_checked.update(seen["operations"])
 
     def summary(self) -> str:
         """One line for the end of the run."""

@@ -38,11 +38,10 @@ class Doors:
     async def knock(
         self, room_id: RoomId, user_id: UserId, content: Mapping[str, Any], via: Sequence[ServerName]
     ) -> EventId:
-        """See RemoteServers."""
+        """See RemoteServers. Who knocks again is heard again: not every server tells of a knock that was refused."""
         known = (await self.memberships.load(user_id)).get(room_id)
-        if known is not None and known.membership == "knock":
-            return known.event_id
-        servers = [*via, *([domain_of(known.sender)] if known is not None else ()), domain_of(room_id)]
+        told = await self.outside.load_servers(user_id, room_id)
+        servers = [*via, *([domain_of(known.sender)] if known is not None else ()), *told, domain_of(room_id)]
         knock = await self.handshake.knock(room_id, user_id, content, servers)
         await self.outside.store(knock.event, knock.room_state, [knock.server])
         return knock.event.event_id

@@ -46,7 +46,8 @@ def test_knock_is_shown_and_taken_back(start_federated: Any, start_peer: Any, ve
     shown = rooms_of(alice, "knock")[room.room_id]["knock_state"]["events"]
     assert {"m.room.create", "m.room.name", MEMBER} <= {event["type"] for event in shown}
     knock(alice, room)
-    assert len(peer.received(f"{V1}/send_knock/")) == 1
+    assert len(peer.received(f"{V1}/send_knock/")) == 2
+    assert room.room_id in rooms_of(alice, "knock")
     alice.leave(room.room_id)
     assert room.events[room.state[(MEMBER, alice.user_id)]].content["membership"] == "leave"
     assert room.room_id not in rooms_of(alice, "knock")

@@ -1,4 +1,4 @@
-"""Policy servers on receipt: events that a room's policy server does not recommend are soft failed (receipt check 7).
+"""Policy servers: what they do not recommend is soft failed if it comes from others (receipt check 7), and not sent by us.
 
 A signature that is there is checked in memory. Where it is missing or wrong, the policy server is asked for a new one, for its
 key may have changed meanwhile; one that can't be reached recommends nothing.
@@ -15,12 +15,12 @@ from attrs import define, field, frozen
 
 from federation.bounded import Bounded
 from federation.client import FederationClient
-from federation.errors import RemoteRefused, RemoteUnreachable
+from federation.errors import BadAnswer, RemoteRefused, RemoteUnreachable
 from homeserver.folds.events import EventCache
 from homeserver.matrix.canonical import encode_for_version
-from homeserver.matrix.errors import BadSignature
+from homeserver.matrix.errors import BadSignature, Forbidden, MatrixError
 from homeserver.matrix.ids import RoomId, ServerName, is_server_name
-from homeserver.matrix.pdu import Pdu
+from homeserver.matrix.pdu import Pdu, check_size
 from homeserver.matrix.signing import KeyId, VerifyKey, verify_event_signature
 from homeserver.matrix.state_map import StateKey
 from homeserver.rooms.head import RoomHead
@@ -34,6 +34,8 @@ SIGN_PATH: Final = "/_matrix/policy/v1/sign"
 SIGN_TIMEOUT_MS: Final = 10_000
 MAX_ANSWER_BYTES: Final = 64 * 1024
 ROOMS_KEPT: Final = 1_000
+VERBATIM: Final = frozenset({400, 403, 429})
+_TOKEN_ERRORS: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED"})
 
 
 @frozen
@@ -63,19 +65,40 @@ class PolicyServers:
 
     async def ask(self, pdu: Pdu) -> tuple[Pdu, str | None]:
         """The event, with the policy server's signature where it gives one; and why it is not recommended, if it is not."""
+        try:
+            return await self._ask(pdu), None
+        except (RemoteUnreachable, RemoteRefused) as error:
+            return pdu, f"The policy server {error.server} does not recommend it: {error.error}"
+        except BadAnswer as error:
+            return pdu, f"The policy server {error.server} gives no valid signature"
+
+    async def review(self, pdu: Pdu, /) -> Pdu:
+        """See EventReviewer (homeserver/rooms/ports.py): the server's error goes to the client as it is.
+
+        Spec: server-server-api#validating-policy-server-signatures
+        """
+        try:
+            signed = await self._ask(pdu)
+        except RemoteRefused as error:
+            raise _refusal(error) from None
+        except BadAnswer as error:
+            raise Forbidden(f"The room's policy server {error.server} does not sign the event") from None
+        if signed is not pdu:
+            check_size(signed.json_bytes)
+        return signed
+
+    async def _ask(self, pdu: Pdu) -> Pdu:
+        """With the policy server's signature, if it needs one. Raises: RemoteUnreachable, RemoteRefused, BadAnswer."""
         policy = await self._load_policy(pdu)
         if policy is None or _is_signed(pdu, policy):
-            return pdu, None
-        try:
-            answer = await self.client.post(
-                policy.server, SIGN_PATH, pdu.json, timeout_ms=SIGN_TIMEOUT_MS, max_bytes=MAX_ANSWER_BYTES
-            )
-        except (RemoteUnreachable, RemoteRefused) as error:
-            return pdu, f"The policy server {policy.server} does not recommend it: {error.error}"
+            return pdu
+        answer = await self.client.post(
+            policy.server, SIGN_PATH, pdu.json, timeout_ms=SIGN_TIMEOUT_MS, max_bytes=MAX_ANSWER_BYTES
+        )
         signed = _with_signature(pdu, policy, answer)
         if signed is None:
-            return pdu, f"The policy server {policy.server} gives no valid signature"
-        return signed, None
+            raise BadAnswer(policy.server, "there is no valid signature in it")
+        return signed
 
     async def _load_policy(self, pdu: Pdu) -> Policy | None:
         """What the room's current state says; None where this event needs no recommendation."""
@@ -109,6 +132,15 @@ def parse_policy(content: dict[str, Any], head: RoomHead) -> Policy | None:
         return Policy(ServerName(via), VerifyKey.from_base64(KEY_ID, key))
     except ValueError:
         return Policy(ServerName(via), None)
+
+
+def _refusal(error: RemoteRefused) -> MatrixError:
+    """For the client whose event it is. What sounds like something else than a refusal is none of the client's business."""
+    if error.status not in VERBATIM or error.errcode in _TOKEN_ERRORS:
+        return MatrixError(f"The room's policy server {error.server} answers {error.status}: {error.error}", status=502)
+    wait_ms = error.body.get("retry_after_ms") if isinstance(error.body, dict) else None
+    extra = {"retry_after_ms": wait_ms} if type(wait_ms) is int else {}
+    return MatrixError(error.error, errcode=error.errcode, status=error.status, **extra)
 
 
 def _is_signed(pdu: Pdu, policy: Policy) -> bool:

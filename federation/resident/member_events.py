@@ -2,7 +2,7 @@
 
 The event is the other server's: it is trusted in nothing. It must be what was asked for (shape.py), bear the signatures
 that it needs, come after events that this server knows, and pass the authorisation rules of the room as it is now, before it
-is stored at all: whoever is banned leaves no trace.
+is stored at all: whoever is banned leaves no trace. Where the room has a policy server, it is asked last.
 
 Spec: server-server-api#joining-rooms
 """
@@ -29,6 +29,7 @@ from homeserver.matrix.signing import SigningKey
 from homeserver.matrix.state_map import CREATE
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.rooms.member_content import AUTHORISED_VIA
+from homeserver.rooms.ports import EventReviewer
 from homeserver.store.events import StoredEvent
 
 
@@ -40,6 +41,7 @@ class MemberEvents:
     events: EventCache
     checks: EventChecks
     conditions: JoinConditions
+    reviewer: EventReviewer
     intake: RoomIntake
     relay: Relay
 
@@ -60,6 +62,7 @@ class MemberEvents:
         pdu = await check_signed(self.checks, await self._sign_vouched(head, pdu))
         await self._check_references(head, pdu)
         await self._check_allowed(head, pdu)
+        pdu = await self.reviewer.review(pdu)
         await self.intake.receive(pdu)
         stored = (await self._load(head, [pdu.event_id])).get(pdu.event_id)
         if stored is None or stored.soft_failed:

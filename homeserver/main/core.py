@@ -79,6 +79,7 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     await partial.start()
     purges = RoomPurges(server_name, database, log, clock, [heads, events, memberships, histories, unread])
     ingest = Ingest(server_name, database, heads, events, log, unread, partial, purges)
+    writer.inbound_turns = ingest.turns
     erased, ignored, sticky = ErasedUsers(), IgnoredUsers(database), StickyEvents(database, clock)
     await erased.start(database)
     await sticky.start()

@@ -24,6 +24,7 @@ class ReceivingServices:
     acls: ServerAcls
     checks: PduChecks
     fetcher: Fetcher
+    policies: PolicyServers
     receiver: PduReceiver
     queues: RoomQueues
     edus: EduHandlers
@@ -43,7 +44,7 @@ def build_receiving(core: Core, client: FederationClient, ring: KeyRing) -> Rece
     acls = ServerAcls(core.heads, core.events)
     checks = PduChecks(ring, core.reactor)
     fetcher = Fetcher(client, checks, core.database, core.events)
-    policies = PolicyServers(client, core.heads, core.events)
+    policies = core.writer.reviewer = PolicyServers(client, core.heads, core.events)
     receiver = PduReceiver(core.server_name, client, checks, fetcher, policies, core.ingest, core.heads, core.clock)
     queues = RoomQueues(core.clock, core.database, core.heads, checks, receiver)
     edus = EduHandlers(acls, core.clock)
@@ -51,4 +52,6 @@ def build_receiving(core: Core, client: FederationClient, ring: KeyRing) -> Rece
     transactions = Transactions(
         core.server_name, core.clock, core.database, core.heads, acls, checks, queues, edus, ends
     )
-    return ReceivingServices(acls, checks, fetcher, receiver, queues, edus, transactions, [SendEndpoint(transactions)])
+    return ReceivingServices(
+        acls, checks, fetcher, policies, receiver, queues, edus, transactions, [SendEndpoint(transactions)]
+    )

@@ -53,6 +53,7 @@ def build_serving(
         core.events,
         receiving.checks,
         conditions,
+        receiving.policies,
         core.ingest,
         Relays(core.log),
     )

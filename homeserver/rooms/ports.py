@@ -9,6 +9,7 @@ from attrs import frozen
 
 from homeserver.matrix.errors import Forbidden, NotFound
 from homeserver.matrix.ids import EventId, RoomAlias, RoomId, ServerName, UserId
+from homeserver.matrix.pdu import Pdu
 from homeserver.store.history_gaps import HistoryGap
 
 
@@ -37,6 +38,14 @@ class ProfileReader(Protocol):
 
     def load_profile(self, user_id: UserId, /) -> Awaitable[Mapping[str, Any]]:
         """The profile; displayname and avatar_url are strings where they are there. Raises: NotFound."""
+        ...
+
+
+class EventReviewer(Protocol):
+    """Implemented by federation: what has a say in which events are sent, where the room wants it (its policy server)."""
+
+    def review(self, pdu: Pdu, /) -> Awaitable[Pdu]:
+        """The event with the signatures that it needs beside ours. Raises: MatrixError, if it is not to be sent."""
         ...
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from secrets import token_urlsafe
 from typing import Any, Protocol
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 from sqlalchemy import Connection
 
 from homeserver.folds.events import EventCache
@@ -32,13 +32,18 @@ from homeserver.matrix.state_map import CREATE, StateKey
 from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.head import MAX_PREV_EVENTS, RoomHead, new_head
 from homeserver.rooms.heads import Room, RoomHeads
+from homeserver.rooms.ports import EventReviewer
 from homeserver.rooms.redactions import redacted_target
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.turns import Turns
 from homeserver.store.events import StoredEvent
 from homeserver.store.log_writer import LogWriter, LostCompare
 from homeserver.store.room_writes import NewEvent, NewRoom, RoomWrite, Transaction
 
 ATTEMPTS = 20
+# An event waits for its review this often while others go on writing to the room; then these wait.
+HASTY_ATTEMPTS = 3
+POLICY: StateKey = ("m.room.policy", "")
 _REDACTION = "m.room.redaction"
 
 
@@ -87,6 +92,9 @@ class _Known:
         return self.fresh.get(event_id) or self.loaded.get(event_id) or self.cache.get(event_id)
 
 
+_Build = Callable[[Room, _Known], RoomWrite | None]
+
+
 class _Missing(Exception):
     """Events that must be in memory first."""
 
@@ -106,6 +114,11 @@ class RoomWriter:
     events: EventCache
     log: LogWriter
     push_outcomes: PushOutcomes
+    # Where a room has a policy server, it is asked before anything is written.
+    reviewer: EventReviewer | None = None
+    # Held by whoever takes in events of other servers.
+    inbound_turns: Turns[RoomId] = field(factory=Turns)
+    _reviewing: Turns[RoomId] = field(init=False, factory=Turns)
 
     async def write(
         self,
@@ -117,11 +130,16 @@ class RoomWriter:
     ) -> list[StoredEvent]:
         """Write what the plan asks for; the events, durable and known to all followers. Empty if it asked for none.
 
-        Raises: NotFound (no such room), AuthRejected, TooLarge, DuplicateTransaction, and what the plan raises.
+        Raises: NotFound (no such room), AuthRejected, TooLarge, DuplicateTransaction, and what the plan and the reviewer
+        raise.
         """
         loaded: dict[EventId, StoredEvent | None] = {}
         for _ in range(ATTEMPTS):
             room = self.heads.get_room(room_id) or await self.heads.load_room(room_id)
+            if self.reviewer is not None and POLICY in room.speculative.state:
+                return await self._write_reviewed(
+                    self.reviewer, room_id, lambda room, known: self._build(room, plan, known, transaction, save)
+                )
             try:
                 write = self._build(room, plan, _Known(room.fresh, loaded, self.events), transaction, save)
             except _Missing as missing:
@@ -129,6 +147,7 @@ class RoomWriter:
                 continue
             if write is None:
                 return []
+            room.pending.append(_head_of(write))
             try:
                 await self.log.submit(write)
             except LostCompare:
@@ -139,13 +158,15 @@ class RoomWriter:
     async def build(self, room_id: RoomId, draft: Draft) -> Pdu:
         """The event that the draft would be now, signed and allowed by the room's state; it is not written.
 
-        For invites, which another server signs before they enter the room. Raises: NotFound, AuthRejected, TooLarge.
+        For invites, which another server signs before they enter the room. Raises: NotFound, AuthRejected, TooLarge, and
+        what the reviewer raises.
         """
         loaded: dict[EventId, StoredEvent | None] = {}
         for _ in range(ATTEMPTS):
             room = self.heads.get_room(room_id) or await self.heads.load_room(room_id)
             try:
-                return self._build_one(room.committed, draft, _Known({}, loaded, self.events))[1].event.pdu
+                pdu = self._build_one(room.committed, draft, _Known({}, loaded, self.events))[1].event.pdu
+                return pdu if self.reviewer is None else await self.reviewer.review(pdu)
             except _Missing as missing:
                 await self._load(room.committed, missing.ids, loaded)
         raise RoomBusy("The room is too busy, try again")
@@ -186,6 +207,57 @@ class RoomWriter:
         for event_id in ids:
             loaded[event_id] = found.get(event_id)
 
+    # -- with a review -----------------------------------------------------------------------------------------------
+
+    async def _write_reviewed(self, reviewer: EventReviewer, room_id: RoomId, build: _Build) -> list[StoredEvent]:
+        """Build, have it reviewed, and write if the room is still as it was; one at a time in each room.
+
+        Raises: as write.
+        """
+        async with self._reviewing.take(room_id):
+            for _ in range(HASTY_ATTEMPTS):
+                events = await self._try_reviewed(reviewer, room_id, build)
+                if events is not None:
+                    return events
+            async with self.inbound_turns.take(room_id):
+                for _ in range(ATTEMPTS):
+                    events = await self._try_reviewed(reviewer, room_id, build)
+                    if events is not None:
+                        return events
+        raise RoomBusy("The room is too busy, try again")
+
+    async def _try_reviewed(self, reviewer: EventReviewer, room_id: RoomId, build: _Build) -> list[StoredEvent] | None:
+        """None if somebody wrote to the room meanwhile."""
+        room = await self.heads.load_room(room_id)
+        if room.pending:
+            await self.log.flush()
+            room = await self.heads.load_room(room_id)
+        base, fresh = room.speculative, dict(room.fresh)
+        write = await self._build_loaded(room, fresh, build)
+        if write is None:
+            return []
+        for new in write.events:
+            new.event.pdu = await reviewer.review(new.event.pdu)
+        if self.heads.get_room(room_id) is not room or room.speculative is not base:
+            return None
+        room.fresh.update(fresh)
+        room.pending.append(_head_of(write))
+        try:
+            await self.log.submit(write)
+        except LostCompare:
+            return None
+        return [new.event for new in write.events]
+
+    async def _build_loaded(self, room: Room, fresh: dict[EventId, StoredEvent], build: _Build) -> RoomWrite | None:
+        """Raises: as write."""
+        loaded: dict[EventId, StoredEvent | None] = {}
+        for _ in range(ATTEMPTS):
+            try:
+                return build(room, _Known(fresh, loaded, self.events))
+            except _Missing as missing:
+                await self._load(room.committed, missing.ids, loaded)
+        raise RoomBusy("The room is too busy, try again")
+
     # -- no await from here on ---------------------------------------------------------------------------------------
 
     def _build(
@@ -206,9 +278,7 @@ class RoomWriter:
             head, new = self._build_one(head, draft, known)
             events.append(new)
         head = evolve(head, number=base.number + 1)
-        write = RoomWrite(base.room_id, base.number, events, head, transaction=transaction, save=save)
-        room.pending.append(head)
-        return write
+        return RoomWrite(base.room_id, base.number, events, head, transaction=transaction, save=save)
 
     def _build_one(self, head: RoomHead, draft: Draft, known: _Known) -> tuple[RoomHead, NewEvent]:
         version = head.version
@@ -268,6 +338,11 @@ class RoomWriter:
         )
         check_auth(pdu, {})
         return StoredEvent(pdu)
+
+
+def _head_of(write: RoomWrite) -> RoomHead:
+    assert isinstance(write.head, RoomHead)
+    return write.head
 
 
 def _thread_root(pdu: Pdu, known: _Known) -> EventId | None:

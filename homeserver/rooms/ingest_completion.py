@@ -2,13 +2,13 @@
 
 Everything that was taken in since the join is judged anew on the states that follow from the full one, oldest first; then the
 extremities and the room's current state are worked out from what is left. It is one write: either the room is as it was, or
-its state is full.
+its state is full. Then what was rejected for want of members, and is allowed, takes its place at the end of the timeline.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import define, evolve, field
 from sqlalchemy import Connection
@@ -18,7 +18,7 @@ from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.state_map import StateKey, build_state_map
 from homeserver.rooms.head import MEMBER, RoomHead, StateChange, membership_change
 from homeserver.rooms.heads import Room
-from homeserver.rooms.ingest import Ingest
+from homeserver.rooms.ingest import Arrival, Ingest, load_facts, save_arrival
 from homeserver.rooms.ingest_history import prev_events_first
 from homeserver.rooms.state_nodes import StateNode, changes_between
 from homeserver.rooms.writer import ATTEMPTS, RoomBusy
@@ -57,41 +57,43 @@ class Completion:
         async with ingest.turns.take(room_id):
             for _ in range(ATTEMPTS):
                 partial = ingest.partial.get(room_id)
-                if partial is None or await self._complete(partial, given):
-                    return
+                shown = await self._complete(partial, given) if partial is not None else []
+                if shown is not None:
+                    return await self._show(room_id, shown)
         raise RoomBusy("The room is too busy, try again")
 
-    async def _complete(self, partial: PartialRoom, given: Mapping[StateKey, EventId]) -> bool:
-        """False if the room moved on meanwhile."""
+    async def _complete(self, partial: PartialRoom, given: Mapping[StateKey, EventId]) -> Sequence[StoredEvent] | None:
+        """What clients are to see only now; None if the room moved on meanwhile."""
         ingest, room_id = self.ingest, partial.room_id
         room = await ingest.heads.load_room(room_id)
         head = room.speculative
         if room.pending:
             await ingest.log.flush()
-            return False
+            return None
         empty = StateNode(empty_snapshot(room_id), build_state_map())
         before = await ingest.states.load_beside(empty, given)
         judging = Judging(ingest, room, partial, before)
         await judging.run(await ingest.database.read(load_events_since, partial, head.version))
         write = await self._build(head, judging)
         if room.speculative is not head or ingest.heads.get_room(room_id) is not room:
-            return False
+            return None
         assert isinstance(write.head, RoomHead)
         room.pending.append(write.head)
         try:
             await ingest.log.submit(write)
         except LostCompare:
-            return False
+            return None
         ingest.heads.drop(room_id)
         ingest.events.drop([new.event.event_id for new in judging.judged])
         ingest.partial.end(room_id)
-        return True
+        return judging.shown
 
     async def _build(self, head: RoomHead, judging: Judging) -> RoomWrite:
         ingest, partial = self.ingest, judging.partial
+        node = await judging.resolve(judging.extremities(head))
+        if await judging.admit(head, node):
+            node = await judging.resolve(judging.extremities(head))
         extremities = judging.extremities(head)
-        nodes = [judging.after[event_id] for event_id in extremities]
-        node = await ingest.states.resolve(judging.room, nodes, judging.events)
         changes = await self._load_changes(head, node)
         after = evolve(head.with_state(node, changes), extremities=extremities, tips={}, number=head.number + 1)
         members = [_membership(change) for change in changes if change.key[0] == MEMBER]
@@ -109,6 +111,44 @@ class Completion:
         state = NewState([change.delta for change in changes], local)
         return RoomWrite(room_id, head.number, [], after, save=save, unsaid=others, state=state, save_first=save_first)
 
+    # -- what clients have not seen yet ------------------------------------------------------------------------------
+
+    async def _show(self, room_id: RoomId, shown: Sequence[StoredEvent]) -> None:
+        """Give the events, which count already, places in the timeline: the newest. Raises: RoomBusy."""
+        ingest, ids = self.ingest, [event.event_id for event in shown]
+        for _ in range(ATTEMPTS if shown else 0):
+            room = await ingest.heads.load_room(room_id)
+            arrivals = [await self._arrive(room, event) for event in shown]
+            if ingest.heads.get_room(room_id) is not room:
+                continue
+            head = room.speculative
+            after = evolve(head, number=head.number + 1)
+            room.pending.append(after)
+            ingest.events.drop(ids)
+            news = [_placed(arrival) for arrival in arrivals]
+            write = RoomWrite(room_id, head.number, news, after, save=_saving_all(arrivals))
+            try:
+                await ingest.log.submit(write)
+            except LostCompare:
+                continue
+            return
+        if shown:
+            raise RoomBusy("The room is too busy, try again")
+
+    async def _arrive(self, room: Room, event: StoredEvent) -> Arrival:
+        """The event as if it came now, at the state that is stored for it."""
+        ingest, pdu, head = self.ingest, event.pdu, room.committed
+        facts = await ingest.database.read(load_facts, pdu)
+        assert facts.known is not None and facts.known.snapshot_before is not None
+        before = await ingest.states.load_snapshot(room, facts.known.snapshot_before)
+        named = await ingest.events.load_many(
+            dict.fromkeys(pdu.prev_events, head.room_id), {head.room_id: head.version}
+        )
+        missing = frozenset(each for each in pdu.prev_events if each not in named or named[each].is_outlier)
+        arrival = await ingest.arrive(room, pdu, facts, before, None, missing)
+        arrival.event.sight = await ingest.sights.load(head, before)
+        return arrival
+
     async def _load_changes(self, head: RoomHead, node: StateNode) -> list[StateChange]:
         changed = changes_between(head.node, node)
         wanted = [event_id for event_id in changed.values() if event_id is not None]
@@ -121,7 +161,8 @@ class Completion:
 
 @define(eq=False)
 class Judging:
-    """The events since the join, judged anew. `after` are the states after them."""
+    """The events since the join, judged anew. `after` are the states after them; `shown` those that clients have not seen
+    and shall see: they were rejected, and are allowed."""
 
     ingest: Ingest
     room: Room
@@ -130,6 +171,8 @@ class Judging:
     judged: list[NewEvent] = field(factory=list)
     events: list[StoredEvent] = field(factory=list)
     after: dict[EventId, StateNode] = field(factory=dict)
+    shown: list[StoredEvent] = field(factory=list)
+    _candidates: list[StoredEvent] = field(factory=list, init=False)
 
     async def run(self, events: Sequence[StoredEvent]) -> None:
         by_id = {event.event_id: event for event in events}
@@ -142,8 +185,9 @@ class Judging:
         fault = await ingest.checks.find_fault(pdu, head.create, before.state)
         if fault is not None and event.rejected is None:
             logger.info("Rejected %s in %s, now that its full state is known: %s", pdu.event_id, pdu.room_id, fault)
-        # What was rejected for want of members, and is allowed, counts from now on; but it is too late to show it.
-        event.soft_failed = event.soft_failed or (event.rejected is not None and fault is None)
+        if event.rejected is not None and fault is None and not event.soft_failed:
+            event.soft_failed = True  # until the room's current state has its say
+            self._candidates.append(event)
         event.rejected = fault
         is_change = pdu.state_key is not None and fault is None
         after = before.child({pdu.key: pdu.event_id}, [event]) if is_change else before
@@ -163,6 +207,19 @@ class Judging:
             nodes.add(await states.load_beside(self.before_join, told))
         return await self.ingest.states.resolve(self.room, nodes, self.events)
 
+    async def resolve(self, extremities: Sequence[EventId]) -> StateNode:
+        """The room's state after these."""
+        return await self.ingest.states.resolve(self.room, [self.after[each] for each in extremities], self.events)
+
+    async def admit(self, head: RoomHead, node: StateNode) -> bool:
+        """What was rejected for want of members counts from now on, if the room's current state allows it, too."""
+        candidates, self._candidates = self._candidates, []
+        for event in candidates:
+            if await self.ingest.checks.find_fault_in(event.pdu, head.create, node.state) is None:
+                event.soft_failed = False
+                self.shown.append(event)
+        return bool(self.shown)
+
     def extremities(self, head: RoomHead) -> tuple[EventId, ...]:
         """What no event follows that counts."""
         counting = {event.event_id: event for event in self.events if event.rejected is None and not event.soft_failed}
@@ -175,10 +232,25 @@ class Judging:
                 followed.add(event_id)
                 stack += hidden[event_id].pdu.prev_events if event_id in hidden else ()
         late = {event_id for event_id in counting if event_id not in head.extremities and event_id not in followed}
-        kept = [event_id for event_id in head.extremities if event_id in counting and event_id not in followed]
+        ends = (*head.extremities, *(event.event_id for event in self.shown))
+        kept = [event_id for event_id in ends if event_id in counting and event_id not in followed]
         # An event that came late is behind others, unless what stood before it was taken away.
         found = kept or sorted(late, key=lambda event_id: counting[event_id].pdu.depth)[-1:]
         return tuple(found) or (self.partial.event_id,)
+
+
+def _placed(arrival: Arrival) -> NewEvent:
+    """Its states are stored already."""
+    before = arrival.before.snapshot
+    return NewEvent(arrival.event, before, before, redacts=arrival.redacts, was_outlier=True)
+
+
+def _saving_all(arrivals: Sequence[Arrival]) -> Callable[[Connection, int], None]:
+    def save(conn: Connection, position: int) -> None:
+        for arrival in arrivals:
+            save_arrival(arrival)(conn, position)
+
+    return save
 
 
 def _membership(change: StateChange) -> MembershipChange:

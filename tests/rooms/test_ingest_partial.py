@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -101,6 +103,73 @@ def test_what_the_full_state_forbids_is_taken_away(server: IngestServer) -> None
     assert head.members[EVE] == "ban"
     assert head.state["m.room.member", EVE] == ban.event_id
     assert take(server, room, room.say(ZOE, after=[honest])) is Receipt.ACCEPTED
+
+
+class Unsure:
+    """Checks that lack a member for some events."""
+
+    def __init__(self, checks: Any, *pdus: Pdu) -> None:
+        self._checks = checks
+        self._lacking = {pdu.event_id for pdu in pdus}
+
+    async def find_fault(self, pdu: Pdu, *args: Any, **options: Any) -> Any:
+        if pdu.event_id in self._lacking:
+            return "a member is missing"
+        return await self._checks.find_fault(pdu, *args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._checks, name)
+
+
+def reject_for_now(server: IngestServer, room: RemoteRoom, *pdus: Pdu) -> None:
+    checks = server.ingest.checks
+    server.ingest.checks = Unsure(checks, *pdus)  # type: ignore[assignment]
+    for pdu in pdus:
+        assert take(server, room, pdu) is Receipt.REJECTED
+    server.ingest.checks = checks
+
+
+@pytest.mark.parametrize("version", ["1", "11", "12"])
+def test_what_was_rejected_and_is_allowed_becomes_visible(server: IngestServer, version: str) -> None:
+    room = open_room(version)
+    join = enter_partially(server, room)
+    said = room.say(YAN, "who am I?")
+    seen = room.say(ZOE, "later", after=[said])
+    topic = room.send("m.room.topic", ZOE, {"topic": "late"}, "", after=[join])
+    reject_for_now(server, room, said, topic)
+    assert take(server, room, seen) is Receipt.ACCEPTED
+    complete(server, room, join)
+    assert server.seen(room) == [join.event_id, seen.event_id, said.event_id, topic.event_id]
+    for _ in range(2):
+        orders = [server.event(pdu).timeline_order for pdu in (join, seen, said, topic)]
+        assert None not in orders and sorted(orders) == orders
+        head = server.head(room)
+        assert set(head.extremities) == {seen.event_id, topic.event_id}
+        assert head.state["m.room.topic", ""] == topic.event_id
+        for pdu in (said, topic):
+            event = server.event(pdu)
+            assert event.rejected is None and not event.soft_failed
+            assert server.wait(server.database.read(load_state_after, event)) == room.states[pdu.event_id]
+        server.forget()
+    merged = room.say(YAN, after=[seen, topic])
+    assert take(server, room, merged) is Receipt.ACCEPTED
+    assert server.head(room).extremities == (merged.event_id,)
+
+
+def test_what_the_current_state_forbids_stays_hidden(server: IngestServer) -> None:
+    room = open_room()
+    eve = room.join(EVE)
+    join = enter_partially(server, room)
+    levels = room.events[room.current["m.room.power_levels", ""]]
+    hidden = room.send("m.room.message", EVE, {"body": "x"}, after=[join], auth=[room.create, levels, eve])
+    reject_for_now(server, room, hidden)
+    ban = room.member(ZOE, EVE, "ban", after=[join])
+    assert take(server, room, ban) is Receipt.ACCEPTED
+    complete(server, room, join)
+    event = server.event(hidden)
+    assert event.rejected is None and event.soft_failed
+    assert server.seen(room) == [join.event_id, ban.event_id]
+    assert server.head(room).extremities == (ban.event_id,)
 
 
 def test_forks_made_meanwhile_are_resolved_on_the_full_state(server: IngestServer) -> None:

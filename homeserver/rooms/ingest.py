@@ -186,10 +186,13 @@ class Ingest:
         already, the join is received as any event. partial_from: members were left out of `state`; these servers can tell
         them.
 
-        Raises: AuthRejected, where that state does not allow the join.
+        Raises: AuthRejected, where that state does not allow the join, or the room is known here and of another version.
         Spec: server-server-api#joining-rooms
         """
         async with self.gate.entering(event.room_id):
+            known = (await self.heads.load_many([event.room_id])).get(event.room_id)
+            if known is not None and known.version != version:
+                raise AuthRejected(f"The room is of version {known.version.identifier}")
             await self.store_outliers(version, [*auth_chain, *state])
             given = {pdu.key: pdu.event_id for pdu in state if pdu.state_key is not None}
             if await self._is_in_room(event.room_id):

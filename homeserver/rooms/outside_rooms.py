@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from attrs import define, field
 from sqlalchemy import Connection
 
 from homeserver.folds.memberships import Memberships
 from homeserver.matrix.errors import NotFound
-from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
+from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of, is_user_id
+from homeserver.matrix.limits import MAX_EVENT_BYTES
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.head import membership_change
@@ -30,6 +32,8 @@ from homeserver.store.room_writes import save_memberships
 
 _WAITING = frozenset({"invite", "knock"})
 _ENDED = frozenset({"leave", "ban"})
+MAX_STATE = 100
+_SHOWN = ("type", "state_key", "sender")
 
 
 @define(eq=False)
@@ -48,7 +52,10 @@ class OutsideRooms:
         await self.store(invite, room_state, [domain_of(invite.sender)])
 
     async def store(self, event: Pdu, room_state: Sequence[dict[str, Any]], servers: Sequence[ServerName], /) -> None:
-        """The user's newest membership. With no state and no servers, those that are known stay."""
+        """The user's newest membership. With no state and no servers, those that are known stay.
+
+        room_state: as another server tells it; what of that is no stripped state is left out.
+        """
         async with self.gate.entering(event.room_id), self.turns.take(event.room_id):
             await self._store(event, room_state, servers)
 
@@ -90,7 +97,7 @@ class OutsideRooms:
         return await self.database.read(load_outside_room, user_id, room_id)
 
     async def _store(self, event: Pdu, room_state: Sequence[dict[str, Any]], servers: Sequence[ServerName]) -> None:
-        change = membership_change(event)
+        change, room_state = membership_change(event), _well_formed(room_state)
         known = await self._load(change.user_id, event.room_id) if not room_state or not servers else None
         if known is not None:
             room_state, servers = room_state or known.state, servers or known.servers
@@ -102,3 +109,23 @@ class OutsideRooms:
 
         kind, key, data = membership_item(event.room_id, change)
         await self.log.submit(LogItem(kind, key, data, save))
+
+
+def _well_formed(room_state: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries that clients can read, with nothing else in them; none is larger than an event can be.
+
+    Spec: client-server-api#stripped-state
+    """
+    entries = [{name: entry.get(name) for name in (*_SHOWN, "content")} for entry in room_state[:MAX_STATE]]
+    return [entry for entry in entries if _is_readable(entry)]
+
+
+def _is_readable(entry: dict[str, Any]) -> bool:
+    if not isinstance(entry["content"], dict) or not all(isinstance(entry[name], str) for name in _SHOWN):
+        return False
+    if not is_user_id(entry["sender"]):
+        return False
+    try:
+        return len(orjson.dumps(entry)) <= MAX_EVENT_BYTES
+    except TypeError:  # integers beyond 64 bits
+        return False

@@ -24,8 +24,8 @@ from federation.inbound.pdu_checks import PduChecks, Refusal, parse
 from federation.inbound.room_queue import Queued, RoomQueues
 from federation.inbound.slots import Slots
 from homeserver.matrix.canonical import decode_json, encode_json
-from homeserver.matrix.errors import LimitExceeded, MatrixError, NotFound
-from homeserver.matrix.ids import EventId, RoomId, ServerName
+from homeserver.matrix.errors import InvalidParam, LimitExceeded, MatrixError, NotFound
+from homeserver.matrix.ids import EventId, RoomId, ServerName, parse_room_id
 from homeserver.matrix.pdu import Pdu
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
@@ -185,7 +185,7 @@ class Transactions:
     ) -> Sequence[Pdu | Settled | Refusal]:
         """All events that name one room: whether the origin may send any there, then each of them."""
         if room_id is None:
-            return [Refusal(None, "room_id: missing from the event")] * len(raws)
+            return [Refusal(None, "room_id: missing from the event, or none")] * len(raws)
         try:
             head = self.heads.get(room_id) or await self.heads.load(room_id)
         except NotFound:
@@ -248,10 +248,16 @@ def _by_room(pdus: Sequence[object]) -> Mapping[RoomId | None, list[object]]:
     """Under None what names no room. (A create event of room version 12 names none: nobody has to send us one.)"""
     rooms: dict[RoomId | None, list[object]] = {}
     for raw in pdus:
-        room_id = raw.get("room_id") if isinstance(raw, dict) else None
-        named = RoomId(room_id) if isinstance(room_id, str) and "\0" not in room_id else None
-        rooms.setdefault(named, []).append(raw)
+        rooms.setdefault(_room_id(raw), []).append(raw)
     return rooms
+
+
+def _room_id(raw: object) -> RoomId | None:
+    room_id = raw.get("room_id") if isinstance(raw, dict) else None
+    try:
+        return parse_room_id(room_id) if isinstance(room_id, str) else None
+    except InvalidParam:
+        return None
 
 
 def _event_id(raw: object, head: RoomHead) -> EventId | None:

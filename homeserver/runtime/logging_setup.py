@@ -16,6 +16,18 @@ _TOKEN = re.compile(r"(access_token=|Bearer )[^\s&\"']+")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
+# Text of strangers is part of many entries: it must not look like an entry, steer a terminal, or fill the disk.
+MAX_MESSAGE = 8_000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def tamed(text: str) -> str:
+    """The text without control characters, further lines indented, and not too long."""
+    if len(text) > MAX_MESSAGE:
+        text = f"{text[:MAX_MESSAGE]}… ({len(text)} characters)"
+    return text if text.isprintable() else _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text).replace("\n", "\n    ")
+
+
 def without_tokens(text: str) -> str:
     """The text with access tokens struck out."""
     return _TOKEN.sub(r"\1<redacted>", text) if "access_token=" in text or "Bearer " in text else text
@@ -37,7 +49,7 @@ class HumanFormatter(logging.Formatter):
         name = record.name.removeprefix("homeserver.")
         request_id = getattr(record, "request_id", "")
         where = f"{name} {request_id}" if request_id else name
-        line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {where}: {record.getMessage()}"
+        line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {where}: {tamed(record.getMessage())}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return without_tokens(line)
@@ -51,7 +63,7 @@ class JsonFormatter(logging.Formatter):
             "ts": round(record.created, 3),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": without_tokens(record.getMessage()),
+            "message": without_tokens(tamed(record.getMessage())),
         }
         entry |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from homeserver.runtime.config_sections import LogConfig
-from homeserver.runtime.logging_setup import set_up_logging
+from homeserver.runtime.logging_setup import MAX_MESSAGE, set_up_logging, tamed
 
 logger = logging.getLogger("homeserver.test")
 
@@ -67,3 +67,9 @@ def test_level_below_the_configured_one_is_silent(stream: io.StringIO) -> None:
     set_up_logging(LogConfig(level="warning"), stream)
     logger.info("quiet")
     assert stream.getvalue() == ""
+
+
+def test_strangers_text_is_tamed() -> None:
+    assert tamed("as it is, ü") == "as it is, ü"
+    assert tamed("a\n12:00:00 ERROR forged\x1b[2J") == "a\n    12:00:00 ERROR forged\N{REPLACEMENT CHARACTER}[2J"
+    assert len(tamed("x" * 1_000_000)) < MAX_MESSAGE + 50

@@ -1,0 +1,79 @@
+"""What a stranger or a peer can make this server use up: memory, log, connections."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homeserver.runtime.logging_setup import tamed
+from tests.federation.peer_room import V1, PeerRoom, message, to_json
+from tests.federation.quiet import Log, log
+
+__all__ = ["log"]
+
+MANY = 2_000_000
+
+
+@pytest.fixture
+def room(start_federated: Any, start_peer: Any) -> PeerRoom:
+    return PeerRoom.open(start_federated(), start_peer())
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_mib(work: Any) -> float:
+    """How much more memory this process holds at most while the work is done."""
+    done, seen, before = threading.Event(), [0], resident_bytes()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            seen.append(resident_bytes())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        work()
+    finally:
+        done.set()
+        thread.join()
+    return (max(seen) - before) / 2**20
+
+
+BOMBS = {
+    "lists": b"[" + b"[]," * MANY + b"[]]",
+    "objects": b"[" + b"{}," * MANY + b"{}]",
+    "keys": b'{"pdus":[' + b'{"":0},' * (MANY // 2) + b"{}]}",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_body_of_a_stranger_does_not_unfold(start_federated: Any, log: Log, bomb: str) -> None:
+    hearth = start_federated()
+    header = {"Authorization": 'X-Matrix origin="localhost:1",key="ed25519:x",sig="AAAA"'}
+
+    def send() -> None:
+        assert hearth.ask("PUT", f"{V1}/send/1", BOMBS[bomb], header).status_code in (400, 401)
+
+    assert peak_mib(send) < 100
+    assert log.faults() == []
+
+
+def test_events_of_strange_rooms_do_not_fill_the_log(room: PeerRoom, log: Log) -> None:
+    pdu = to_json(room.build("m.room.message", message("x"), advance=False))
+    strange = ["!" + "x" * 1_000_000 + ":x", "!a\nERROR forged line:x", "!\x1b[2J:x", "no room at all"]
+    for room_id in strange:
+        log.clear()
+        assert room.send({**pdu, "room_id": room_id}).status_code == 200
+        assert room.send(edus=[{"edu_type": "m.typing", "content": {"room_id": room_id}}]).status_code == 200
+        assert room.send(edus=[{"edu_type": room_id, "content": 5}]).status_code == 200
+        assert log.lines()
+        written = [tamed(line) for line in log.lines()]
+        assert all(len(line) < 1_000 and not re.search(r"\x1b|\n[^ ]", line) for line in written)
+    assert log.faults() == []

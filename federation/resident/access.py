@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from attrs import define, evolve
+from attrs import define, evolve, field
 
 from federation.inbound.acl import ServerAcls
+from federation.resident.joined_servers import JoinedServers
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.matrix.errors import Forbidden, NotFound
@@ -23,13 +24,11 @@ from homeserver.matrix.pdu import Pdu, redact_pdu
 from homeserver.matrix.visibility import Sight, can_see, parse_visibility
 from homeserver.rooms.head import HISTORY_VISIBILITY, MEMBER, RoomHead
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.partial_states import PartialStates
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent
-from homeserver.store.partial_rooms import load_partial_rooms
 from homeserver.store.server_sight import ServerSight, load_server_sights
 
-# A server is to a room what the closest of its users is.
-_CLOSEST: Final = ("join", "invite", "knock", "leave", "ban")
 _NOBODY: Final = ServerSight(None, {})
 
 
@@ -41,6 +40,8 @@ class ServerAccess:
     events: EventCache
     acls: ServerAcls
     erased: ErasedUsers
+    partial: PartialStates
+    _joined: JoinedServers = field(init=False, factory=JoinedServers)
 
     # -- rooms ---------------------------------------------------------------------------------------------------------
 
@@ -52,7 +53,7 @@ class ServerAccess:
         Spec: server-server-api#server-access-control-lists-acls
         """
         head = self.heads.get(room_id) or await self.heads.load(room_id)
-        if not is_in_room(head, self.server_name):
+        if self.server_name not in self._joined.get(head):
             raise NotFound("This server is not in that room")
         await self.check_acl(head, origin)
         return head
@@ -60,23 +61,19 @@ class ServerAccess:
     async def load_head_inside(self, room_id: RoomId, origin: ServerName) -> RoomHead:
         """As load_head, for a server that is in the room now. Raises: NotFound, Forbidden."""
         head = await self.load_head(room_id, origin)
-        if not await self.is_inside(head, origin):
+        if not self.is_inside(head, origin):
             raise _not_in_room(origin)
         return head
 
-    async def check_whole(self, head: RoomHead) -> None:
+    def check_whole(self, head: RoomHead) -> None:
         """Whether all of the room's state is here. Raises: NotFound, so that the other server asks another one."""
-        if await self._load_partial_servers(head.room_id) is not None:
+        if self.partial.get(head.room_id) is not None:
             raise NotFound("This server does not know all of that room yet")
 
-    async def is_inside(self, head: RoomHead, origin: ServerName) -> bool:
+    def is_inside(self, head: RoomHead, origin: ServerName) -> bool:
         """The server is in the room: as far as is known, where the members have not all come yet."""
-        return is_in_room(head, origin) or origin in (await self._load_partial_servers(head.room_id) or ())
-
-    async def _load_partial_servers(self, room_id: RoomId) -> Sequence[ServerName] | None:
-        """The servers that were in a room when it was joined without its members; None where they are here."""
-        partial = await self.database.read(load_partial_rooms)
-        return next((room.servers for room in partial if room.room_id == room_id), None)
+        partial = self.partial.get(head.room_id)
+        return origin in self._joined.get(head) or (partial is not None and origin in partial.servers)
 
     async def check_acl(self, head: RoomHead, origin: ServerName) -> None:
         """Raises: Forbidden."""
@@ -88,7 +85,7 @@ class ServerAccess:
     async def load_shown(self, head: RoomHead, events: Sequence[StoredEvent], origin: ServerName) -> list[Pdu]:
         """The events as the server may see them: those that are hidden from it in their redacted form."""
         sights = await self._load_sights(head, events, origin)
-        inside = await self.is_inside(head, origin)
+        inside = self.is_inside(head, origin)
         return [self._shown(event, sights, origin, inside) for event in events]
 
     async def load_event(self, head: RoomHead, event_id: EventId) -> StoredEvent:
@@ -103,7 +100,7 @@ class ServerAccess:
 
         Raises: NotFound, Forbidden.
         """
-        inside = await self.is_inside(head, origin)
+        inside = self.is_inside(head, origin)
         try:
             event = await self.load_event(head, event_id)
         except NotFound:
@@ -114,7 +111,7 @@ class ServerAccess:
             return event
         sights = await self._load_sights(head, [event], origin)
         before = _sight_before(event, sights)
-        if "join" not in (_membership(before), _membership(_after(event, before, origin))):
+        if "join" not in (before.closest, _after(event, before, origin).closest):
             raise _not_in_room(origin)
         return event
 
@@ -129,7 +126,7 @@ class ServerAccess:
     def _shown(self, event: StoredEvent, sights: dict[int, ServerSight], origin: ServerName, inside: bool) -> Pdu:
         if not _is_visible(event, sights, origin, inside):
             return redact_pdu(event.pdu)
-        membership = _membership(_after(event, _sight_before(event, sights), origin)) or "leave"
+        membership = _after(event, _sight_before(event, sights), origin).closest or "leave"
         return self.erased.shown(event, membership if event.snapshot_before is not None else None).pdu
 
 
@@ -172,9 +169,4 @@ def _after(event: StoredEvent, before: ServerSight, origin: ServerName) -> Serve
 
 
 def _as_sight(sight: ServerSight) -> Sight:
-    return Sight(parse_visibility(sight.visibility), _membership(sight))
-
-
-def _membership(sight: ServerSight) -> str | None:
-    held = set(sight.memberships.values())
-    return next((membership for membership in _CLOSEST if membership in held), None)
+    return Sight(parse_visibility(sight.visibility), sight.closest)

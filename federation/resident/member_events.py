@@ -53,7 +53,7 @@ class MemberEvents:
         Raises: NotFound, Forbidden, InvalidParam, UnableToAuthoriseJoin, UnableToGrantJoin.
         """
         head = await self.access.load_head(room_id, origin)
-        await self.access.check_whole(head)
+        self.access.check_whole(head)
         pdu = parse_member_event(raw, head.version, room_id, event_id, membership)
         if pdu.state_key != pdu.sender:
             raise InvalidParam("state_key", "must be the sender")

@@ -51,7 +51,7 @@ class MemberTemplates:
         """
         check_origin(user_id, origin)
         head = await self.access.load_head(room_id, origin)
-        await self.access.check_whole(head)
+        self.access.check_whole(head)
         check_version(head, versions)
         content = {"membership": "join"}
         authoriser = await self.conditions.load_authoriser(head, user_id)
@@ -66,7 +66,7 @@ class MemberTemplates:
         """
         check_origin(user_id, origin)
         head = await self.access.load_head(room_id, origin)
-        await self.access.check_whole(head)
+        self.access.check_whole(head)
         return await self._build(head, user_id, {"membership": "leave"})
 
     async def load_knock(
@@ -78,7 +78,7 @@ class MemberTemplates:
         """
         check_origin(user_id, origin)
         head = await self.access.load_head(room_id, origin)
-        await self.access.check_whole(head)
+        self.access.check_whole(head)
         check_version(head, versions)
         if not head.version.knock:
             raise Forbidden("Nobody can knock here: the room's version does not know knocking")

@@ -116,7 +116,7 @@ class EventEndpoints:
         """The state of a room before an event."""
         head = await self._access.load_head(parse_room_id(path.room_id), requester.server_name)
         event = await self._access.load_event_for(head, parse_event_id(query.event_id), requester.server_name)
-        await self._access.check_whole(head)
+        self._access.check_whole(head)
         state = (await self._states.load_before(head, event)).values()
         chain = await self._states.load_auth_chain(head, state)
         parts = await self._states.load_bytes(head, state), await self._states.load_bytes(head, chain)
@@ -134,7 +134,7 @@ class EventEndpoints:
         """The ids of the events of the state of a room before an event."""
         head = await self._access.load_head(parse_room_id(path.room_id), requester.server_name)
         event = await self._access.load_event_for(head, parse_event_id(query.event_id), requester.server_name)
-        await self._access.check_whole(head)
+        self._access.check_whole(head)
         state = (await self._states.load_before(head, event)).values()
         chain = await self._states.load_auth_chain(head, state)
         return {"pdu_ids": list(state), "auth_chain_ids": sorted(chain)}

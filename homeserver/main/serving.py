@@ -41,7 +41,9 @@ def build_serving(
     config: FederationConfig,
 ) -> list[object]:
     """The endpoints."""
-    access = ServerAccess(core.server_name, core.database, core.heads, core.events, receiving.acls, core.erased)
+    access = ServerAccess(
+        core.server_name, core.database, core.heads, core.events, receiving.acls, core.erased, core.partial
+    )
     graph = RoomGraph(core.database, core.events)
     states = RoomStates(core.database, graph)
     conditions = JoinConditions(core.server_name, core.heads)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from typing import Any, Final
 
 import orjson
 from attrs import frozen
@@ -11,11 +12,13 @@ from sqlalchemy import Connection, and_, bindparam, or_, select
 
 from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
 from homeserver.store.events import chunked
-from homeserver.store.snapshots import load_state_nids
+from homeserver.store.snapshots import Step, load_steps
 from homeserver.store.tables.rooms import events as e
 
 _VISIBILITY = "m.room.history_visibility"
 _MEMBER = "m.room.member"
+# A server is to a room what the closest of its users is.
+_CLOSEST: Final = ("join", "invite", "knock", "leave", "ban")
 
 
 @frozen
@@ -23,7 +26,13 @@ class ServerSight:
     """The history visibility event's content (None: there is none), and the memberships of the server's users."""
 
     visibility: dict[str, Any] | None
-    memberships: dict[UserId, str]
+    memberships: Mapping[UserId, str]
+
+    @cached_property
+    def closest(self) -> str | None:
+        """What the closest of its users is to the room; None where nobody is anything."""
+        held = set(self.memberships.values())
+        return next((membership for membership in _CLOSEST if membership in held), None)
 
 
 _RELEVANT = select(e.c.nid, e.c.type, e.c.state_key, e.c.json).where(
@@ -39,13 +48,22 @@ _RELEVANT = select(e.c.nid, e.c.type, e.c.state_key, e.c.json).where(
 def load_server_sights(
     conn: Connection, room_id: RoomId, snapshot_ids: Collection[int], server: ServerName
 ) -> dict[int, ServerSight]:
-    """The server's sight in each of the states.
+    """The server's sight in each of the states. Costs what the states have in all, not each of them."""
+    steps = load_steps(conn, room_id, snapshot_ids)
+    nids = {abs(nid) for step in steps.values() for nid in step.nids}
+    named = _load_named(conn, room_id, nids, server)
+    own = {snapshot_id: [nid for nid in step.nids if abs(nid) in named] for snapshot_id, step in steps.items()}
+    return {snapshot_id: _sight(_changes(snapshot_id, steps, own), named) for snapshot_id in set(snapshot_ids)}
 
-    States close to each other share nearly all their events, so these are read once for all.
-    """
-    nids = {snapshot_id: load_state_nids(conn, room_id, snapshot_id) for snapshot_id in set(snapshot_ids)}
-    named = _load_named(conn, room_id, {abs(nid) for of_one in nids.values() for nid in of_one}, server)
-    return {snapshot_id: _sight(of_one, named) for snapshot_id, of_one in nids.items()}
+
+def _changes(snapshot_id: int, steps: Mapping[int, Step], own: Mapping[int, list[int]]) -> list[int]:
+    """What of the `own` changes make up a state, oldest first."""
+    parts = []
+    step_id: int | None = snapshot_id
+    while step_id and step_id in steps:
+        parts.append(own[step_id])
+        step_id = steps[step_id].base_id
+    return [nid for part in reversed(parts) for nid in part]
 
 
 def _load_named(
@@ -65,10 +83,7 @@ def _sight(nids: list[int], named: dict[int, tuple[str, str, dict[str, Any]]]) -
     visibility: dict[str, Any] | None = None
     memberships: dict[UserId, str] = {}
     for nid in nids:
-        entry = named.get(abs(nid))
-        if entry is None:
-            continue
-        type_, state_key, content = entry
+        type_, state_key, content = named[abs(nid)]
         membership = content.get("membership")
         if type_ == _VISIBILITY:
             visibility = content if nid > 0 else None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from attrs import frozen
 from sqlalchemy import Connection, bindparam, insert, literal_column, select
@@ -160,6 +161,41 @@ def load_state_nids(conn: Connection, room_id: RoomId, snapshot_id: int) -> list
     nids = array("q")
     nids.frombytes(b"".join(reversed(deltas)))
     return list(nids)
+
+
+@frozen(eq=False)
+class Step:
+    """What a snapshot has of its own: the changes to the state of its base, oldest first; no base: to no state at all."""
+
+    base_id: int | None
+    nids: Sequence[int]
+
+
+def _steps_statement() -> Any:
+    start = (
+        select(s.c.snapshot_id, s.c.base_id)
+        .where(s.c.room_id == bindparam("room_id"), s.c.snapshot_id.in_(bindparam("ids", expanding=True)))
+        .cte("steps", recursive=True)
+    )
+    bases = select(s.c.snapshot_id, s.c.base_id).where(
+        s.c.room_id == bindparam("room_id"), s.c.snapshot_id == start.c.base_id
+    )
+    steps = start.union(bases)
+    return select(s.c.snapshot_id, s.c.base_id, s.c.delta).where(
+        s.c.room_id == bindparam("room_id"), s.c.snapshot_id == steps.c.snapshot_id
+    )
+
+
+_STEPS = _steps_statement()
+
+
+def load_steps(conn: Connection, room_id: RoomId, snapshot_ids: Collection[int]) -> dict[int, Step]:
+    """The snapshots, and all that they rest on. States near each other share nearly all of it, and it is read once."""
+    steps = {}
+    for chunk in chunked({snapshot_id for snapshot_id in snapshot_ids if snapshot_id}):
+        for snapshot_id, base_id, delta in conn.execute(_STEPS, {"room_id": room_id, "ids": chunk}):
+            steps[snapshot_id] = Step(base_id, memoryview(delta).cast("q"))
+    return steps
 
 
 _KEYS = select(e.c.nid, e.c.type, e.c.state_key, e.c.event_id).where(

@@ -225,15 +225,17 @@ def test_room_that_was_joined_without_its_members(visitor: Visitor, alice: Clien
     """Whoever the resident server named may read on; nobody gets a state that is not whole, and nobody comes in by us."""
     room_id = create_room(alice)
     event_id = alice.send(room_id, "message")
-    database = visitor.hearth.running.services.core.database
-    run_in_reactor(database.run, save_partial_room, room_id, event_id, [visitor.name], 1)
+    core = visitor.hearth.running.services.core
+    run_in_reactor(core.database.run, save_partial_room, room_id, event_id, [visitor.name], 1)
+    run_in_reactor(core.partial.start)
     assert event(visitor, event_id).event_id == event_id
     assert backfill(visitor, room_id, event_id)[0].event_id == event_id
     for path in ("/v1/state/{}", "/v1/state_ids/{}"):
         visitor.get(path, at=[room_id], query={"event_id": event_id}, expect="M_NOT_FOUND")
     visitor.make("join", room_id, visitor.user("bob"), expect="M_NOT_FOUND")
     visitor.make("leave", room_id, visitor.user("bob"), expect="M_NOT_FOUND")
-    run_in_reactor(database.run, save_partial_room, room_id, event_id, [], 1)
+    run_in_reactor(core.database.run, save_partial_room, room_id, event_id, [], 1)
+    run_in_reactor(core.partial.start)
     visitor.get("/v1/event/{}", at=[event_id], expect="M_FORBIDDEN")
     visitor.join(room_id, visitor.user("bob"))
 

@@ -12,7 +12,14 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.runtime.db import engine_url, make_engine
-from homeserver.store.snapshots import Snapshot, empty_snapshot, load_state, load_state_nids, save_snapshots
+from homeserver.store.snapshots import (
+    Snapshot,
+    empty_snapshot,
+    load_state,
+    load_state_nids,
+    load_steps,
+    save_snapshots,
+)
 from homeserver.store.tables.rooms import events, state_snapshots
 
 ROOM = RoomId("!room:test.example")
@@ -60,6 +67,12 @@ def test_every_snapshot_reads_as_it_was_laid(
         for snapshot, state in laid:
             expected = {("t", key): f"${nid}" for key, nid in state.items()}
             assert load_state(connection, ROOM, snapshot.snapshot_id) == expected
+        loaded = load_steps(connection, ROOM, [snapshot.snapshot_id for snapshot, _ in laid])
+        for snapshot, _ in laid:
+            told, step = [], loaded.get(snapshot.snapshot_id)
+            while step is not None:
+                told, step = [*step.nids, *told], loaded.get(step.base_id or 0)
+            assert told == load_state_nids(connection, ROOM, snapshot.snapshot_id)
     finally:
         transaction.rollback()
 

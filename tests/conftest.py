@@ -31,11 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
     cluster = PostgresCluster()
     config.stash[CLUSTER] = cluster
     config.add_cleanup(cluster.stop)
-    if find_postgres() is not None:
-        # For tests that empty a database of their own; it is there once the first of them is set up.
-        # One of several processes has its own, not that of the process that started it.
-        if hasattr(config, "workerinput") or POSTGRES_URL not in os.environ:
-            os.environ[POSTGRES_URL] = cluster.url("shared")
+    # For tests that empty a database of their own; it is there once the first of them is set up. One of several processes has
+    # its own, not that of the process that started it.
+    if find_postgres() is not None and (hasattr(config, "workerinput") or POSTGRES_URL not in os.environ):
+        os.environ[POSTGRES_URL] = cluster.url("shared")
 
 
 @pytest.hookimpl(tryfirst=True)

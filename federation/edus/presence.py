@@ -21,7 +21,7 @@ from federation.outbound.sender import Sender
 from homeserver.folds.memberships import Memberships
 from homeserver.folds.room_servers import RoomServers
 from homeserver.matrix.errors import BadJson
-from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
+from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of, is_user_of
 from homeserver.presence.presence import OFFLINE, Presence
 from homeserver.rooms.heads import RoomHeads
 from homeserver.runtime.clock import Clock
@@ -153,16 +153,12 @@ class PresenceReceiver:
         updates = {
             UserId(update["user_id"]): update
             for update in pushed[:MAX_USERS]
-            if isinstance(update, dict) and _is_user_of(update.get("user_id"), origin)
+            if isinstance(update, dict) and is_user_of(update.get("user_id"), origin)
         }
         for user_id in await self.database.read(
             load_joined_somewhere, updates
         ):  # what it names may be anything: no cache
             self.presence.receive(user_id, updates[user_id])
-
-
-def _is_user_of(user_id: object, origin: ServerName) -> bool:
-    return isinstance(user_id, str) and user_id.startswith("@") and domain_of(user_id) == origin
 
 
 def _log_failure(failure: Any) -> None:

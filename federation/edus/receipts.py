@@ -19,7 +19,8 @@ from twisted.internet.defer import Deferred
 from federation.outbound.sender import Sender
 from homeserver.folds.room_servers import RoomServers
 from homeserver.matrix.errors import MatrixError, NotFound
-from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
+from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of, is_user_of
+from homeserver.matrix.limits import MAX_ID_BYTES
 from homeserver.rooms.receipts import READ, Receipts
 from homeserver.runtime.coroutine import gather
 from homeserver.store.log import LogRow
@@ -127,7 +128,7 @@ def _parse(origin: ServerName, content: Mapping[str, Any]) -> Iterable[_Receipt]
     for room_id, kinds in content.items():
         users = kinds.get(READ) if isinstance(kinds, dict) else None
         for user_id, receipt in users.items() if isinstance(users, dict) else ():
-            if domain_of(user_id) == origin and isinstance(receipt, dict):
+            if is_user_of(user_id, origin) and isinstance(receipt, dict):
                 yield from _of_user(RoomId(room_id), UserId(user_id), receipt)
 
 
@@ -135,13 +136,17 @@ def _of_user(room_id: RoomId, user_id: UserId, receipt: Mapping[str, Any]) -> It
     data, event_ids = receipt.get("data"), receipt.get("event_ids")
     about = data if isinstance(data, dict) else {}
     thread_id, ts_ms = about.get("thread_id"), about.get("ts")
-    if thread_id is not None and not (isinstance(thread_id, str) and thread_id):
+    if thread_id is not None and not _is_id(thread_id):
         return
     if isinstance(ts_ms, bool) or not (isinstance(ts_ms, int) and 0 <= ts_ms < MAX_TS_MS):
         ts_ms = None
     for event_id in event_ids[:MAX_EVENT_IDS] if isinstance(event_ids, list) else ():
-        if isinstance(event_id, str):
+        if _is_id(event_id):
             yield _Receipt(room_id, user_id, EventId(event_id), thread_id or UNTHREADED, ts_ms)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_BYTES and "\0" not in value
 
 
 def _log_failure(failure: Any) -> None:

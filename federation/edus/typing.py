@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from federation.outbound.sender import Sender
 from homeserver.folds.room_servers import RoomServers
 from homeserver.matrix.errors import NotFound
-from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
+from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of, is_user_of
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.typing import Typing
 from homeserver.runtime.clock import Clock
@@ -95,7 +95,7 @@ class TypingReceiver:
         Spec: server-server-api#definition-mtyping
         """
         room_id, user_id, is_typing = content.get("room_id"), content.get("user_id"), content.get("typing")
-        if not isinstance(room_id, str) or not isinstance(user_id, str) or domain_of(user_id) != origin:
+        if not isinstance(room_id, str) or not isinstance(user_id, str) or not is_user_of(user_id, origin):
             return
         try:
             head = await self.heads.load(RoomId(room_id))

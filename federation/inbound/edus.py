@@ -17,8 +17,8 @@ from typing import Any, Final
 from attrs import define, field
 
 from federation.inbound.acl import ServerAcls
-from homeserver.matrix.errors import BadJson, MatrixError
-from homeserver.matrix.ids import RoomId, ServerName
+from homeserver.matrix.errors import BadJson, InvalidParam, MatrixError
+from homeserver.matrix.ids import ServerName, parse_room_id
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import within
 
@@ -82,7 +82,10 @@ class EduHandlers:
         return content
 
     async def _may(self, origin: ServerName, room_id: str) -> bool:
-        return await self.acls.is_allowed(RoomId(room_id), origin)
+        try:
+            return await self.acls.is_allowed(parse_room_id(room_id), origin)
+        except InvalidParam:
+            return False
 
 
 async def _call(handler: EduHandler, origin: ServerName, content: dict[str, Any]) -> None:

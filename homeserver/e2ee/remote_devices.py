@@ -23,7 +23,7 @@ from homeserver.e2ee.ports import RemoteKeys
 from homeserver.e2ee.uploads import DEVICE_LIST
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import MatrixError
-from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
+from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of, is_user_of
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
 from homeserver.runtime.turns import Turns
@@ -86,7 +86,7 @@ class RemoteDevices:
         Spec: server-server-api#definition-mdevice_list_update
         """
         user_id, device_id, stream_id = content.get("user_id"), content.get("device_id"), content.get("stream_id")
-        if not _is_user_of(user_id, origin) or not _is_device_id(device_id) or not _is_stream_id(stream_id):
+        if not is_user_of(user_id, origin) or not _is_device_id(device_id) or not _is_stream_id(stream_id):
             return
         user, stream = UserId(str(user_id)), int(str(stream_id))
         if user in self._fetching:
@@ -107,7 +107,7 @@ class RemoteDevices:
         Spec: server-server-api#definition-msigning_key_update
         """
         user_id = content.get("user_id")
-        if not _is_user_of(user_id, origin):
+        if not is_user_of(user_id, origin):
             return
         user = UserId(str(user_id))
         keys = _signing_keys(user, content)
@@ -216,12 +216,8 @@ def _load_lists(
     return load_remote_lists(conn, user_ids), remote_devices.load_sharing(conn, user_ids, server_name)
 
 
-def _is_user_of(user_id: object, origin: ServerName) -> bool:
-    return isinstance(user_id, str) and user_id.startswith("@") and domain_of(user_id) == origin
-
-
 def _is_device_id(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= MAX_DEVICE_ID
+    return isinstance(value, str) and len(value) <= MAX_DEVICE_ID and "\0" not in value
 
 
 def _few_of_each_server(user_ids: Sequence[UserId]) -> list[UserId]:
@@ -257,7 +253,7 @@ def _device(user_id: UserId, device: object) -> tuple[DeviceId, bytes] | None:
     if not isinstance(device, dict) or not isinstance(device.get("keys"), dict):
         return None
     device_id, keys, name = device.get("device_id"), device["keys"], device.get("device_display_name")
-    if not isinstance(device_id, str) or keys.get("user_id") != user_id or keys.get("device_id") != device_id:
+    if not _is_device_id(device_id) or keys.get("user_id") != user_id or keys.get("device_id") != device_id:
         return None
     unsigned = {"unsigned": {"device_display_name": name}} if isinstance(name, str) else {}
     encoded = encode_json({**{k: v for k, v in keys.items() if k != "unsigned"}, **unsigned})

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from homeserver.accounts.folded_cache import FoldedCache
 from homeserver.e2ee.limits import MAX_MESSAGE_BYTES, MAX_RECIPIENTS, check_count, encode_bounded
-from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
+from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of, is_user_of
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.store import to_device as store
@@ -71,9 +71,12 @@ class ToDevice:
         given = content.get("messages")
         if not (isinstance(sender, str) and isinstance(type_, str) and isinstance(message_id, str)):
             return
-        if domain_of(sender) != origin or not isinstance(given, dict) or len(message_id) > 255:
+        if not is_user_of(sender, origin) or not isinstance(given, dict) or not _is_message_id(message_id):
             return
-        local, _ = self._split({user_id: devices for user_id, devices in given.items() if isinstance(devices, dict)})
+        known = {user_id: devices for user_id, devices in given.items() if isinstance(devices, dict)}
+        local = {
+            UserId(user_id): devices for user_id, devices in known.items() if is_user_of(user_id, self.server_name)
+        }
         addressed = await self._address(UserId(sender), type_, local)
         await self._save((origin, DeviceId(""), message_id), addressed, _rows(addressed))
 
@@ -200,6 +203,10 @@ class ToDevice:
 def _rows(addressed: Mapping[UserId, Mapping[DeviceId, bytes]]) -> list[Row]:
     """One for each recipient, at whose position the messages stand."""
     return [(TO_DEVICE, user_id, {"device_ids": list(devices)}) for user_id, devices in addressed.items()]
+
+
+def _is_message_id(value: str) -> bool:
+    return len(value) <= 255 and "\0" not in value
 
 
 def _addressed(by_device: Mapping[str, Any], devices: Sequence[DeviceId]) -> dict[DeviceId, Any]:

@@ -167,6 +167,11 @@ def is_user_id(value: object) -> bool:
         return False
 
 
+def is_user_of(value: object, server: str) -> bool:
+    """Whether the value is the id of a user of that server: what a server may speak for."""
+    return isinstance(value, str) and domain_of(value) == server and is_user_id(value)
+
+
 def is_compliant_user_id(user_id: UserId) -> bool:
     """Whether the localpart is not empty and within U+0021..U+007E.
 

@@ -159,7 +159,7 @@ class Backfill:
         answer = await self.client.get(server, path, query, timeout_ms=REQUEST_TIMEOUT_MS, max_bytes=MAX_BYTES)
         event_id = answer.get("event_id") if isinstance(answer, dict) else None
         at_ms = answer.get("origin_server_ts") if isinstance(answer, dict) else None
-        if not isinstance(event_id, str) or type(at_ms) is not int:
+        if not isinstance(event_id, str) or "\0" in event_id or type(at_ms) is not int:
             raise BadAnswer(server, "it names no event")
         return EventId(event_id), at_ms
 

@@ -152,7 +152,9 @@ def _referenced_ids(references: list[Any], version: RoomVersion) -> tuple[EventI
 
 def _redacts(json: dict[str, Any], version: RoomVersion) -> EventId | None:
     redacts = (json["content"] if version.redacts_in_content else json).get("redacts")
-    return EventId(redacts) if isinstance(redacts, str) else None
+    return (
+        EventId(redacts) if isinstance(redacts, str) and "\0" not in redacts and len(redacts) <= MAX_ID_BYTES else None
+    )
 
 
 # -- making Pdus ---------------------------------------------------------------------------------------------
@@ -310,7 +312,7 @@ def _check_references(json: dict[str, Any], field: str, most: int, version: Room
         raise BadJson(f"{field}: more than {most} events")
     for reference in references:
         event_id = _reference_id(reference, field) if version.references_carry_hashes else reference
-        if not isinstance(event_id, str) or not event_id.startswith("$"):
+        if not isinstance(event_id, str) or not event_id.startswith("$") or "\0" in event_id:
             raise BadJson(f"{field}: must hold event ids")
         _check_bytes(field, event_id)
 

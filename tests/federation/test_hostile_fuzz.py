@@ -22,7 +22,7 @@ from tests.kit.specification import FEDERATION
 __all__ = ["log"]
 
 EXAMPLES = int(os.environ.get("HEARTH_FUZZ_EXAMPLES", "1500")) // 4
-HOSTILE = (
+HOSTILE: tuple[Any, ...] = (
     None, True, 0, -1, 2**31, 2**53, 2**63, -(2**63) - 1, 10**40, 1.5, 1e300, "", "\0", "x" * 70_000, "@a:b", "!a:b", "$a",
     "#a:b", "a:b", "localhost:1", "1", "12", "join", "ed25519:x", [], {}, [[]], [{}], {"": ""}, {"\0": 1},
 )  # fmt: skip

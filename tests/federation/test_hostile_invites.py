@@ -170,8 +170,9 @@ def test_users_of_others_are_not_invited_in_anybodys_name(room: PeerRoom, start_
     signed = {"mxid": carol.user_id, "token": "t", "signatures": {"x": {"ed25519:0": "AAAA"}}}
     content = {"membership": "invite", "third_party_invite": {"display_name": "x", "signed": signed}}
     pdu = room.build("m.room.member", content, state_key=carol.user_id, advance=False)
-    body = {"room_version": "11", "event": {**pdu.json, "room_id": "!other:x"}, "invite_room_state": []}
-    forged = parse_pdu(dict(body["event"]), room.version)
+    event = {**pdu.json, "room_id": "!other:x"}
+    body = {"room_version": "11", "event": event, "invite_room_state": []}
+    forged = parse_pdu(dict(event), room.version)
     Visitor(forger, room.hearth).put("/v2/invite/{}/{}", body, at=["!other:x", forged.event_id], expect=400)
     unsigned = {**pdu.json, "signatures": {}}
     answer = forger.put(room.hearth, f"{V1}/send/1", {"pdus": [unsigned]})

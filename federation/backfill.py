@@ -114,7 +114,7 @@ class Backfill:
         for server in servers:
             try:
                 pdus = await self._fetch(server, head, gap, limit)
-                if pdus and await self.intake.take(pdus, list(dict.fromkeys([server, *servers]))):
+                if pdus and await self.intake.take(pdus, list(dict.fromkeys([server, *servers])), gap.event_id):
                     return True
             except (RemoteRefused, RemoteUnreachable, BadAnswer) as error:
                 logger.info("%s gives no history of %s: %s", server, room_id, error)

@@ -67,7 +67,7 @@ def build_joining(
         RemoteSpaces(queries, core.clock),
     )
     rooms.remote.behind, accounts.profiles.remote = remote, queries
-    intake = HistoryIntake(receiving.fetcher, core.ingest, core.history)
+    intake = HistoryIntake(receiving.fetcher, core.ingest, core.history, core.partial)
     rooms.paging.history = Backfill(
         core.server_name, client, receiving.checks, intake, core.heads, core.database, core.clock
     )

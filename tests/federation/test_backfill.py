@@ -68,6 +68,28 @@ def test_history_is_fetched_once_for_all_who_read(start_federated: Any, start_pe
     assert len(peer.received(f"{V1}/backfill/")) == 1
 
 
+def test_state_before_messages_is_asked_of_nobody(start_federated: Any, start_peer: Any) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer).serve()
+    for number in range(10):
+        room.say(f"old {number}")
+    room.send("m.room.topic", {"topic": "news"}, "")
+    for number in range(250):
+        room.say(f"new {number}")
+    join(alice, room)
+    alice.get("/rooms/{}/joined_members", at=[room.room_id])  # waits for the whole state
+    asked = len(peer.received(f"{V1}/state_ids/"))
+    page = alice.messages(room.room_id, limit=100)
+    assert len(alice.messages(room.room_id, limit=100, from_=page["end"])["chunk"]) == 100
+    assert len(peer.received(f"{V1}/backfill/")) == 2
+    assert len(peer.received(f"{V1}/state_ids/")) == asked
+    events = read_back(alice, room)
+    assert [event["event_id"] for event in events] == list(reversed(room.events))
+    old = next(event for event in events if event["content"].get("body") == "old 9")
+    context = alice.get("/rooms/{}/context/{}", at=[room.room_id, old["event_id"]], query={"limit": 0})
+    assert "m.room.topic" not in {event["type"] for event in context["state"]}
+
+
 def test_slow_server_holds_up_no_reader_for_long(start_federated: Any, start_peer: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("federation.backfill.BUDGET_MS", 300)
     hearth, peer = start_federated(), start_peer()

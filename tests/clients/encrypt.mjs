@@ -1,61 +1,14 @@
-// matrix-js-sdk with its Rust crypto against a running server: node encrypt.mjs URL. Exit code 0 when all went as it should.
+// matrix-js-sdk with its Rust crypto on a running server, or on two that federate: node encrypt.mjs URL [URL OF THE OTHER]. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
-import * as sdk from "matrix-js-sdk";
-import { logger } from "matrix-js-sdk/lib/logger.js";
+import { meet, reads, start, until, untilTrue } from "./kit.mjs";
 
-logger.setLevel("error", false);
-const url = process.argv[2];
-const password = "password of the tests";
-
-async function start(name, secrets = new Map()) {
-    const identifier = { type: "m.id.user", user: name };
-    const login = await sdk.createClient({ baseUrl: url }).login("m.login.password", { identifier, password });
-    const client = sdk.createClient({
-        baseUrl: url, userId: login.user_id, accessToken: login.access_token, deviceId: login.device_id,
-        cryptoCallbacks: {
-            getSecretStorageKey: async ({ keys }) => {
-                const keyId = Object.keys(keys).find((id) => secrets.has(id));
-                return keyId ? [keyId, secrets.get(keyId)] : null;
-            },
-            cacheSecretStorageKey: (keyId, _info, key) => secrets.set(keyId, key),
-        },
-    });
-    await client.initRustCrypto({ useIndexedDB: false });
-    const ready = until(client, "sync", (state) => state === "PREPARED");
-    await client.startClient({ initialSyncLimit: 20 });
-    await ready;
-    return client;
-}
-
-function until(emitter, event, holds) {
-    return new Promise((resolve, reject) => {
-        const timer = setTimeout(() => reject(new Error(`no ${event} in time`)), 30000);
-        const listen = (...args) => {
-            if (!holds(...args)) return;
-            clearTimeout(timer);
-            emitter.off(event, listen);
-            resolve(args);
-        };
-        emitter.on(event, listen);
-    });
-}
-
-const reads = (client, body) =>
-    until(client, "Event.decrypted", (event) => event.isEncrypted() && event.getContent().body === body);
+const [url, otherUrl = url] = process.argv.slice(2);
 
 // Encrypted messages, both ways.
 const secrets = new Map();
-const alice = await start("alice", secrets);
-const bob = await start("bob");
-const invited = until(bob, "Room.myMembership", (_room, membership) => membership === "invite");
-const { room_id: roomId } = await alice.createRoom({
-    invite: [bob.getUserId()], is_direct: true,
-    initial_state: [{ type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } }],
-});
-await invited;
-const joined = until(alice, "RoomMember.membership", (_e, member) => member.userId === bob.getUserId() && member.membership === "join");
-await bob.joinRoom(roomId);
-await joined;
+const alice = await start(url, "alice", secrets);
+const bob = await start(otherUrl, "bob");
+const roomId = await meet(alice, bob);
 const first = reads(bob, "hello");
 await alice.sendTextMessage(roomId, "hello");
 await first;
@@ -83,7 +36,7 @@ assert.ok((await alice.getKeyBackupVersion()).count >= 1);
 await alice.logout(true);
 
 // A new device reads the old messages once it has restored the backup.
-const again = await start("alice", secrets);
+const again = await start(url, "alice", secrets);
 assert.equal(await again.getCrypto().userHasCrossSigningKeys(again.getUserId(), true), true);
 await again.getCrypto().bootstrapCrossSigning({});
 const info = await again.getKeyBackupVersion();
@@ -96,6 +49,16 @@ const locked = old.filter((event) => event.getContent().msgtype !== "m.text");
 for (const event of locked) await event.attemptDecryption(again.getCrypto(), { isRetry: true });
 const bodies = old.map((event) => event.getContent().body);
 assert.deepEqual(bodies, ["hello", "and to you", "for the backup"]);
+
+// Others learn of the new device and see that its owner signed it; what they say then, it reads.
+const isSigned = () => bob.getCrypto().getDeviceVerificationStatus(again.getUserId(), again.getDeviceId());
+await untilTrue(bob, "crypto.devicesUpdated", async () => (await isSigned())?.signedByOwner);
+const fourth = reads(again, "to the new device");
+await bob.sendTextMessage(roomId, "to the new device");
+await fourth;
+const fifth = reads(bob, "from the new device");
+await again.sendTextMessage(roomId, "from the new device");
+await fifth;
 
 again.stopClient();
 bob.stopClient();

@@ -1,9 +1,10 @@
-"""matrix-js-sdk, in Node, against a running server; the stories are in talk.mjs, encrypt.mjs and verify.mjs."""
+"""matrix-js-sdk, in Node, against a running server, or two that federate; the stories are in *.mjs."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,31 @@ import pytest
 HERE = Path(__file__).parent
 TIMEOUT_S = 120
 
+pytestmark = [
+    pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is absent"),
+    pytest.mark.skipif(
+        not (HERE / "node_modules").exists(), reason="scripts/test installs matrix-js-sdk; it is absent"
+    ),
+]
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is absent")
-@pytest.mark.skipif(not (HERE / "node_modules").exists(), reason="scripts/test installs matrix-js-sdk; it is absent")
+
+def _tell(story: str, *urls: str) -> None:
+    done = subprocess.run(
+        ["node", story, *urls], cwd=HERE, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+
 @pytest.mark.parametrize("story", ["talk.mjs", "encrypt.mjs", "verify.mjs"])
 def test_two_users_talk(hearth: Any, story: str) -> None:
     hearth.register("alice")
     hearth.register("bob")
-    done = subprocess.run(
-        ["node", story, hearth.url], cwd=HERE, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    _tell(story, hearth.url)
+
+
+@pytest.mark.parametrize("story", ["encrypt.mjs", "verify.mjs"])
+def test_users_of_two_servers_talk(start_federated: Callable[..., Any], story: str) -> None:
+    here, there = start_federated("here"), start_federated("there")
+    here.register("alice")
+    there.register("bob")
+    _tell(story, here.url, there.url)

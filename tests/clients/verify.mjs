@@ -1,44 +1,8 @@
-// Two users verify each other by emoji, with matrix-js-sdk's Rust crypto: node verify.mjs URL. Exit code 0 when all went as it should.
+// Two users verify each other by emoji, with matrix-js-sdk's Rust crypto: node verify.mjs URL [URL OF THE OTHER]. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
-import * as sdk from "matrix-js-sdk";
-import { logger } from "matrix-js-sdk/lib/logger.js";
+import { meet, start, until, untilTrue } from "./kit.mjs";
 
-logger.setLevel("error", false);
-const url = process.argv[2];
-const password = "password of the tests";
-
-async function start(name, secrets = new Map()) {
-    const identifier = { type: "m.id.user", user: name };
-    const login = await sdk.createClient({ baseUrl: url }).login("m.login.password", { identifier, password });
-    const client = sdk.createClient({
-        baseUrl: url, userId: login.user_id, accessToken: login.access_token, deviceId: login.device_id,
-        cryptoCallbacks: {
-            getSecretStorageKey: async ({ keys }) => {
-                const keyId = Object.keys(keys).find((id) => secrets.has(id));
-                return keyId ? [keyId, secrets.get(keyId)] : null;
-            },
-            cacheSecretStorageKey: (keyId, _info, key) => secrets.set(keyId, key),
-        },
-    });
-    await client.initRustCrypto({ useIndexedDB: false });
-    const ready = until(client, "sync", (state) => state === "PREPARED");
-    await client.startClient({ initialSyncLimit: 20 });
-    await ready;
-    return client;
-}
-
-function until(emitter, event, holds) {
-    return new Promise((resolve, reject) => {
-        const timer = setTimeout(() => reject(new Error(`no ${event} in time`)), 30000);
-        const listen = (...args) => {
-            if (!holds(...args)) return;
-            clearTimeout(timer);
-            emitter.off(event, listen);
-            resolve(args);
-        };
-        emitter.on(event, listen);
-    });
-}
+const [url, otherUrl = url] = process.argv.slice(2);
 
 async function sign(client) {
     const crypto = client.getCrypto();
@@ -46,19 +10,11 @@ async function sign(client) {
     assert.equal(await crypto.isCrossSigningReady(), true);
 }
 
-const alice = await start("alice");
-const bob = await start("bob");
+const alice = await start(url, "alice");
+const bob = await start(otherUrl, "bob");
 await sign(alice);
 await sign(bob);
-const invited = until(bob, "Room.myMembership", (_room, membership) => membership === "invite");
-const { room_id: roomId } = await alice.createRoom({
-    invite: [bob.getUserId()], is_direct: true,
-    initial_state: [{ type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } }],
-});
-await invited;
-const joined = until(alice, "RoomMember.membership", (_e, member) => member.userId === bob.getUserId() && member.membership === "join");
-await bob.joinRoom(roomId);
-await joined;
+const roomId = await meet(alice, bob);
 for (const [client, other] of [[alice, bob], [bob, alice]]) {
     await client.getCrypto().getUserDeviceInfo([other.getUserId()], true);
     assert.equal(await client.getCrypto().userHasCrossSigningKeys(other.getUserId(), true), true);
@@ -87,17 +43,9 @@ await Promise.all([sasOfAlice.confirm(), sasOfBob.confirm()]);
 await Promise.all(done);
 
 // Each hears of the own signature from the server, and then trusts the other.
-async function trusts(client, other) {
-    for (;;) {
-        const changed = until(client, "userTrustStatusChanged", () => true);
-        const status = await client.getCrypto().getUserVerificationStatus(other.getUserId());
-        if (status.isCrossSigningVerified()) {
-            changed.catch(() => {});
-            return;
-        }
-        await changed;
-    }
-}
+const trusts = (client, other) =>
+    untilTrue(client, "userTrustStatusChanged", async () =>
+        (await client.getCrypto().getUserVerificationStatus(other.getUserId())).isCrossSigningVerified());
 await Promise.all([trusts(alice, bob), trusts(bob, alice)]);
 // A server that did not keep the signatures would make a new device doubt.
 const keys = await alice.downloadKeysForUsers([bob.getUserId()]);

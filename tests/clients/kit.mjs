@@ -1,0 +1,81 @@
+// What the stories that encrypt share: users of matrix-js-sdk with its Rust crypto, and waiting for what they see.
+import * as sdk from "matrix-js-sdk";
+import { logger } from "matrix-js-sdk/lib/logger.js";
+
+logger.setLevel("error", false);
+const password = "password of the tests";
+
+/** A new device of the user; secrets: the keys of their secret storage, by key id, which the devices of a user may share. */
+export async function start(baseUrl, name, secrets = new Map()) {
+    const identifier = { type: "m.id.user", user: name };
+    const login = await sdk.createClient({ baseUrl }).login("m.login.password", { identifier, password });
+    const client = sdk.createClient({
+        baseUrl, userId: login.user_id, accessToken: login.access_token, deviceId: login.device_id,
+        cryptoCallbacks: {
+            getSecretStorageKey: async ({ keys }) => {
+                const keyId = Object.keys(keys).find((id) => secrets.has(id));
+                return keyId ? [keyId, secrets.get(keyId)] : null;
+            },
+            cacheSecretStorageKey: (keyId, _info, key) => secrets.set(keyId, key),
+        },
+    });
+    await client.initRustCrypto({ useIndexedDB: false });
+    const ready = until(client, "sync", (state) => state === "PREPARED");
+    await client.startClient({ initialSyncLimit: 20 });
+    await ready;
+    return client;
+}
+
+/** The next such event's arguments. */
+export function until(emitter, event, holds = () => true, what = event) {
+    return new Promise((resolve, reject) => {
+        const timer = setTimeout(() => reject(new Error(`no ${what} in time`)), 30000);
+        const listen = (...args) => {
+            if (!holds(...args)) return;
+            clearTimeout(timer);
+            emitter.off(event, listen);
+            resolve(args);
+        };
+        emitter.on(event, listen);
+    });
+}
+
+/** Until `holds` gives something; it is asked again after each such event. */
+export async function untilTrue(emitter, event, holds) {
+    for (;;) {
+        const changed = until(emitter, event);
+        const found = await holds();
+        if (found) {
+            changed.catch(() => {});
+            return found;
+        }
+        await changed;
+    }
+}
+
+/** Until the client has decrypted such a message. */
+export async function reads(client, body) {
+    const isIt = (event) => event.isEncrypted() && event.getContent().body === body;
+    try {
+        return await until(client, "Event.decrypted", isIt, `"${body}"`);
+    } catch (error) {
+        const events = client.getRooms().flatMap((room) => room.getLiveTimeline().getEvents());
+        const told = events.map((event) => `${event.getType()} ${event.getContent().body ?? ""} ${event.status ?? ""}`);
+        throw new Error(`${error.message}; there are: ${told.join(", ")}`);
+    }
+}
+
+/** An encrypted room of the two, which the other has joined; its id. */
+export async function meet(client, other) {
+    const isOther = (_event, member) => member.userId === other.getUserId() && member.membership === "join";
+    const invited = until(other, "Room.myMembership", (_room, membership) => membership === "invite");
+    const joined = until(client, "RoomMember.membership", isOther);
+    const { room_id: roomId } = await client.createRoom({
+        invite: [other.getUserId()], is_direct: true,
+        initial_state: [{ type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } }],
+    });
+    await invited;
+    await other.joinRoom(roomId);
+    await joined;
+    return roomId;
+}

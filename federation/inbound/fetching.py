@@ -26,7 +26,7 @@ from homeserver.matrix.state_map import CREATE, StateKey
 from homeserver.matrix.versions import RoomVersion
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
-from homeserver.store.event_facts import EventFacts, load_event_facts
+from homeserver.store.event_graph import EventFacts, load_event_facts
 from homeserver.store.events import StoredEvent
 
 logger = logging.getLogger(__name__)

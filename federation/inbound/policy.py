@@ -9,6 +9,7 @@ Spec: server-server-api#policy-servers
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
 from attrs import define, field, frozen
@@ -23,7 +24,7 @@ from homeserver.matrix.ids import RoomId, ServerName, is_server_name
 from homeserver.matrix.pdu import Pdu, check_size
 from homeserver.matrix.signing import KeyId, VerifyKey, verify_event_signature
 from homeserver.matrix.state_map import StateKey
-from homeserver.rooms.head import RoomHead
+from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.rooms.heads import RoomHeads
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,17 @@ class PolicyServers:
         """Whether the event bears the signature that its room wants; nobody is asked."""
         policy = await self._load_policy(pdu)
         return policy is None or _is_signed(pdu, policy)
+
+    async def split(self, pdus: Sequence[Pdu]) -> list[list[Pdu]]:
+        """Events of one room in parts, so that none comes behind one in its part that may change what is recommended."""
+        head = self.heads.get(pdus[0].room_id) or await self.heads.load(pdus[0].room_id)
+        deciding = {POLICY[0], MEMBER} if POLICY in head.state else {POLICY[0]}
+        parts: list[list[Pdu]] = [[]]
+        for pdu in pdus:
+            parts[-1].append(pdu)
+            if pdu.type in deciding:
+                parts.append([])
+        return [part for part in parts if part]
 
     async def ask(self, pdu: Pdu) -> tuple[Pdu, str | None]:
         """The event, with the policy server's signature where it gives one; and why it is not recommended, if it is not."""

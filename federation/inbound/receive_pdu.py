@@ -73,25 +73,33 @@ class PduReceiver:
 
         Raises: as receive_after_gap.
         """
-        if not await self.receive_at_once(pdu):
+        (outcome,) = await self.receive_at_once([pdu])
+        if outcome is False:
             await self.receive_after_gap(pdu, origin)
+        elif isinstance(outcome, Exception):
+            raise outcome
 
-    async def receive_at_once(self, pdu: Pdu) -> bool:
-        """Take the event in, accepted or not; False, if other servers have to be asked for what it builds on.
+    async def receive_at_once(self, pdus: Sequence[Pdu]) -> list[bool | Exception]:
+        """Take events of one room in, accepted or not, each behind those of the others that it builds on. False for those for
+        which other servers have to be asked.
 
         Raises: NotFound, if the room is unknown.
         """
-        named = {*pdu.prev_events, *pdu.auth_events}
-        facts = await self.fetcher.load_facts(pdu.room_id, named)
-        if len(facts) < len(named) or not all(facts[each].has_state for each in pdu.prev_events):
-            return False
-        if not await self.policies.is_recommended(pdu):
-            return False
-        try:
-            await self.ingest.receive(pdu)
-        except MissingEvents:
-            return False
-        return True
+        outcomes: list[bool | Exception] = []
+        for together in await self.policies.split(pdus):
+            outcomes += await self._receive_together(together)
+        return outcomes
+
+    async def _receive_together(self, pdus: Sequence[Pdu]) -> list[bool | Exception]:
+        recommended = [pdu for pdu in pdus if await self.policies.is_recommended(pdu)]
+        received = await self.ingest.receive_many(recommended) if recommended else []
+        outcomes: dict[EventId, bool | Exception] = {}
+        for pdu, outcome in zip(recommended, received, strict=True):
+            if isinstance(outcome, MissingEvents):
+                outcomes[pdu.event_id] = False
+            else:
+                outcomes[pdu.event_id] = outcome if isinstance(outcome, Exception) else True
+        return [outcomes.get(pdu.event_id, False) for pdu in pdus]
 
     async def receive_after_gap(self, pdu: Pdu, origin: ServerName) -> None:
         """Take the event in, and before it what it builds on.

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
@@ -41,9 +41,9 @@ from homeserver.store.staged_pdus import (
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 MAX_QUEUED_OF_ROOM: Final = 100
+# How many are taken in at once: they share reads and commits.
+MAX_TOGETHER: Final = 50
 MAX_QUEUED: Final = 3_000
 MAX_STAGED_BYTES_OF_ROOM: Final = 64 * 1024 * 1024
 MAX_STAGED_BYTES: Final = 1024 * 1024 * 1024
@@ -67,7 +67,7 @@ class Busy(MatrixError):
 class Receiver(Protocol):
     """receive_pdu.PduReceiver."""
 
-    async def receive_at_once(self, pdu: Pdu, /) -> bool: ...
+    async def receive_at_once(self, pdus: Sequence[Pdu], /) -> list[bool | Exception]: ...
 
     async def receive_after_gap(self, pdu: Pdu, origin: ServerName, /) -> None: ...
 
@@ -280,34 +280,56 @@ class RoomQueues:
 
     async def _work(self, room: _Room) -> None:
         while not self._stopping:
-            queued = _next(room.queued)
-            if queued is not None:
-                await self._take_in(room, queued)
+            together = self._next_together(room)
+            if together:
+                await self._take_in(room, together)
             elif room.on_disk:
                 await self._read_on(room)
             else:
                 return
 
-    async def _take_in(self, room: _Room, queued: Queued) -> None:
-        del room.queued[queued.pdu.event_id]
+    def _next_together(self, room: _Room) -> list[Queued]:
+        """Each behind those of the others that it builds on."""
+        together: list[Queued] = []
+        while len(together) < MAX_TOGETHER and (queued := _next(room.queued)) is not None:
+            del room.queued[queued.pdu.event_id]
+            if not self._park(room, queued):
+                together.append(queued)
+        return together
+
+    def _park(self, room: _Room, queued: Queued) -> bool:
+        """Whether the event has to wait for others that are asked for."""
         awaited = next((each for each in queued.pdu.prev_events if each in room.away), None)
         if awaited is not None:
             room.away.setdefault(queued.pdu.event_id, None)
             room.parked.setdefault(awaited, []).append(queued)
-            return
-        taken_in = await self._try(room, queued, self.receiver.receive_at_once(queued.pdu))
-        if taken_in is not False:
-            self._unpark(room, queued.pdu.event_id)
-        elif not self._stopping:
-            room.away[queued.pdu.event_id] = None
-            asking = Deferred.fromCoroutine(self._ask_others(room, queued))
-            if not asking.called:
-                room.away[queued.pdu.event_id] = asking
+        return awaited is not None
+
+    async def _take_in(self, room: _Room, together: Sequence[Queued]) -> None:
+        outcomes: Sequence[bool | Exception]
+        try:
+            receiving = self.receiver.receive_at_once([queued.pdu for queued in together])
+            outcomes = await within(self.clock, STEP_TIMEOUT_MS, receiving)
+        except Exception as error:
+            outcomes = [error] * len(together)
+        for queued, outcome in zip(together, outcomes, strict=True):
+            if outcome is not False:
+                self._conclude(room, queued, outcome if isinstance(outcome, Exception) else None)
+                self._unpark(room, queued.pdu.event_id)
+            elif not self._stopping and not self._park(room, queued):
+                room.away[queued.pdu.event_id] = None
+                asking = Deferred.fromCoroutine(self._ask_others(room, queued))
+                if not asking.called:
+                    room.away[queued.pdu.event_id] = asking
 
     async def _ask_others(self, room: _Room, queued: Queued) -> None:
         self.asking += 1
         try:
-            await self._try(room, queued, self.receiver.receive_after_gap(queued.pdu, queued.origin))
+            await within(self.clock, STEP_TIMEOUT_MS, self.receiver.receive_after_gap(queued.pdu, queued.origin))
+        except Exception as error:
+            self._conclude(room, queued, error)
+        else:
+            self._conclude(room, queued, None)
         finally:
             self.asking -= 1
             room.away.pop(queued.pdu.event_id, None)
@@ -320,27 +342,22 @@ class RoomQueues:
             room.queued[parked.pdu.event_id] = parked
         self._wake(room)
 
-    async def _try(self, room: _Room, queued: Queued, receiving: Coroutine[Any, Any, T]) -> T | None:
-        """What the receiver answers; None if it raises, and then the event is dealt with, or tried again later."""
-        try:
-            answer = await within(self.clock, STEP_TIMEOUT_MS, receiving)
-        except NotFetched as error:
+    def _conclude(self, room: _Room, queued: Queued, error: Exception | None) -> None:
+        """The event was taken in, or will not be, or is tried again later."""
+        if isinstance(error, NotFetched):
             self._try_again(room, queued, error.error)
-            return None
-        except CancelledError:
-            return None  # the server stops; the table has the event
-        except (MatrixError, TimeoutError) as error:
+            return
+        if isinstance(error, CancelledError):
+            return  # the server stops; the table has the event
+        if error is None:
+            queued.finish()
+        elif isinstance(error, MatrixError | TimeoutError):
             logger.info("%s from %s is not taken in: %s", queued.pdu, queued.origin, error)
             queued.finish(str(error))
-        except Exception:
-            logger.exception("%s from %s is not taken in", queued.pdu, queued.origin)
-            queued.finish("Internal server error")
         else:
-            if answer is False:
-                return answer
-            queued.finish()
+            logger.error("%s from %s is not taken in", queued.pdu, queued.origin, exc_info=error)
+            queued.finish("Internal server error")
         self._on_done(room, queued)
-        return None
 
     def _try_again(self, room: _Room, queued: Queued, why: str) -> None:
         if queued.attempts >= len(RETRY_AFTER_MS) or len(room.kept) > MAX_QUEUED_OF_ROOM:

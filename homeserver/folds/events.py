@@ -6,7 +6,7 @@ Stored events never change but for being redacted, which a follower of the log a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection
 
@@ -20,6 +20,7 @@ from homeserver.store.outliers import HIDDEN
 # Roughly what an event costs beside its JSON (the objects around it), and for each byte of that (parsed content, bytes).
 BYTES_PER_EVENT = 1200
 BYTES_PER_JSON_BYTE = 3
+NO_EVENTS: Mapping[EventId, StoredEvent] = {}
 
 
 class EventCache:
@@ -60,10 +61,16 @@ class EventCache:
         return event if event is not None and event.pdu.room_id == room_id else None
 
     async def load_many(
-        self, rooms_of: dict[EventId, RoomId], versions: dict[RoomId, RoomVersion]
+        self,
+        rooms_of: dict[EventId, RoomId],
+        versions: dict[RoomId, RoomVersion],
+        fresh: Mapping[EventId, StoredEvent] = NO_EVENTS,
     ) -> dict[EventId, StoredEvent]:
-        """The stored ones of these events (id -> its room), which are of the rooms in `versions`."""
-        found = {event_id: event for event_id in rooms_of if (event := self.get(event_id)) is not None}
+        """The stored ones of these events (id -> its room), which are of the rooms in `versions`, and those in `fresh`,
+        which are on their way to the disk."""
+        found = {
+            event_id: event for event_id in rooms_of if (event := fresh.get(event_id) or self.get(event_id)) is not None
+        }
         missing = [event_id for event_id in rooms_of if event_id not in found]
         if missing:
             loaded = await self._database.read(_load, missing, versions)

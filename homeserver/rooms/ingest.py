@@ -19,11 +19,12 @@ Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+from twisted.internet.defer import CancelledError
 
 from homeserver.folds.events import EventCache
 from homeserver.matrix.errors import AuthRejected, NotFound
@@ -36,6 +37,7 @@ from homeserver.rooms.head import MEMBER, PINNED, RoomHead, StateChange, members
 from homeserver.rooms.heads import Room, RoomHeads
 from homeserver.rooms.ingest_errors import MissingEvents
 from homeserver.rooms.ingest_outliers import OutlierStore
+from homeserver.rooms.ingest_run import Arrival, Facts, Incoming, Receipt, Run
 from homeserver.rooms.ingest_starts import RoomStarts
 from homeserver.rooms.partial_states import PartialStates
 from homeserver.rooms.purges import OpenGate, RoomGate
@@ -49,7 +51,7 @@ from homeserver.runtime.db import Database
 from homeserver.runtime.turns import Turns
 from homeserver.store.event_gaps import (
     delete_waiting_redactions,
-    is_named_by_gap,
+    load_named_by_gaps,
     load_waiting_redactions,
     save_gaps,
     save_waiting_redaction,
@@ -58,7 +60,7 @@ from homeserver.store.events import StoredEvent, load_events
 from homeserver.store.log import MembershipChange
 from homeserver.store.log_writer import LogWriter, LostCompare
 from homeserver.store.outliers import hidden_item
-from homeserver.store.room_writes import NewEvent, RoomWrite
+from homeserver.store.room_writes import RoomWrite
 
 logger = logging.getLogger(__name__)
 
@@ -67,47 +69,7 @@ MAX_HIDDEN_WALK = 200
 _REDACTION = "m.room.redaction"
 
 
-class Receipt(Enum):
-    """What became of an event."""
-
-    ACCEPTED = "accepted"
-    REJECTED = "rejected"
-    SOFT_FAILED = "soft failed"
-    KNOWN = "known"
-
-
-@frozen
-class Facts:
-    """What the database knows about an event that comes in. is_late: a stored event follows it already."""
-
-    known: StoredEvent | None
-    is_late: bool
-    redactions: Sequence[EventId]
-
-
-@define(eq=False)
-class Arrival:
-    """An event on its way into the room."""
-
-    event: StoredEvent
-    was_outlier: bool
-    before: StateNode
-    after: StateNode
-    is_late: bool
-    missing: frozenset[EventId]
-    superseded: frozenset[EventId] = frozenset()
-    redacts: EventId | None = None
-    waits_for: EventId | None = None
-
-    @property
-    def new(self) -> NewEvent:
-        return NewEvent(
-            self.event,
-            self.before.snapshot,
-            self.after.snapshot,
-            redacts=self.redacts,
-            was_outlier=self.was_outlier,
-        )
+__all__ = ["Ingest", "Receipt"]
 
 
 @define(eq=False)
@@ -159,16 +121,19 @@ class Ingest:
         Raises: NotFound (no such room), MissingEvents.
         Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
         """
-        async with self.turns.take(pdu.room_id):
-            room = await self.heads.load_room(pdu.room_id)
-            cached = self.events.get(pdu.event_id)
-            if cached is not None and not cached.is_outlier:
-                return Receipt.KNOWN
-            facts = await self.database.read(load_facts, pdu)
-            if facts.known is not None and not facts.known.is_outlier:
-                return Receipt.KNOWN
-            before, missing = await self._load_before(room, pdu, state_before)
-            return await self._take_in(room, pdu, facts, before, missing, unwanted)
+        (outcome,) = await self._receive_all(pdu.room_id, [Incoming(pdu, state_before, unwanted)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def receive_many(self, pdus: Sequence[Pdu], /) -> list[Receipt | Exception]:
+        """The same for events of one room, each behind those of the others that it builds on, and each with its own outcome.
+
+        They share reads, and commits: each is judged on the room as it is with those before it, while these are still on
+        their way to the disk.
+        Raises: NotFound (no such room).
+        """
+        return await self._receive_all(pdus[0].room_id, [Incoming(pdu) for pdu in pdus])
 
     async def start_room(
         self,
@@ -213,58 +178,129 @@ class Ingest:
             return False
         return self.server_name in head.joined_servers()
 
+    # -- several events ----------------------------------------------------------------------------------------------
+
+    async def _receive_all(self, room_id: RoomId, incoming: Sequence[Incoming]) -> list[Receipt | Exception]:
+        outcomes: dict[EventId, Receipt | Exception] = {}
+        async with self.turns.take(room_id):
+            left = incoming
+            for _ in range(ATTEMPTS):
+                run = await self._start_run(room_id, left)
+                for each in left:
+                    await self._try_receive(run, each)
+                await run.wait()
+                outcomes |= run.outcomes
+                left = [each for each in left if each.pdu.event_id not in outcomes]
+                if not left:
+                    break
+        busy = RoomBusy("The room is too busy, try again")
+        return [outcomes.get(each.pdu.event_id, busy) for each in incoming]
+
+    async def _start_run(self, room_id: RoomId, incoming: Sequence[Incoming]) -> Run:
+        """One read for all that is to be known of the events and of what they name."""
+        room = await self.heads.load_room(room_id)
+        new = {each.pdu.event_id: each.pdu for each in incoming if not self._is_known(each.pdu.event_id)}
+        named = {event_id for pdu in new.values() for event_id in (*pdu.prev_events, *pdu.auth_events)}
+        unread = [event_id for event_id in named if event_id not in new and self.events.peek(event_id) is None]
+        if not new:
+            return Run(room, {})
+        facts, read = await self.database.read(load_facts, room_id, room.committed.version, list(new), unread)
+        self.events.put_all(read)
+        return Run(room, facts)
+
+    def _is_known(self, event_id: EventId) -> bool:
+        event = self.events.get(event_id)
+        return event is not None and not event.is_outlier
+
+    async def _try_receive(self, run: Run, incoming: Incoming) -> None:
+        """Leaves no outcome where the event has to be judged anew, or is on its way to the disk."""
+        event_id = incoming.pdu.event_id
+        if run.is_lost or event_id in run.outcomes or event_id in run.after:
+            return
+        try:
+            receipt = await self._receive(run, incoming)
+        except CancelledError:
+            raise
+        except (LostCompare, IntegrityError):
+            run.is_lost = True
+        except Exception as error:  # whose event it is decides what to make of it
+            run.outcomes[event_id] = error
+        else:
+            if receipt is not None:
+                run.outcomes[event_id] = receipt
+
+    async def _receive(self, run: Run, incoming: Incoming) -> Receipt | None:
+        """None, if it is accepted and on its way to the disk."""
+        pdu = incoming.pdu
+        facts = run.facts.get(pdu.event_id)
+        if facts is None or (facts.known is not None and not facts.known.is_outlier):
+            return Receipt.KNOWN
+        run.room = await self.heads.load_room(pdu.room_id)
+        before, missing = await self._load_before(run, pdu, incoming.state_before)
+        return await self._take_in(run, incoming, facts, before, missing)
+
     # -- 1. the state before an event ------------------------------------------------------------------------------
 
     async def _load_before(
-        self, room: Room, pdu: Pdu, given: Mapping[StateKey, EventId] | None
+        self, run: Run, pdu: Pdu, given: Mapping[StateKey, EventId] | None
     ) -> tuple[StateNode, frozenset[EventId]]:
         """The state before the event, and those of its prev events that are not there."""
-        prevs = await self._load_events(room.committed, pdu.prev_events)
-        there = [event for event in prevs if not event.is_outlier]
-        missing = frozenset(pdu.prev_events) - {event.event_id for event in there}
-        if given is None and (missing or not there):
+        room, head = run.room, run.room.committed
+        nodes = {run.after[prev_id] for prev_id in pdu.prev_events if prev_id in run.after}
+        others = [prev_id for prev_id in pdu.prev_events if prev_id not in run.after]
+        stored = await self.events.load_many(dict.fromkeys(others, head.room_id), {head.room_id: head.version})
+        there = [event for event in stored.values() if not event.is_outlier and event.pdu.room_id == head.room_id]
+        missing = frozenset(others) - {event.event_id for event in there}
+        if given is None and (missing or not pdu.prev_events):
             raise MissingEvents(missing)
-        nodes = {await self.states.load_after(room, event) for event in there}
+        nodes |= {await self.states.load_after(room, event) for event in there}
         if given is not None:
             nodes.add(await self.states.load_given(room, given))
         return await self.states.resolve(room, nodes), missing
 
-    async def _load_events(self, head: RoomHead, ids: Sequence[EventId]) -> list[StoredEvent]:
-        found = await self.events.load_many(dict.fromkeys(ids, head.room_id), {head.room_id: head.version})
+    async def _load_events(self, room: Room, ids: Sequence[EventId]) -> list[StoredEvent]:
+        head = room.committed
+        found = await self.events.load_many(dict.fromkeys(ids, head.room_id), {head.room_id: head.version}, room.fresh)
         return [event for event in found.values() if event.pdu.room_id == head.room_id]
 
     # -- 2. the checks ---------------------------------------------------------------------------------------------
 
     async def _take_in(
-        self,
-        room: Room,
-        pdu: Pdu,
-        facts: Facts,
-        before: StateNode,
-        missing: frozenset[EventId],
-        unwanted: str | None,
-    ) -> Receipt:
+        self, run: Run, incoming: Incoming, facts: Facts, before: StateNode, missing: frozenset[EventId]
+    ) -> Receipt | None:
+        pdu, room = incoming.pdu, run.room
         create = room.committed.create
         is_partial = self.partial.get(pdu.room_id) is not None
-        rejected = await self.checks.find_fault(pdu, create, before.state, is_partial=is_partial)
+        rejected = await self.checks.find_fault(pdu, create, before.state, is_partial=is_partial, fresh=room.fresh)
         if facts.known is not None and facts.known.rejected is not None:
             rejected = facts.known.rejected
+        facts = evolve(facts, redactions=[*facts.redactions, *run.redactions.get(pdu.event_id, ())])
         arrival = await self.arrive(room, pdu, facts, before, rejected, missing)
         if rejected is not None:
             logger.info("Rejected %s in %s: %s", pdu.event_id, pdu.room_id, rejected)
-            return await self._hide(room, arrival, Receipt.REJECTED)
-        room = await self.heads.load_room(pdu.room_id)
-        # 6. and 7., else it is "soft failed".
-        fault = None if is_partial else await self.checks.find_fault_in(pdu, create, room.committed.state)
-        fault = fault or unwanted
+            return await self._hide(run, arrival, Receipt.REJECTED)
+        fault = incoming.unwanted
+        if fault is None and not is_partial:
+            fault = await self._find_soft_fault(run, pdu, create)
         if fault is not None:
             logger.info("Soft-failed %s in %s: %s", pdu.event_id, pdu.room_id, fault)
             arrival.event.soft_failed = True
-            return await self._hide(room, arrival, Receipt.SOFT_FAILED)
-        arrival.event.sight = await self.sights.load(room.committed, before)
-        arrival.superseded = await self._load_superseded(room.committed, pdu)
-        await self._accept(arrival)
-        return Receipt.ACCEPTED
+            return await self._hide(run, arrival, Receipt.SOFT_FAILED)
+        arrival.event.sight = await self.sights.load(run.room.speculative, before, run.room.fresh)
+        arrival.superseded = await self._load_superseded(run.room, pdu)
+        await self._accept(run, arrival)
+        return None
+
+    async def _find_soft_fault(self, run: Run, pdu: Pdu, create: Pdu) -> str | None:
+        """Check 6. What is on its way to the disk counts; but no event is soft failed for what may not get there."""
+        run.room = room = await self.heads.load_room(pdu.room_id)
+        fault = await self.checks.find_fault_in(pdu, create, room.speculative.state, room.fresh)
+        if fault is None or not room.pending:
+            return fault
+        await self.log.flush()
+        await run.wait_for_all()
+        run.room = room = await self.heads.load_room(pdu.room_id)
+        return await self.checks.find_fault_in(pdu, create, room.committed.state, room.fresh)
 
     async def arrive(
         self,
@@ -276,83 +312,86 @@ class Ingest:
         missing: frozenset[EventId],
     ) -> Arrival:
         """The event with what is known of it; nothing is decided yet of its place in the room."""
-        head, known = room.committed, facts.known
+        head, known = room.speculative, facts.known
         event = StoredEvent(pdu, nid=known.nid if known is not None else 0, rejected=rejected)
         event.replaces = before.state.get(pdu.key) if pdu.state_key is not None else None
-        event.thread_root = await self._thread_root(head, pdu)
+        event.thread_root = await self._thread_root(room, pdu)
         event.push_outcome = self.push_outcomes.outcome(head, pdu)
         is_change = pdu.state_key is not None and rejected is None
         after = before.child({pdu.key: pdu.event_id}, [event]) if is_change else before
         arrival = Arrival(event, known is not None, before, after, facts.is_late, missing)
-        await self._redact(head, arrival, facts.redactions)
+        await self._redact(room, arrival, facts.redactions)
         return arrival
 
-    async def _thread_root(self, head: RoomHead, pdu: Pdu) -> EventId | None:
+    async def _thread_root(self, room: Room, pdu: Pdu) -> EventId | None:
         relation = relation_of(pdu.content) if pdu.state_key is None else None
         if relation is None or relation.rel_type == THREAD:
             return relation.target if relation is not None else None
-        target = await self.events.load(relation.target, head.room_id, head.version)
-        return target.thread_root if target is not None else None
+        found = await self._load_events(room, [relation.target])
+        return found[0].thread_root if found else None
 
-    async def _redact(self, head: RoomHead, arrival: Arrival, redactions: Sequence[EventId]) -> None:
+    async def _redact(self, room: Room, arrival: Arrival, redactions: Sequence[EventId]) -> None:
         """What the event redacts; and whether it comes redacted itself."""
-        pdu = arrival.event.pdu
+        pdu, head = arrival.event.pdu, room.speculative
         if pdu.type == _REDACTION and pdu.redacts is not None and arrival.event.rejected is None:
-            target = await self.events.load(pdu.redacts, head.room_id, head.version)
+            target = next(iter(await self._load_events(room, [pdu.redacts])), None)
             arrival.redacts = redacted_target(head, pdu, target)
-            arrival.waits_for = pdu.redacts if target is None or target.is_outlier else None
-        for redaction in await self._load_events(head, redactions):
+            is_there = target is not None and (target.event_id in room.fresh or not target.is_outlier)
+            arrival.waits_for = pdu.redacts if not is_there else None
+        for redaction in await self._load_events(room, redactions):
             if head.version.redaction_auth_rule or may_redact(head, redaction.pdu.sender, pdu):
                 arrival.event.redact(redaction.event_id)
                 return
 
-    async def _load_superseded(self, head: RoomHead, pdu: Pdu) -> frozenset[EventId]:
+    async def _load_superseded(self, room: Room, pdu: Pdu) -> frozenset[EventId]:
         """The event's prev events, and what lies behind those of them that nobody sees."""
         found = set(pdu.prev_events)
         frontier = list(pdu.prev_events)
         while frontier and len(found) < MAX_HIDDEN_WALK:
             hidden = [
                 event
-                for event in await self._load_events(head, frontier)
+                for event in await self._load_events(room, frontier)
                 if event.soft_failed or event.rejected is not None
             ]
             frontier = [prev_id for event in hidden for prev_id in event.pdu.prev_events if prev_id not in found]
             found.update(frontier)
         return frozenset(found)
 
-    async def _hide(self, room: Room, arrival: Arrival, receipt: Receipt) -> Receipt:
+    async def _hide(self, run: Run, arrival: Arrival, receipt: Receipt) -> Receipt:
+        """Its state must not rest on what is not stored yet."""
+        await run.wait_for_all()
         event, new = arrival.event, arrival.new
         await self.log.submit(hidden_item(event.pdu.room_id, new, _save_gaps(arrival)))
         for snapshot in (new.before, new.after):
             if snapshot is not None:
                 snapshot.settle()
         self.events.put(event)
-        self._keep(room, arrival)
+        self.keep(arrival)
         return receipt
 
-    def _keep(self, room: Room, arrival: Arrival) -> None:
-        room.nodes.put(arrival.before)
-        room.nodes.put(arrival.after)
+    def keep(self, arrival: Arrival) -> None:
+        """The states around an event that is stored now are likely to be asked for."""
+        room = self.heads.get_room(arrival.event.pdu.room_id)
+        if room is not None:
+            room.nodes.put(arrival.before)
+            room.nodes.put(arrival.after)
 
     # -- 3. the head -----------------------------------------------------------------------------------------------
 
-    async def _accept(self, arrival: Arrival) -> None:
-        """Raises: RoomBusy."""
+    async def _accept(self, run: Run, arrival: Arrival) -> None:
+        """Submit what takes the event in. Raises: RoomBusy, LostCompare."""
         room_id = arrival.event.pdu.room_id
         for _ in range(ATTEMPTS):
             room = await self.heads.load_room(room_id)
             await self._load_tips(room)
             await self._load_changes(room, arrival)
-            room = self.heads.get_room(room_id) or room
+            if run.is_lost:
+                raise LostCompare(room_id)
+            run.room = room = self.heads.get_room(room_id) or room
             write = self._build(room, arrival)
-            if write is None:
-                continue
-            try:
-                await self.log.submit(write)
-            except LostCompare:
-                continue
-            self._keep(self.heads.get_room(room_id) or room, arrival)
-            return
+            if write is not None:
+                run.add(arrival, self.log.submit(write), self.keep)
+                return
         raise RoomBusy("The room is too busy, try again")
 
     async def _load_tips(self, room: Room) -> None:
@@ -362,7 +401,7 @@ class Ingest:
         if lacking:
             tips = {
                 event.event_id: await self.states.load_after(room, event)
-                for event in await self._load_events(head, lacking)
+                for event in await self._load_events(room, lacking)
                 if not event.is_outlier
             }
             if room.committed is head:
@@ -373,15 +412,15 @@ class Ingest:
         head = room.speculative
         nodes = set(_tips_with(head, arrival).values())
         resolved = await self.states.resolve(room, nodes, [arrival.event])
-        await self._load_needed(head, resolved)
+        await self._load_needed(room, head, resolved)
 
-    async def _load_needed(self, head: RoomHead, node: StateNode) -> None:
+    async def _load_needed(self, room: Room, head: RoomHead, node: StateNode) -> None:
         wanted = [
             event_id
             for key, event_id in changes_between(head.node, node).items()
             if event_id is not None and (key in PINNED or key[0] == MEMBER)
         ]
-        await self._load_events(head, wanted)
+        await self._load_events(room, wanted)
 
     # -- no await from here on ---------------------------------------------------------------------------------------
 
@@ -392,7 +431,7 @@ class Ingest:
         if any(event_id not in tips for event_id in head.extremities if event_id not in arrival.superseded):
             return None
         node = room.nodes.get_resolved(tips.values())
-        changes = self._changes(head, node, event) if node is not None else None
+        changes = self._changes(room, node, event) if node is not None else None
         if node is None or changes is None:
             return None
         after = head.merge(event.pdu, tuple(tips), tips, node, changes)
@@ -401,15 +440,16 @@ class Ingest:
         new.membership, new.others = _memberships(changes, event)
         write = RoomWrite(head.room_id, head.number, [new], after, save=save_arrival(arrival))
         room.pending.append(after)
+        room.fresh[event.event_id] = event
         return write
 
-    def _changes(self, head: RoomHead, node: StateNode, event: StoredEvent) -> list[StateChange] | None:
+    def _changes(self, room: Room, node: StateNode, event: StoredEvent) -> list[StateChange] | None:
         """What leads from the head's state to another; None if events that it needs are not in memory."""
-        changes = []
+        changes, head = [], room.speculative
         for key, event_id in changes_between(head.node, node).items():
             found = event if event_id == event.event_id else None
             if event_id is not None and found is None:
-                found = self.events.get(event_id)
+                found = room.fresh.get(event_id) or self.events.get(event_id)
                 if found is None:
                     return None
             changes.append(StateChange(key, found, head.state.get(key)))
@@ -470,10 +510,12 @@ def save_arrival(arrival: Arrival) -> Callable[[Connection, int], None]:
     return save
 
 
-def load_facts(conn: Connection, pdu: Pdu) -> Facts:
-    stored = load_events(conn, [pdu.event_id], {pdu.room_id: pdu.version})
-    return Facts(
-        stored[0] if stored else None,
-        is_named_by_gap(conn, pdu.room_id, pdu.event_id),
-        load_waiting_redactions(conn, pdu.room_id, pdu.event_id),
-    )
+def load_facts(
+    conn: Connection, room_id: RoomId, version: RoomVersion, ids: Collection[EventId], others: Collection[EventId] = ()
+) -> tuple[dict[EventId, Facts], list[StoredEvent]]:
+    """What is known of each of `ids`; and those of `others` that are stored."""
+    stored = {event.event_id: event for event in load_events(conn, [*ids, *others], {room_id: version})}
+    late = load_named_by_gaps(conn, room_id, ids)
+    redactions = load_waiting_redactions(conn, room_id, ids)
+    facts = {event_id: Facts(stored.get(event_id), event_id in late, redactions.get(event_id, ())) for event_id in ids}
+    return facts, [stored[event_id] for event_id in others if event_id in stored]

@@ -18,11 +18,12 @@ from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.state_map import StateKey, build_state_map
 from homeserver.rooms.heads import Room
-from homeserver.rooms.ingest import Arrival, Facts, Ingest, load_facts, save_arrival
+from homeserver.rooms.ingest import Ingest, load_facts, save_arrival
 from homeserver.rooms.ingest_errors import MissingEvents
+from homeserver.rooms.ingest_run import Arrival, Facts
 from homeserver.rooms.state_nodes import StateNode
 from homeserver.store.event_gaps import drop_gaps, load_gap_order, save_gaps
-from homeserver.store.event_graph import load_earliest_order, load_missing, load_order_before
+from homeserver.store.event_graph import load_earliest_order, load_event_facts, load_order_before
 from homeserver.store.events import StoredEvent
 from homeserver.store.outliers import history_item
 from homeserver.store.snapshots import empty_snapshot
@@ -171,7 +172,10 @@ def _load_free_places(conn: Connection, room_id: RoomId, named: Collection[Event
 
 def _load_what_is_known(conn: Connection, pdu: Pdu) -> tuple[set[EventId], Facts]:
     """The prev events that have no state here, and the facts."""
-    return load_missing(conn, pdu.room_id, pdu.prev_events, with_state=True), load_facts(conn, pdu)
+    prevs = load_event_facts(conn, pdu.room_id, pdu.prev_events)
+    lacking = {prev_id for prev_id in pdu.prev_events if prev_id not in prevs or not prevs[prev_id].has_state}
+    facts, _ = load_facts(conn, pdu.room_id, pdu.version, [pdu.event_id])
+    return lacking, facts[pdu.event_id]
 
 
 def _save_all(arrivals: Sequence[Arrival]) -> Callable[[Connection, int], None]:

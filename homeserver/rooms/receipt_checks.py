@@ -9,16 +9,17 @@ from collections.abc import Collection, Iterable, Mapping
 
 from attrs import define
 
-from homeserver.folds.events import EventCache
+from homeserver.folds.events import NO_EVENTS, EventCache
 from homeserver.matrix.auth_rules import check_auth, check_auth_events
 from homeserver.matrix.auth_types import auth_types_for
 from homeserver.matrix.errors import AuthRejected
-from homeserver.matrix.ids import EventId, RoomId
+from homeserver.matrix.ids import EventId
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.state_map import CREATE, StateKey, StateMap
-from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.ingest_errors import MissingEvents
 from homeserver.store.events import StoredEvent
+
+Fresh = Mapping[EventId, StoredEvent]
 
 
 @define(eq=False)
@@ -27,12 +28,15 @@ class ReceiptChecks:
 
     events: EventCache
 
-    async def find_fault(self, pdu: Pdu, create: Pdu, before: StateMap, *, is_partial: bool = False) -> str | None:
-        """Why the event is rejected, if it is. is_partial: members are missing in the state before it.
+    async def find_fault(
+        self, pdu: Pdu, create: Pdu, before: StateMap, *, is_partial: bool = False, fresh: Fresh = NO_EVENTS
+    ) -> str | None:
+        """Why the event is rejected, if it is. is_partial: members are missing in the state before it. fresh: events that
+        count as stored.
 
         Raises: MissingEvents, where auth events are not stored.
         """
-        named = await self._load(pdu.auth_events, pdu.room_id, pdu.version)
+        named = await self._load(pdu.auth_events, pdu, fresh)
         if missing := set(pdu.auth_events) - named.keys():
             raise MissingEvents(missing)
         auth_events = [named[event_id] for event_id in pdu.auth_events]
@@ -41,24 +45,27 @@ class ReceiptChecks:
         if is_partial:
             before = _with_members(before, auth_events)
         # 5. Passes authorisation rules based on the state before the event, otherwise it is rejected.
-        return fault or await self.find_fault_in(pdu, create, before)
+        return fault or await self.find_fault_in(pdu, create, before, fresh)
 
-    async def find_fault_in(self, pdu: Pdu, create: Pdu, state: Mapping[StateKey, EventId]) -> str | None:
+    async def find_fault_in(
+        self, pdu: Pdu, create: Pdu, state: Mapping[StateKey, EventId], fresh: Fresh = NO_EVENTS
+    ) -> str | None:
         """Why the event is not allowed in a state, if it is not.
 
         With the room's current state this is check 6: if the event does not pass it, it is soft failed.
         """
         keys = auth_types_for(pdu.version, pdu.type, pdu.sender, pdu.state_key, pdu.content)
         wanted = {event_id for key in keys if (event_id := state.get(key)) is not None}
-        events = await self._load(wanted, pdu.room_id, pdu.version)
+        events = await self._load(wanted, pdu, fresh)
         if missing := wanted - events.keys():
             raise MissingEvents(missing)
         return _fault(pdu, create, events.values())
 
-    async def _load(
-        self, event_ids: Collection[EventId], room_id: RoomId, version: RoomVersion
-    ) -> dict[EventId, StoredEvent]:
-        return await self.events.load_many(dict.fromkeys(event_ids, room_id), {room_id: version})
+    async def _load(self, event_ids: Collection[EventId], pdu: Pdu, fresh: Fresh) -> dict[EventId, StoredEvent]:
+        """Those that are of the event's room."""
+        room_id = pdu.room_id
+        found = await self.events.load_many(dict.fromkeys(event_ids, room_id), {room_id: pdu.version}, fresh)
+        return {event_id: event for event_id, event in found.items() if event.pdu.room_id == room_id}
 
 
 def _with_members(state: StateMap, auth_events: Collection[StoredEvent]) -> StateMap:

@@ -9,13 +9,13 @@ Spec: client-server-api#room-history-visibility
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import orjson
 from attrs import define
 
-from homeserver.folds.events import EventCache
-from homeserver.matrix.ids import ServerName, domain_of
+from homeserver.folds.events import NO_EVENTS, EventCache
+from homeserver.matrix.ids import EventId, ServerName, domain_of
 from homeserver.matrix.state_map import StateKey
 from homeserver.matrix.visibility import parse_visibility
 from homeserver.rooms.head import HISTORY_VISIBILITY, MEMBER, RoomHead, membership_of
@@ -28,19 +28,22 @@ class Sights:
     server_name: ServerName
     events: EventCache
 
-    async def load(self, head: RoomHead, before: StateNode) -> str | None:
-        """For an event that arrives now; None if nothing that matters is otherwise than in the head."""
+    async def load(
+        self, head: RoomHead, before: StateNode, fresh: Mapping[EventId, StoredEvent] = NO_EVENTS
+    ) -> str | None:
+        """For an event that arrives now; None if nothing that matters is otherwise than in the head. fresh: events that are
+        on their way to the disk."""
         if before is head.node:
             return None
         keys = [key for key in differing_keys(head.node, before) if self._matters(key)]
-        return await self._describe(head, before, keys, is_whole=False) if keys else None
+        return await self._describe(head, before, keys, fresh, is_whole=False) if keys else None
 
     async def load_whole(self, head: RoomHead, before: StateNode, keys: Iterable[StateKey]) -> str | None:
         """For an event of history, of which the timeline knows nothing; `keys` are those of `before` that matter.
 
         None if the room was shared, and no local user had anything to do with it.
         """
-        return await self._describe(head, before, list(keys), is_whole=True)
+        return await self._describe(head, before, list(keys), NO_EVENTS, is_whole=True)
 
     def keys(self, node: StateNode) -> set[StateKey]:
         """The keys of a state that matter; O(n)."""
@@ -55,9 +58,18 @@ class Sights:
     def _matters(self, key: StateKey) -> bool:
         return key == HISTORY_VISIBILITY or (key[0] == MEMBER and domain_of(key[1]) == self.server_name)
 
-    async def _describe(self, head: RoomHead, state: StateNode, keys: list[StateKey], *, is_whole: bool) -> str | None:
+    async def _describe(
+        self,
+        head: RoomHead,
+        state: StateNode,
+        keys: list[StateKey],
+        fresh: Mapping[EventId, StoredEvent],
+        *,
+        is_whole: bool,
+    ) -> str | None:
         ids = {key: event_id for key in keys if (event_id := state.state.get(key)) is not None}
-        found = await self.events.load_many(dict.fromkeys(ids.values(), head.room_id), {head.room_id: head.version})
+        rooms_of = dict.fromkeys(ids.values(), head.room_id)
+        found = await self.events.load_many(rooms_of, {head.room_id: head.version}, fresh)
         told = {key: found[event_id] for key, event_id in ids.items() if event_id in found}
         members = {key[1]: _membership(told.get(key)) for key in keys if key[0] == MEMBER}
         visibility = told.get(HISTORY_VISIBILITY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from attrs import frozen
 from sqlalchemy import Connection, and_, bindparam, delete, func, select
@@ -33,8 +34,9 @@ _GAPS = (
     .where(g.c.room_id == bindparam("room_id"), e.c.timeline_order.is_not(None))
     .order_by(e.c.timeline_order.desc())
 )
-_NAMED = select(g.c.missing_id).where(g.c.room_id == bindparam("room_id"), g.c.missing_id == bindparam("event_id"))
-_WAITING = select(w.c.redaction_id).where(w.c.room_id == bindparam("room_id"), w.c.target_id == bindparam("event_id"))
+_IDS: Any = bindparam("ids", expanding=True)
+_NAMED = select(g.c.missing_id).where(g.c.room_id == bindparam("room_id"), g.c.missing_id.in_(_IDS))
+_WAITING = select(w.c.target_id, w.c.redaction_id).where(w.c.room_id == bindparam("room_id"), w.c.target_id.in_(_IDS))
 
 
 def save_gaps(conn: Connection, room_id: RoomId, event_id: EventId, missing: Collection[EventId]) -> None:
@@ -64,9 +66,9 @@ def load_gap_order(conn: Connection, room_id: RoomId, missing: Collection[EventI
     return min((order for order in orders if order is not None), default=None)
 
 
-def is_named_by_gap(conn: Connection, room_id: RoomId, event_id: EventId) -> bool:
-    """A stored event names this one as its prev event, though it is not stored."""
-    return conn.execute(_NAMED, {"room_id": room_id, "event_id": event_id}).first() is not None
+def load_named_by_gaps(conn: Connection, room_id: RoomId, event_ids: Collection[EventId]) -> set[EventId]:
+    """Those of the events that stored events name as their prev events, though they are not stored."""
+    return {row[0] for chunk in chunked(event_ids) for row in conn.execute(_NAMED, {"room_id": room_id, "ids": chunk})}
 
 
 def drop_gaps(conn: Connection, room_id: RoomId, missing: Sequence[EventId]) -> None:
@@ -79,9 +81,15 @@ def save_waiting_redaction(conn: Connection, room_id: RoomId, target_id: EventId
     conn.execute(_INSERT_WAITING, {"room_id": room_id, "target_id": target_id, "redaction_id": redaction_id})
 
 
-def load_waiting_redactions(conn: Connection, room_id: RoomId, event_id: EventId) -> list[EventId]:
-    """Redactions of the event that came before it."""
-    return [row[0] for row in conn.execute(_WAITING, {"room_id": room_id, "event_id": event_id})]
+def load_waiting_redactions(
+    conn: Connection, room_id: RoomId, event_ids: Collection[EventId]
+) -> dict[EventId, list[EventId]]:
+    """Redactions that came before what they redact, by the latter."""
+    waiting: dict[EventId, list[EventId]] = {}
+    for chunk in chunked(event_ids):
+        for target_id, redaction_id in conn.execute(_WAITING, {"room_id": room_id, "ids": chunk}):
+            waiting.setdefault(target_id, []).append(redaction_id)
+    return waiting
 
 
 def delete_waiting_redactions(conn: Connection, room_id: RoomId, event_id: EventId) -> None:

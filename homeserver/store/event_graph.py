@@ -22,55 +22,30 @@ from homeserver.store.tables.rooms import events as e
 
 
 @frozen
-class KnownEvent:
-    """What is known of an event without its content. is_outlier: the state before it is not known."""
+class EventFacts:
+    """What is known of an event without reading it. key: None for what is no state event. has_state: whether the state
+    before it is known (it is no outlier)."""
 
-    event_id: EventId
-    room_id: RoomId
-    depth: int
-    is_outlier: bool
-    rejected: str | None
-    soft_failed: bool
-    prev_events: Sequence[EventId]
-    auth_events: Sequence[EventId]
+    key: StateKey | None
+    rejected: bool
+    has_state: bool
 
 
 _IDS: Any = bindparam("ids", expanding=True)
-_FLAGS = select(
-    e.c.event_id, e.c.room_id, e.c.depth, e.c.snapshot_before, e.c.rejected, e.c.soft_failed, e.c.json
-).where(e.c.event_id.in_(_IDS), e.c.room_id == bindparam("room_id"))
-_STORED = select(e.c.event_id, e.c.snapshot_before).where(e.c.event_id.in_(_IDS), e.c.room_id == bindparam("room_id"))
+_FACTS = select(e.c.event_id, e.c.type, e.c.state_key, e.c.rejected, e.c.snapshot_before).where(
+    e.c.room_id == bindparam("room_id"), e.c.event_id.in_(_IDS)
+)
 
 
-def load_missing(
-    conn: Connection, room_id: RoomId, event_ids: Collection[EventId], *, with_state: bool = False
-) -> set[EventId]:
-    """Those of the events that are not stored; with_state: or only as outliers."""
-    missing = set(event_ids)
-    for chunk in chunked(event_ids):
-        for event_id, snapshot in conn.execute(_STORED, {"ids": chunk, "room_id": room_id}):
-            if snapshot is not None or not with_state:
-                missing.discard(event_id)
-    return missing
-
-
-def load_known(conn: Connection, room_id: RoomId, event_ids: Collection[EventId]) -> dict[EventId, KnownEvent]:
-    """Those of the events that are stored in this room."""
-    known = {}
-    for chunk in chunked(event_ids):
-        for row in conn.execute(_FLAGS, {"ids": chunk, "room_id": room_id}):
-            body = orjson.loads(row[6])
-            known[row[0]] = KnownEvent(
-                row[0],
-                row[1],
-                row[2],
-                row[3] is None,
-                row[4],
-                bool(row[5]),
-                _ids(body["prev_events"]),
-                _ids(body["auth_events"]),
-            )
-    return known
+def load_event_facts(conn: Connection, room_id: RoomId, ids: Collection[EventId]) -> dict[EventId, EventFacts]:
+    """Of those of the events that are stored as events of the room."""
+    return {
+        event_id: EventFacts(
+            None if state_key is None else (type_, state_key), rejected is not None, snapshot is not None
+        )
+        for chunk in chunked(ids)
+        for event_id, type_, state_key, rejected, snapshot in conn.execute(_FACTS, {"room_id": room_id, "ids": chunk})
+    }
 
 
 def _ids(references: Sequence[EventId | list[EventId]]) -> tuple[EventId, ...]:

@@ -109,9 +109,14 @@ class _Queued:
     item: Item
     deferred: Deferred[int]
     failed: bool = False
+    done: bool = False
+
+    def succeed(self, first: int) -> None:
+        self.done = True
+        self.deferred.callback(first)
 
     def fail(self, error: Exception) -> None:
-        self.failed = True
+        self.failed = self.done = True
         self.deferred.errback(error)
 
 
@@ -148,7 +153,8 @@ class LogWriter:
 
         Raises (through the Deferred): LostCompare, DuplicateTransaction, or what `save` raised.
         """
-        deferred: Deferred[int] = Deferred(_ignore_cancel)
+        # It has no canceller: whoever goes away has his CancelledError at once, and what is queued is written.
+        deferred: Deferred[int] = Deferred()
         self._queue.append(_Queued(item, deferred))
         self._start()
         return deferred
@@ -213,7 +219,7 @@ class LogWriter:
     async def _write_one_by_one(self, batch: list[_Queued]) -> None:
         """Each item in a transaction of its own; what a failed write's room has behind it fails with it."""
         for index, queued in enumerate(batch):
-            if not queued.deferred.called:
+            if not queued.done:
                 await self._write([queued])
                 if queued.failed and isinstance(queued.item, RoomWrite):
                     self._fail_chained(queued, batch[index + 1 :])
@@ -251,7 +257,7 @@ class LogWriter:
     def _settle(self, batch: list[_Queued], done: _Batch) -> None:
         for index, error in done.errors.items():
             queued = batch[index]
-            if not queued.deferred.called:
+            if not queued.done:
                 self._fail(queued, error)
         if done.rows:
             self.position = done.rows[-1].position
@@ -263,7 +269,7 @@ class LogWriter:
         self._tell(done.rows)
         for queued, first in zip(batch, done.firsts, strict=True):
             if first is not None:
-                queued.deferred.callback(first)
+                queued.succeed(first)
 
     def _tell(self, rows: Sequence[LogRow]) -> None:
         if not rows:
@@ -289,17 +295,13 @@ class LogWriter:
             queued
             for queued in waiting
             if queued is not failed
-            and not queued.deferred.called
+            and not queued.done
             and isinstance(queued.item, RoomWrite)
             and queued.item.room_id == room_id
         ]
         self._queue = [queued for queued in self._queue if queued not in chained]
         for queued in chained:
             queued.fail(LostCompare(room_id))
-
-
-def _ignore_cancel(_deferred: Deferred[Any]) -> None:
-    """What is queued is written: a client that goes away does not take it back."""
 
 
 def _settle_snapshots(write: RoomWrite) -> None:

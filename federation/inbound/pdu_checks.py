@@ -18,9 +18,10 @@ from twisted.internet.threads import deferToThreadPool
 
 from federation.keys.key_ring import KeyRequest, KeyRing
 from homeserver.matrix.errors import BadJson, BadSignature, MatrixError
+from homeserver.matrix.hashing import is_content_hash_right, signed_bytes
 from homeserver.matrix.ids import EventId, RoomId, ServerName
-from homeserver.matrix.pdu import Pdu, parse_pdu, redact_unless_hash_matches
-from homeserver.matrix.signing import VerifyKey, required_signers, signature_key_ids, verify_event_signature
+from homeserver.matrix.pdu import Pdu, parse_pdu, redact_pdu
+from homeserver.matrix.signing import VerifyKey, required_signers, signature_key_ids, verify_signature
 from homeserver.matrix.versions import RoomVersion
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,20 @@ class Refusal:
 
 
 @define(eq=False)
+class SignedPdu:
+    """An event of the right format, whose signatures are still to be verified. requests: the keys with which each of the
+    servers that must have signed it says to have."""
+
+    pdu: Pdu
+    requests: Mapping[ServerName, Sequence[KeyRequest]]
+    json: dict[str, Any]
+
+    @property
+    def wanted_keys(self) -> list[KeyRequest]:
+        return [request for requests in self.requests.values() for request in requests]
+
+
+@define(eq=False)
 class PduChecks:
     """Makes Pdus of what other servers send."""
 
@@ -54,8 +69,8 @@ class PduChecks:
 
         Raises: BadJson, InvalidParam, TooLarge (format; another room than `room_id`), BadSignature.
         """
-        pdu = parse(raw, version, room_id)
-        return verify(pdu, await self.ring.load_verify_keys(_wanted_keys(pdu)))
+        given = parse_signed(raw, version, room_id)
+        return verify(given, await self.ring.load_verify_keys(given.wanted_keys))
 
     async def check_many(
         self,
@@ -87,12 +102,12 @@ class PduChecks:
         """As check_many, with a Refusal in the place of each that is not valid. Raises nothing, logs nothing."""
         raws = list(raws)
         number = len(raws)
-        checked: list[Pdu | Refusal] = []
+        checked: list[SignedPdu | Refusal] = []
         for start in range(0, number, CHUNK):
             checked += await self._apart(number, _parse_all, raws[start : start + CHUNK], version, room_id)
         if only is not None:
-            checked = [each for each in checked if isinstance(each, Refusal) or each.event_id in only]
-        wanted = {key for each in checked if isinstance(each, Pdu) for key in _wanted_keys(each)}
+            checked = [each for each in checked if isinstance(each, Refusal) or each.pdu.event_id in only]
+        wanted = {key for each in checked if isinstance(each, SignedPdu) for key in each.wanted_keys}
         keys = await self.ring.load_verify_keys(wanted)
         verified: list[Pdu | Refusal] = []
         for start in range(0, len(checked), CHUNK):
@@ -120,28 +135,32 @@ def parse(raw: object, version: RoomVersion, room_id: RoomId | None = None) -> P
     return pdu
 
 
-def verify(pdu: Pdu, keys: Keys) -> Pdu:
+def parse_signed(raw: object, version: RoomVersion, room_id: RoomId | None = None) -> SignedPdu:
+    """Receipt check 1, and what the next ones need. Raises: BadJson, InvalidParam, TooLarge."""
+    pdu = parse(raw, version, room_id)
+    assert isinstance(raw, dict)
+    json = {name: value for name, value in raw.items() if name != "unsigned"}
+    valid_at_ms = pdu.origin_server_ts if version.enforce_key_validity else None
+    requests = {
+        server: [KeyRequest(server, key_id, valid_at_ms) for key_id in signature_key_ids(json, server)[:MAX_KEYS_TRIED]]
+        for server in required_signers(json, version)
+    }
+    return SignedPdu(pdu, requests, json)
+
+
+def verify(given: SignedPdu, keys: Keys) -> Pdu:
     """Receipt checks 2 and 3. Raises: BadSignature."""
-    json = pdu.json
-    for server in required_signers(json, pdu.version):
-        _check_signed_by(server, json, pdu, keys)
-    return redact_unless_hash_matches(pdu)
+    pdu, json = given.pdu, given.json
+    message = signed_bytes(json, pdu.version)
+    for server, requests in given.requests.items():
+        _check_signed_by(server, requests, given, message, keys)
+    return pdu if is_content_hash_right(json) else redact_pdu(pdu)
 
 
-def _wanted_keys(pdu: Pdu) -> list[KeyRequest]:
-    json = pdu.json
-    return [request for server in required_signers(json, pdu.version) for request in _requests(server, json, pdu)]
-
-
-def _requests(server: ServerName, json: dict[str, Any], pdu: Pdu) -> list[KeyRequest]:
-    """The keys with which the server says to have signed."""
-    valid_at_ms = pdu.origin_server_ts if pdu.version.enforce_key_validity else None
-    key_ids = signature_key_ids(json, server)[:MAX_KEYS_TRIED]
-    return [KeyRequest(server, key_id, valid_at_ms) for key_id in key_ids]
-
-
-def _check_signed_by(server: ServerName, json: dict[str, Any], pdu: Pdu, keys: Keys) -> None:
-    requests = _requests(server, json, pdu)
+def _check_signed_by(
+    server: ServerName, requests: Sequence[KeyRequest], given: SignedPdu, message: bytes, keys: Keys
+) -> None:
+    pdu = given.pdu
     if not requests:
         raise BadSignature(f"{pdu.event_id} is not signed by {server}")
     known = [key for request in requests if (key := keys.get(request)) is not None]
@@ -149,29 +168,29 @@ def _check_signed_by(server: ServerName, json: dict[str, Any], pdu: Pdu, keys: K
         raise BadSignature(f"No key of {server} is known that is good for {pdu.event_id}")
     for key in known:
         try:
-            verify_event_signature(json, pdu.version, server, key)
+            verify_signature(given.json, server, key, message)
             return
         except BadSignature:
             continue
     raise BadSignature(f"The signature of {server} on {pdu.event_id} is wrong")
 
 
-def _parse_all(raws: Sequence[object], version: RoomVersion, room_id: RoomId | None) -> list[Pdu | Refusal]:
-    parsed: list[Pdu | Refusal] = []
+def _parse_all(raws: Sequence[object], version: RoomVersion, room_id: RoomId | None) -> list[SignedPdu | Refusal]:
+    parsed: list[SignedPdu | Refusal] = []
     for raw in raws:
         try:
-            parsed.append(parse(raw, version, room_id))
+            parsed.append(parse_signed(raw, version, room_id))
         except MatrixError as error:
             parsed.append(Refusal(None, error.error))
     return parsed
 
 
-def _verify_all(parsed: Sequence[Pdu | Refusal], keys: Keys) -> list[Pdu | Refusal]:
+def _verify_all(parsed: Sequence[SignedPdu | Refusal], keys: Keys) -> list[Pdu | Refusal]:
     verified: list[Pdu | Refusal] = []
     for each in parsed:
         try:
-            verified.append(verify(each, keys) if isinstance(each, Pdu) else each)
+            verified.append(verify(each, keys) if isinstance(each, SignedPdu) else each)
         except MatrixError as error:
-            assert isinstance(each, Pdu)
-            verified.append(Refusal(each.event_id, error.error))
+            assert isinstance(each, SignedPdu)
+            verified.append(Refusal(each.pdu.event_id, error.error))
     return verified

@@ -51,7 +51,7 @@ RESIDENCES_KEPT: Final = 2_000
 KEPT_FOR_MS: Final = 24 * 3600 * 1000
 CLEAN_EVERY_MS: Final = 3600 * 1000
 # How long the answer waits for events to be dealt with.
-MOMENT_MS: Final = 30
+MOMENT_MS: Final = 100
 EDUS_TIMEOUT_MS: Final = 30_000
 SAVE_AFTER_MS: Final = 100
 

@@ -26,7 +26,7 @@ from homeserver.matrix.limits import MAX_JSON_DEPTH, MAX_SAFE_INTEGER
 from homeserver.matrix.versions import RoomVersion
 
 # Each may also match inside a string, which only costs the slow path.
-_FLOAT = re.compile(rb"[:,\[]-?[0-9]++[.eE]")
+_FLOAT = re.compile(rb"[:,\[]-?[0-9]++(?:\.[0-9]++(?:[eE][+-]?[0-9]++)?+|[eE][+-]?[0-9]++)[,\]}]")
 _INTEGER_OF_16_DIGITS = re.compile(rb"[:,\[]-?[0-9]{16}")
 
 # PERF(4 us saved per event): with all digits and signs alike, a substring search mostly tells that there is

@@ -174,7 +174,7 @@ def verify_json(json: dict[str, Any], signer: str, key: VerifyKey) -> None:
 
     Spec: appendices#checking-for-a-signature
     """
-    _verify(json, signer, key, _json_signed_bytes(json))
+    verify_signature(json, signer, key, _json_signed_bytes(json))
 
 
 def signature_key_ids(json: dict[str, Any], signer: str) -> list[KeyId]:
@@ -193,7 +193,8 @@ def _json_signed_bytes(json: dict[str, Any]) -> bytes:
     return canonical_json({key: value for key, value in json.items() if key not in ("signatures", "unsigned")})
 
 
-def _verify(json: dict[str, Any], signer: str, key: VerifyKey, message: bytes) -> None:
+def verify_signature(json: dict[str, Any], signer: str, key: VerifyKey, message: bytes) -> None:
+    """Raises BadSignature unless the object bears the signer's signature of the message, its signed bytes, with that key."""
     try:
         signature = decode_base64(json["signatures"][signer][key.key_id])
     except (KeyError, TypeError):
@@ -212,7 +213,7 @@ def verify_event_signature(json: dict[str, Any], version: RoomVersion, server: s
 
     Spec: server-server-api#validating-hashes-and-signatures-on-received-events
     """
-    _verify(json, server, key, signed_bytes(json, version))
+    verify_signature(json, server, key, signed_bytes(json, version))
 
 
 def sign_event(json: dict[str, Any], version: RoomVersion, server: ServerName, key: SigningKey) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from homeserver.matrix.ids import EventId, UserId
 from homeserver.matrix.state_map import StateKey
+from homeserver.store.bulk import Bulk
 from homeserver.store.events import StoredEvent
 from homeserver.store.tables.log import cursors, log, log_head
 
@@ -86,12 +87,12 @@ def take_positions(conn: Connection, count: int) -> int:
     return last - count + 1
 
 
-_INSERT = insert(log)
+_INSERT = Bulk(insert(log), "position", "kind", "key", "data")
 
 
 def save_rows(conn: Connection, rows: Sequence[LogRow]) -> None:
-    conn.execute(
-        _INSERT,
+    _INSERT.execute(
+        conn,
         [{"position": row.position, "kind": row.kind, "key": row.key, "data": orjson.dumps(row.data)} for row in rows],
     )
 

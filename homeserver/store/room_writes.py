@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 import orjson
 from attrs import define, frozen
-from sqlalchemy import Connection, bindparam, case, delete, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, bindparam, case, delete, insert, literal_column, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.store.bulk import Bulk
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import MembershipChange, StateDelta
 from homeserver.store.relations import save_relations
@@ -207,7 +208,29 @@ def add_unsaved_snapshot(unsaved: dict[Snapshot, int], snapshot: Snapshot | None
         unsaved.setdefault(snapshot, snapshot_id)
 
 
-_INSERT_EVENTS = insert(events)
+_INSERT_EVENTS = Bulk(
+    insert(events),
+    "room_id",
+    "nid",
+    "timeline_order",
+    "event_id",
+    "type",
+    "state_key",
+    "sender",
+    "depth",
+    "origin_server_ts",
+    "json",
+    "snapshot_before",
+    "rejected",
+    "soft_failed",
+    "redacted_by",
+    "replaces",
+    "txn_device_id",
+    "txn_id",
+    "push_outcome",
+    "thread_root",
+    "sight",
+)
 _UPDATE_EVENTS = (
     update(events)
     .where(events.c.room_id == bindparam("b_room_id"), events.c.nid == bindparam("b_nid"))
@@ -235,9 +258,7 @@ _LOCAL = frozenset({"txn_device_id", "txn_id"})
 
 def save_events(conn: Connection, news: Sequence[NewEvent]) -> None:
     """Insert events, or complete those that were outliers."""
-    inserted = [_event_row(new) for new in news if not new.was_outlier]
-    if inserted:
-        conn.execute(_INSERT_EVENTS, inserted)
+    _INSERT_EVENTS.execute(conn, [_event_row(new) for new in news if not new.was_outlier])
     completed = [_event_row(new) for new in news if new.was_outlier]
     if completed:
         conn.execute(
@@ -278,7 +299,7 @@ def _event_row(new: NewEvent) -> dict[str, Any]:
     }
 
 
-_INSERT_DELTAS = insert(state_deltas)
+_INSERT_DELTAS = Bulk(insert(state_deltas), "room_id", "position", "type", "state_key", "event_id", "prev_event_id")
 _DELETE_STATE = delete(current_state).where(
     current_state.c.room_id == bindparam("b_room_id"),
     current_state.c.type == bindparam("b_type"),
@@ -286,7 +307,7 @@ _DELETE_STATE = delete(current_state).where(
 )
 
 
-def _upserts(dialect: Any) -> tuple[Any, Any]:
+def _upserts(dialect: Any) -> tuple[Bulk, Bulk]:
     state = dialect.insert(current_state)
     state = state.on_conflict_do_update(
         index_elements=["room_id", "type", "state_key"], set_={"event_id": state.excluded.event_id}
@@ -294,7 +315,7 @@ def _upserts(dialect: Any) -> tuple[Any, Any]:
     member = dialect.insert(memberships)
     # A forgotten room stays forgotten through a ban, and comes back with an invite.
     forgotten = case(
-        (or_(member.excluded.membership == "leave", member.excluded.membership == "ban"), memberships.c.forgotten),
+        (member.excluded.membership.in_([literal_column("'leave'"), literal_column("'ban'")]), memberships.c.forgotten),
         else_=member.excluded.forgotten,
     )
     member = member.on_conflict_do_update(
@@ -307,7 +328,10 @@ def _upserts(dialect: Any) -> tuple[Any, Any]:
             "forgotten": forgotten,
         },
     )
-    return state, member
+    return (
+        Bulk(state, "room_id", "type", "state_key", "event_id"),
+        Bulk(member, "user_id", "room_id", "membership", "event_id", "sender", "position", "forgotten"),
+    )
 
 
 _UPSERTS = {"sqlite": _upserts(sqlite), "postgresql": _upserts(postgresql)}
@@ -325,8 +349,8 @@ def _save_state(
     ]
     if not changed:
         return
-    conn.execute(
-        _INSERT_DELTAS,
+    _INSERT_DELTAS.execute(
+        conn,
         [
             {
                 "room_id": room_id,
@@ -350,8 +374,7 @@ def _save_state(
         for key, event_id in newest.items()
         if event_id is None
     ]
-    if taken:
-        conn.execute(_UPSERTS[conn.dialect.name][0], taken)
+    _UPSERTS[conn.dialect.name][0].execute(conn, taken)
     if gone:
         conn.execute(_DELETE_STATE, gone)
 
@@ -373,22 +396,21 @@ def _save_memberships(conn: Connection, writes: Sequence[tuple[RoomWrite, int]])
 
 def save_memberships(conn: Connection, changes: Sequence[tuple[RoomId, MembershipChange, int]]) -> None:
     """Write memberships of rooms, each with the position of its row; at most one for a user in a room."""
-    if changes:
-        conn.execute(
-            _UPSERTS[conn.dialect.name][1],
-            [
-                {
-                    "user_id": change.user_id,
-                    "room_id": room_id,
-                    "membership": change.membership,
-                    "event_id": change.event_id,
-                    "sender": change.sender,
-                    "position": position,
-                    "forgotten": False,
-                }
-                for room_id, change, position in changes
-            ],
-        )
+    _UPSERTS[conn.dialect.name][1].execute(
+        conn,
+        [
+            {
+                "user_id": change.user_id,
+                "room_id": room_id,
+                "membership": change.membership,
+                "event_id": change.event_id,
+                "sender": change.sender,
+                "position": position,
+                "forgotten": False,
+            }
+            for room_id, change, position in changes
+        ],
+    )
 
 
 _UPDATE_HEAD = (

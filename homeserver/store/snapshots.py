@@ -23,6 +23,7 @@ from sqlalchemy import Connection, bindparam, insert, literal_column, select
 
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.state_map import StateKey
+from homeserver.store.bulk import Bulk
 from homeserver.store.events import StoredEvent, chunked
 from homeserver.store.tables.rooms import events as e
 from homeserver.store.tables.rooms import state_snapshots as s
@@ -102,11 +103,10 @@ def save_snapshots(conn: Connection, snapshots: Sequence[tuple[Snapshot, int]]) 
             _load_path(conn, parent)
         _lay(snapshot, parent)
         snapshot.snapshot_id = snapshot_id
-    if snapshots:
-        conn.execute(_INSERT, [_row(snapshot) for snapshot, _ in snapshots])
+    _INSERT.execute(conn, [_row(snapshot) for snapshot, _ in snapshots])
 
 
-_INSERT = insert(s)
+_INSERT = Bulk(insert(s), "room_id", "snapshot_id", "height", "base_id", "delta")
 
 
 def _row(snapshot: Snapshot) -> dict[str, object]:

@@ -15,6 +15,7 @@ from homeserver.store.tables.rooms import rooms
 from homeserver.store.tables.sticky import sticky_events as t
 
 _INSERT = insert(t)
+_STICKY = STICKY.encode()
 
 
 @frozen
@@ -34,7 +35,9 @@ def save_sticky(conn: Connection, events: Collection[StoredEvent]) -> None:
             "expires_ts_ms": event.pdu.origin_server_ts + duration_ms,
         }
         for event in events
-        if STICKY in event.pdu.json and (duration_ms := sticky_duration_ms(event.pdu)) is not None
+        if _STICKY in event.pdu.json_bytes
+        and STICKY in event.pdu.json
+        and (duration_ms := sticky_duration_ms(event.pdu)) is not None
     ]
     if rows:
         conn.execute(_INSERT, rows)

@@ -2,7 +2,7 @@
 
     python tests/perf/bench_ingest.py [--members 10000] [--servers 500] [--events 5000] [--forks 40] [--database URL]
 
-The room's servers are addresses of loopback behind one listener in this process, and all have the same key. A Hearth of its own
+The room's servers are ports of this process, and all have the same key. A Hearth of its own
 process joins the room with all of its members, then takes in:
 
 - a *burst*: events of a DAG with forks, in transactions of 50. Each side of a fork has ten events, messages, joins, and a topic
@@ -18,7 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import ssl
+import selectors
+import socket
 import sys
 import tempfile
 import threading
@@ -26,7 +27,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote
 
 import requests
@@ -44,7 +45,7 @@ from homeserver.matrix.versions import room_version
 from homeserver.runtime.db import engine_url, make_engine
 from tests.kit.certificates import TestCa
 from tests.kit.client import Client
-from tests.kit.federation import Received, ScriptedPeer, _handler_of, _TlsServer, federated_settings
+from tests.kit.federation import Received, ScriptedPeer, federated_settings
 from tests.kit.processes import get_free_port
 from tests.kit.servers import SubprocessServer, write_config
 
@@ -62,15 +63,24 @@ STATE_TABLES = ("current_state", "memberships", "state_deltas", "state_snapshots
 
 
 class Resident:
-    """All servers of the room, at one port of many addresses."""
+    """All servers of the room, at many ports."""
 
     def __init__(self, ca: TestCa, number: int) -> None:
-        addresses = [f"127.1.{1 + n // 250}.{1 + n % 250}" for n in range(number)]
-        self.peer = _Peer(ca, ca.issue(*addresses), KEY)
-        self.peer.start()
-        self.names = [ServerName(f"{address}:{self.peer.port}") for address in addresses]
+        self.peer = ScriptedPeer(ca, key=KEY).start()
+        listeners = [socket.create_server(("127.0.0.1", 0), backlog=16) for _ in range(number)]
+        self.names = [ServerName(f"localhost:{listener.getsockname()[1]}") for listener in listeners]
+        threading.Thread(target=self._accept, args=(listeners,), daemon=True).start()
         self.peer.answer("GET", "/_matrix/key/v2/server", self._keys)
         self.peer.answer("PUT", f"{V1}/send/", {"pdus": {}})
+
+    def _accept(self, listeners: Sequence[socket.socket]) -> None:
+        with selectors.DefaultSelector() as selector:
+            for listener in listeners:
+                selector.register(listener, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    connection, address = cast(socket.socket, key.fileobj).accept()
+                    self.peer._server.process_request(connection, address)
 
     def _keys(self, received: Received) -> Any:
         name = ServerName(received.headers["host"])
@@ -81,17 +91,6 @@ class Resident:
             "old_verify_keys": {},
         }
         return sign_json(document, name, KEY)
-
-
-class _Peer(ScriptedPeer):
-    def start(self) -> ScriptedPeer:
-        assert self.certificate is not None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate.certificate, self.certificate.private_key)
-        self._server = _TlsServer(("0.0.0.0", 0), _handler_of(self), context)
-        self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
 
 
 @define(eq=False)

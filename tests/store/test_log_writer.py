@@ -99,3 +99,16 @@ def test_flush_waits_for_what_was_submitted(log: Log) -> None:
         return Deferred.fromCoroutine(log.writer.flush()).addCallback(lambda _: succeed(len(log.rows)))
 
     assert run_in_reactor(go) == 2
+
+
+def test_whoever_goes_away_stops_neither_his_write_nor_the_next(log: Log) -> None:
+    def go() -> Deferred[Any]:
+        log.writer.submit(_item("@first:test"))
+        for key in ("@queued:test", "@bad:test"):
+            gone = log.writer.submit(_item(key, _fail if key == "@bad:test" else None))
+            gone.addErrback(lambda _: None)
+            gone.cancel()
+        return log.writer.submit(_item("@next:test"))
+
+    assert run_in_reactor(go) == 3
+    assert log.stored() == [(1, "@first:test"), (2, "@queued:test"), (3, "@next:test")]

@@ -18,9 +18,9 @@ from twisted.internet.threads import deferToThreadPool
 
 from federation.keys.key_ring import KeyRequest, KeyRing
 from homeserver.matrix.errors import BadJson, BadSignature, MatrixError
-from homeserver.matrix.hashing import is_content_hash_right, signed_bytes
+from homeserver.matrix.hashing import signed_bytes
 from homeserver.matrix.ids import EventId, RoomId, ServerName
-from homeserver.matrix.pdu import Pdu, parse_pdu, redact_pdu
+from homeserver.matrix.pdu import Pdu, parse_pdu, redact_unless_hash_matches
 from homeserver.matrix.signing import VerifyKey, required_signers, signature_key_ids, verify_signature
 from homeserver.matrix.versions import RoomVersion
 
@@ -154,7 +154,7 @@ def verify(given: SignedPdu, keys: Keys) -> Pdu:
     message = signed_bytes(json, pdu.version)
     for server, requests in given.requests.items():
         _check_signed_by(server, requests, given, message, keys)
-    return pdu if is_content_hash_right(json) else redact_pdu(pdu)
+    return redact_unless_hash_matches(pdu, json)
 
 
 def _check_signed_by(

@@ -191,12 +191,12 @@ def redact_pdu(pdu: Pdu) -> Pdu:
     return Pdu(redacted, encode_for_version(redacted, pdu.version), pdu.version, pdu.event_id, pdu._unsigned)
 
 
-def redact_unless_hash_matches(pdu: Pdu) -> Pdu:
-    """The Pdu itself if its content hash is right, else its redacted form (receipt check 3).
+def redact_unless_hash_matches(pdu: Pdu, json: dict[str, Any] | None = None) -> Pdu:
+    """The Pdu itself if its content hash is right, else its redacted form (receipt check 3). json: pdu.json, from who has it.
 
     Spec: server-server-api#validating-hashes-and-signatures-on-received-events
     """
-    return pdu if is_content_hash_right(pdu.json) else redact_pdu(pdu)
+    return pdu if is_content_hash_right(json or pdu.json) else redact_pdu(pdu)
 
 
 def _believable_unsigned(unsigned: object) -> dict[str, Any] | None:

@@ -18,8 +18,9 @@ from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.state_map import StateKey, build_state_map
 from homeserver.rooms.head import MEMBER, RoomHead, StateChange, membership_change
 from homeserver.rooms.heads import Room
-from homeserver.rooms.ingest import Arrival, Ingest, load_facts, save_arrival
+from homeserver.rooms.ingest import Ingest, load_facts, save_arrival
 from homeserver.rooms.ingest_history import prev_events_first
+from homeserver.rooms.ingest_run import Arrival
 from homeserver.rooms.state_nodes import StateNode, changes_between
 from homeserver.rooms.writer import ATTEMPTS, RoomBusy
 from homeserver.store.event_graph import load_state_before
@@ -138,7 +139,8 @@ class Completion:
     async def _arrive(self, room: Room, event: StoredEvent) -> Arrival:
         """The event as if it came now, at the state that is stored for it."""
         ingest, pdu, head = self.ingest, event.pdu, room.committed
-        facts = await ingest.database.read(load_facts, pdu)
+        found, _ = await ingest.database.read(load_facts, pdu.room_id, pdu.version, [pdu.event_id])
+        facts = found[pdu.event_id]
         assert facts.known is not None and facts.known.snapshot_before is not None
         before = await ingest.states.load_snapshot(room, facts.known.snapshot_before)
         named = await ingest.events.load_many(

@@ -96,6 +96,20 @@ def test_templates_made_at_once_are_all_good(visitor: Visitor, alice: Client) ->
     assert alice.send(room_id, "after")
 
 
+def test_join_in_the_newest_state_reads_no_state_anew(visitor: Visitor, alice: Client, monkeypatch: Any) -> None:
+    room_id = create_room(alice)
+    visitor.join(room_id, visitor.user("bob"))
+    alice.send(room_id, "message")
+
+    def load_state(*_: Any) -> Any:
+        raise AssertionError("the head has it")
+
+    monkeypatch.setattr("federation.resident.state.load_state", load_state)
+    answer, _ = visitor.join(room_id, visitor.user("carl"))
+    members = {event["state_key"] for event in answer["state"] if event["type"] == "m.room.member"}
+    assert members == {alice.user_id, visitor.user("bob")}
+
+
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,8 @@ class DeviceLists:
     def get_changes(self, view: View, rooms: UserRooms, after: int) -> ListChanges | None:
         """What happened in (after, now]; None where the view notes needs."""
         if after >= self._floor:
+            if not self._rows or self._rows[-1].position <= after:
+                return _NO_CHANGES
             return self._from_memory(view, rooms, after, _NO_CHANGES)
         user_id = view.user_id
         lookup = Lookup("device_lists", user_id, (after,), lambda: self.load_changes(user_id, after, view.now))

@@ -123,6 +123,8 @@ class EncryptionExtension:
     def is_count_news(self, view: View, device_id: DeviceId, since: SyncToken | None) -> bool:
         if since is None or since.position < view.sources.recent.floor:
             return True
+        if view.sources.recent.last_position(view.user_id) <= since.position:
+            return False
         rows = view.sources.recent.rows_after(view.user_id, since.position)
         return any(row.kind == ONE_TIME_KEYS and device_id in row.data["device_ids"] for row in rows)
 

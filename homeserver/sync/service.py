@@ -220,6 +220,8 @@ class SyncService:
             return []
         is_known = request.since is not None and request.after >= recent.floor
         if is_known:
+            if recent.last_position(request.user_id) <= request.after:
+                return []
             kinds = {row.kind for row in recent.rows_after(request.user_id, request.after)} & _ACCOUNT_DATA_KINDS
             if not kinds:
                 return []

@@ -145,3 +145,9 @@ def test_delayed_events_and_those_over_a_stream_stick_too(alice: Any, bob: Any, 
 @pytest.mark.parametrize("duration", ["-1", "3600001", "1.5", "x", ""])
 def test_wrong_durations_are_refused(alice: Any, room: str, duration: str) -> None:
     alice.put(SEND, {}, at=(room, "x.y", "t"), query={DURATION: duration}, expect="M_INVALID_PARAM")
+
+
+def test_the_flag_is_not_set_while_other_servers_may_miss_some(alice: Any) -> None:
+    features = alice.get("/_matrix/client/versions")["unstable_features"]
+    assert "org.matrix.msc4140" in features
+    assert not {"org.matrix.msc4354", "org.matrix.msc4306"} & features.keys()

@@ -18,11 +18,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define, field, frozen
-from twisted.internet.defer import DeferredSemaphore
 
 from federation.bounded import Bounded
 from federation.client import FederationClient
 from federation.errors import RemoteRefused, RemoteUnreachable
+from federation.inbound.slots import Slots
 from federation.keys.documents import MAX_DOCUMENT_BYTES, BadKeyDocument, KeyDocument, parse_key_document
 from federation.keys.own import OwnKeys
 from federation.xmatrix import Unauthorized
@@ -73,7 +73,8 @@ class KeyRing:
     _kept: Bounded[tuple[str, str], ServerKeyRow] = field(init=False, factory=lambda: Bounded(KEYS_KEPT))
     _ask_after_ms: Bounded[str, int] = field(init=False, factory=lambda: Bounded(KEYS_KEPT))
     _fetching: SingleFlight[KeyDocument | None] = field(init=False, factory=SingleFlight)
-    _slots: Any = field(init=False, factory=lambda: DeferredSemaphore(MAX_FETCHES))
+    # Events may name any number of slow servers: who calls us, and waits to be known, must not stand behind those.
+    _slots: Slots = field(init=False, factory=lambda: Slots(MAX_FETCHES, MAX_FETCHES // 2))
 
     async def check_json(self, server: ServerName, json: dict[str, Any], *, valid_at_ms: int | None) -> None:
         """Returns if a key of the server, good at that time, signed the object.
@@ -152,22 +153,20 @@ class KeyRing:
         # A patient caller was called by it a moment ago, so it can't be long.
         failed_again_ms = ASK_AGAIN_MS if patient else ASK_FAILED_AGAIN_MS
         self._ask_after_ms.put(server, self.clock.time_ms() + failed_again_ms)
-        await self._slots.acquire()
         try:
-            json = await self.client.get(
-                server,
-                SERVER_PATH,
-                timeout_ms=FETCH_TIMEOUT_MS,
-                max_bytes=MAX_DOCUMENT_BYTES,
-                patient=patient,
-                signed=False,
-            )
+            async with self._slots.hold("callers" if patient else "others"):
+                json = await self.client.get(
+                    server,
+                    SERVER_PATH,
+                    timeout_ms=FETCH_TIMEOUT_MS,
+                    max_bytes=MAX_DOCUMENT_BYTES,
+                    patient=patient,
+                    signed=False,
+                )
             document = parse_key_document(json, server, self.clock.time_ms())
         except (RemoteUnreachable, RemoteRefused, BadKeyDocument) as error:
             logger.info("No keys from %s: %s", server, error)
             return None
-        finally:
-            self._slots.release()
         self._ask_after_ms.put(server, self.clock.time_ms() + ASK_AGAIN_MS)
         self._learn(document.keys, {})
         return document

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from federation.keys.key_ring import MAX_FETCHES
 from homeserver.runtime.logging_setup import tamed
 from tests.federation.peer_room import V1, PeerRoom, message, to_json
 from tests.federation.quiet import Log, log
+from tests.kit.reactor import run_in_reactor
 
 __all__ = ["log"]
 
@@ -77,3 +80,22 @@ def test_events_of_strange_rooms_do_not_fill_the_log(room: PeerRoom, log: Log) -
         written = [tamed(line) for line in log.lines()]
         assert all(len(line) < 1_000 and not re.search(r"\x1b|\n[^ ]", line) for line in written)
     assert log.faults() == []
+
+
+def test_events_of_silent_servers_hold_up_nobody_who_calls(room: PeerRoom, start_peer: Any) -> None:
+    """Their keys can't be had, and that takes long: servers that are new here are let in nevertheless."""
+    silent = [socket.create_server(("127.0.0.1", 0)) for _ in range(2 * MAX_FETCHES)]
+    pdu = to_json(room.build("m.room.message", message("x"), advance=False))
+    names = [f"localhost:{each.getsockname()[1]}" for each in silent]
+    forged = [{**pdu, "sender": f"@x:{name}", "signatures": {name: {"ed25519:x": "AAAA"}}} for name in names]
+    sending = threading.Thread(target=room.send, args=forged)
+    ring = room.hearth.federation.ring
+    try:
+        sending.start()
+        room.wait_until(lambda: run_in_reactor(lambda: ring._fetching.is_running(names[-1])))
+        assert start_peer().get(room.hearth, f"{V1}/publicRooms").status_code == 200
+        assert sending.is_alive()
+    finally:
+        for each in silent:
+            each.close()
+        sending.join()

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from federation.errors import RemoteUnreachable
+from federation.inbound.fetching import MAX_IDS_BYTES
 from federation.keys.key_ring import MAX_FETCHES
 from homeserver.runtime.logging_setup import tamed
 from tests.federation.peer_room import V1, PeerRoom, message, to_json
@@ -99,3 +101,26 @@ def test_events_of_silent_servers_hold_up_nobody_who_calls(room: PeerRoom, start
         for each in silent:
             each.close()
         sending.join()
+
+
+@pytest.mark.parametrize("part", [b"[],", b"{},", b'"$a",', b'{"":0},'])
+def test_answer_does_not_unfold(start_federated: Any, start_peer: Any, part: bytes) -> None:
+    """Answers that may be large, such as states."""
+    hearth, peer = start_federated(), start_peer()
+    peer.answer("GET", "/state", b'{"pdu_ids":[' + part * (20_000_000 // len(part)) + b"0]}")
+    client = hearth.federation.client
+
+    def ask() -> None:
+        with pytest.raises(RemoteUnreachable):
+            run_in_reactor(lambda: client.get(peer.server_name, "/state", max_bytes=MAX_IDS_BYTES))
+
+    assert peak_mib(ask) < 120
+
+
+def test_state_of_many_events_is_no_bomb(start_federated: Any, start_peer: Any) -> None:
+    hearth, peer = start_federated(), start_peer()
+    answer = {"pdu_ids": [f"${number:043}" for number in range(250_000)]}
+    peer.answer("GET", "/state", answer)
+    client = hearth.federation.client
+    got = run_in_reactor(lambda: client.get(peer.server_name, "/state", max_bytes=MAX_IDS_BYTES))
+    assert got == answer

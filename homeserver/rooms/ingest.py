@@ -56,7 +56,7 @@ from homeserver.store.event_gaps import (
     save_gaps,
     save_waiting_redaction,
 )
-from homeserver.store.events import StoredEvent, load_events
+from homeserver.store.events import StoredEvent, load_events, load_rooms_of
 from homeserver.store.log import MembershipChange
 from homeserver.store.log_writer import LogWriter, LostCompare
 from homeserver.store.outliers import hidden_item
@@ -118,7 +118,7 @@ class Ingest:
         ones led to: it is resolved with the states after those that are there. Its events are stored.
         unwanted: why the event shall be soft failed, whatever the room's state says (a policy server).
 
-        Raises: NotFound (no such room), MissingEvents.
+        Raises: NotFound (no such room), MissingEvents, AuthRejected (an event in the format of another room version).
         Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
         """
         (outcome,) = await self._receive_all(pdu.room_id, [Incoming(pdu, state_before, unwanted)])
@@ -236,6 +236,10 @@ class Ingest:
         if facts is None or (facts.known is not None and not facts.known.is_outlier):
             return Receipt.KNOWN
         run.room = await self.heads.load_room(pdu.room_id)
+        if pdu.version != run.room.committed.version:
+            raise AuthRejected(f"The room is of version {run.room.committed.version.identifier}")
+        if facts.is_taken:
+            raise AuthRejected("Its id is that of an event of another room")
         before, missing = await self._load_before(run, pdu, incoming.state_before)
         return await self._take_in(run, incoming, facts, before, missing)
 
@@ -517,5 +521,14 @@ def load_facts(
     stored = {event.event_id: event for event in load_events(conn, [*ids, *others], {room_id: version})}
     late = load_named_by_gaps(conn, room_id, ids)
     redactions = load_waiting_redactions(conn, room_id, ids)
-    facts = {event_id: Facts(stored.get(event_id), event_id in late, redactions.get(event_id, ())) for event_id in ids}
+    rooms = load_rooms_of(conn, ids) if version.event_id_on_wire else {}
+    facts = {
+        event_id: Facts(
+            stored.get(event_id),
+            event_id in late,
+            redactions.get(event_id, ()),
+            is_taken=rooms.get(event_id, room_id) != room_id,
+        )
+        for event_id in ids
+    }
     return facts, [stored[event_id] for event_id in others if event_id in stored]

@@ -14,7 +14,7 @@ from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.receipt_checks import fault_by_auth_events
 from homeserver.runtime.db import Database
-from homeserver.store.events import StoredEvent, load_events
+from homeserver.store.events import StoredEvent, load_events, load_rooms_of
 from homeserver.store.log_writer import LogWriter
 from homeserver.store.outliers import MAX_BATCH, outliers_item
 
@@ -49,9 +49,10 @@ def _load_judged(
         named.add(create_event_id_of(room_id))
     known = {event.event_id: event for event in load_events(conn, named | pdus.keys(), {room_id: version})}
     new: list[StoredEvent] = []
-    left_out: set[EventId] = set()
+    rooms = load_rooms_of(conn, pdus.keys() - known.keys()) if version.event_id_on_wire else {}
+    left_out: set[EventId] = {event_id for event_id, room in rooms.items() if room != room_id}
     for pdu in _auth_events_first(pdus):
-        if pdu.event_id in known:
+        if pdu.event_id in known or pdu.event_id in left_out:
             continue
         create = known.get(create_event_id_of(room_id)) if version.room_id_is_create_hash else None
         lacks_create = create is None and version.room_id_is_create_hash and not pdu.is_create

@@ -31,11 +31,16 @@ class Receipt(Enum):
 
 @frozen
 class Facts:
-    """What the database knows about an event that comes in. is_late: a stored event follows it already."""
+    """What the database knows about an event that comes in.
+
+    is_late: a stored event follows it already. is_taken: an event of another room has its id, which only servers that choose
+    ids can come up with.
+    """
 
     known: StoredEvent | None
     is_late: bool
     redactions: Sequence[EventId]
+    is_taken: bool = False
 
 
 @define(eq=False)

@@ -1,19 +1,20 @@
 """Finding out what is wrong with a room, and putting it right: for admins.
 
 What counts are the states after the room's extremities. From them follow the current state, the memberships and the head. An
-extremity that is not stored, or that nobody may see, is none; a room without any goes on from its newest event.
+extremity that is not stored, or that nobody may see, is none; a room without any goes on from its newest event. Clients are
+told what changes as they are when a room's full state has come (rooms/ingest_completion.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import immutables
 from attrs import define, evolve, frozen
 from sqlalchemy import Connection
 
 from homeserver.matrix.errors import NotFound
-from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.matrix.ids import EventId, RoomId, UserId, domain_of
 from homeserver.matrix.state_map import StateKey
 from homeserver.rooms.extremities import Extremities
 from homeserver.rooms.head import MEMBER, RoomHead, membership_change
@@ -22,18 +23,19 @@ from homeserver.rooms.ingest import Ingest
 from homeserver.rooms.state_nodes import StateNode
 from homeserver.rooms.writer import RoomBusy
 from homeserver.store.events import StoredEvent
-from homeserver.store.log import MembershipChange
-from homeserver.store.log_writer import LogItem
+from homeserver.store.log import MembershipChange, StateDelta
+from homeserver.store.log_writer import LogItem, LostCompare
 from homeserver.store.room_repair import (
     REPAIRED,
     Repair,
     RoomFacts,
     StoredState,
+    delete_stray_memberships,
     load_newest_event,
     load_room_facts,
     load_stored_state,
-    save_repair,
 )
+from homeserver.store.room_writes import NewState, RoomWrite
 from homeserver.store.snapshots import Snapshot, load_state
 
 
@@ -44,6 +46,17 @@ class RoomReport:
     facts: RoomFacts
     extremities: Sequence[StoredEvent]
     faults: Sequence[str]
+
+
+@frozen(eq=False)
+class RepairedHead:
+    """What a room's row keeps of its head (store/room_writes.py)."""
+
+    number: int
+    extremities: tuple[EventId, ...]
+    depth: int
+    joined: int
+    snapshot: Snapshot
 
 
 @define(eq=False)
@@ -71,9 +84,30 @@ class RoomRepair:
             stored, repair = await self._work_out(head)
             faults = _faults(stored, repair, await self._load_events(head, stored.extremities))
             if any(not fault.startswith(_FORKED) for fault in faults):
-                await self.ingest.log.submit(LogItem(REPAIRED, room_id, {}, _saving(room_id, stored, repair)))
+                await self._write(head, stored, repair)
         await self.extremities.merge(room_id)
         return faults
+
+    async def _write(self, head: RoomHead, stored: StoredState, repair: Repair) -> None:
+        """Raises: RoomBusy."""
+        moved = _moved_members(stored, repair)
+        local = [change for change in moved if domain_of(change.user_id) == self.ingest.server_name]
+        others = [change for change in moved if domain_of(change.user_id) != self.ingest.server_name]
+        joined = sum(change.membership == "join" for change in repair.members.values())
+        after = RepairedHead(stored.head_version + 1, repair.extremities, head.depth, joined, repair.snapshot)
+
+        def save(conn: Connection, _: int) -> None:
+            delete_stray_memberships(conn, head.room_id, stored.members.keys() - repair.members.keys())
+
+        state = NewState([_delta(stored, repair, key) for key in _wrong_keys(stored, repair)], local)
+        write = RoomWrite(head.room_id, stored.head_version, [], after, save=save, unsaid=others, state=state)
+        log = self.ingest.log
+        try:
+            await log.submit(write)
+        except LostCompare:
+            raise RoomBusy("The room was written meanwhile, try again") from None
+        # Memory may hold what no row of the log corrects.
+        await log.submit(LogItem(REPAIRED, head.room_id, {}, lambda conn, position: None))
 
     async def _work_out(self, head: RoomHead) -> tuple[StoredState, Repair]:
         stored = await self.ingest.database.read(load_stored_state, head.room_id)
@@ -128,7 +162,7 @@ def _faults(stored: StoredState, repair: Repair, tips: Sequence[StoredEvent]) ->
             faults.append(f"the extremity {event_id} is an event that does not count")
     if not stored.extremities:
         faults.append("the room's head names no extremity")
-    wrong = [key for key in {*stored.state, *repair.state} if stored.state.get(key) != repair.state.get(key)]
+    wrong = _wrong_keys(stored, repair)
     if wrong:
         faults.append(f"the current state is wrong in {len(wrong)} keys: {_named(wrong)}")
     members = {user_id: (change.membership, change.event_id) for user_id, change in repair.members.items()}
@@ -140,15 +174,24 @@ def _faults(stored: StoredState, repair: Repair, tips: Sequence[StoredEvent]) ->
     return faults
 
 
+def _wrong_keys(stored: StoredState, repair: Repair) -> list[StateKey]:
+    return [key for key in {*stored.state, *repair.state} if stored.state.get(key) != repair.state.get(key)]
+
+
+def _delta(stored: StoredState, repair: Repair, key: StateKey) -> StateDelta:
+    return StateDelta(key, repair.state.get(key), stored.state.get(key))
+
+
+def _moved_members(stored: StoredState, repair: Repair) -> list[MembershipChange]:
+    """What the memberships must become; those that the state does not have end."""
+    moved = [
+        change
+        for user_id, change in repair.members.items()
+        if stored.members.get(user_id) != (change.membership, change.event_id)
+    ]
+    gone = stored.members.keys() - repair.members.keys()
+    return moved + [MembershipChange(user_id, "leave", stored.members[user_id][1], user_id) for user_id in gone]
+
+
 def _named(keys: Sequence[StateKey]) -> str:
     return ", ".join(f"{type_} {state_key!r}" for type_, state_key in sorted(keys)[:5])
-
-
-def _saving(room_id: RoomId, expected: StoredState, repair: Repair) -> Callable[[Connection, int], None]:
-    def save(conn: Connection, position: int) -> None:
-        stored = load_stored_state(conn, room_id, lock=True)
-        if stored is None or stored.head_version != expected.head_version:
-            raise RoomBusy("The room was written meanwhile, try again")
-        save_repair(conn, room_id, stored, repair, position)
-
-    return save

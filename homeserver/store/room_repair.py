@@ -6,22 +6,23 @@ current state with the room's own snapshot; and the table of memberships. Here t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import orjson
 from attrs import field, frozen
-from sqlalchemy import Connection, Select, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, and_, case, delete, exists, func, select
 
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
 from homeserver.matrix.state_map import StateKey
 from homeserver.store.event_gaps import load_gaps
+from homeserver.store.events import chunked
 from homeserver.store.log import MembershipChange
 from homeserver.store.partial_rooms import load_partial_servers
-from homeserver.store.room_writes import save_memberships
-from homeserver.store.snapshots import Snapshot, save_snapshots
+from homeserver.store.snapshots import Snapshot
+from homeserver.store.tables.federated_rooms import outside_rooms
 from homeserver.store.tables.receiving import staged_pdus
-from homeserver.store.tables.rooms import current_state, events, memberships, rooms, state_deltas
+from homeserver.store.tables.rooms import current_state, events, memberships, rooms
 from homeserver.store.tables.upkeep import empty_rooms
 
 REPAIRED: Final = "room_repaired"
@@ -140,15 +141,18 @@ class StoredState:
     members: Mapping[UserId, tuple[str, EventId]]
 
 
-def load_stored_state(conn: Connection, room_id: RoomId, *, lock: bool = False) -> StoredState | None:
-    """None: no such room. `lock`: nobody else writes the room until the transaction ends."""
-    r, s, m = rooms.c, current_state.c, memberships.c
+def load_stored_state(conn: Connection, room_id: RoomId) -> StoredState | None:
+    """None: no such room. Invites and knocks from outside, which stand in no state, are left out."""
+    r, s, m, o = rooms.c, current_state.c, memberships.c, outside_rooms.c
     head = select(r.head_version, r.snapshot_id, r.extremities).where(r.room_id == room_id)
-    row = conn.execute(head.with_for_update() if lock else head).first()
+    row = conn.execute(head).first()
     if row is None:
         return None
     state = conn.execute(select(s.type, s.state_key, s.event_id).where(s.room_id == room_id))
-    members = conn.execute(select(m.user_id, m.membership, m.event_id).where(m.room_id == room_id))
+    is_outside = and_(o.user_id == m.user_id, o.room_id == m.room_id, o.event_id == m.event_id)
+    members = conn.execute(
+        select(m.user_id, m.membership, m.event_id).where(m.room_id == room_id, ~exists().where(is_outside))
+    )
     return StoredState(
         row[0],
         row[1],
@@ -180,55 +184,8 @@ class Repair:
     members: Mapping[UserId, MembershipChange]
 
 
-def save_repair(conn: Connection, room_id: RoomId, stored: StoredState, repair: Repair, position: int) -> None:
-    """Write what differs. `stored` was read in the same transaction, which holds the room's row."""
-    if repair.snapshot.parent is not None:
-        save_snapshots(conn, [(repair.snapshot, -position)])
-    changed = {key: repair.state.get(key) for key in {*stored.state, *repair.state}}
-    changed = {key: event_id for key, event_id in changed.items() if stored.state.get(key) != event_id}
-    _save_state(conn, room_id, stored, changed, position)
-    moved = [
-        change
-        for user_id, change in repair.members.items()
-        if stored.members.get(user_id) != (change.membership, change.event_id)
-    ]
-    save_memberships(conn, [(room_id, change, position) for change in moved])
-    for user_id in stored.members.keys() - repair.members.keys():
-        conn.execute(delete(memberships).where(memberships.c.room_id == room_id, memberships.c.user_id == user_id))
-    conn.execute(
-        update(rooms)
-        .where(rooms.c.room_id == room_id)
-        .values(
-            extremities=orjson.dumps(repair.extremities).decode(),
-            snapshot_id=repair.snapshot.snapshot_id,
-            head_version=rooms.c.head_version + 1,
-            joined_members=sum(change.membership == "join" for change in repair.members.values()),
-        )
-    )
-
-
-def _save_state(
-    conn: Connection,
-    room_id: RoomId,
-    stored: StoredState,
-    changed: Mapping[StateKey, EventId | None],
-    position: int,
-) -> None:
-    if not changed:
-        return
-    s = current_state.c
-    rows = [{"room_id": room_id, "type": key[0], "state_key": key[1], "event_id": changed[key]} for key in changed]
-    for row in rows:  # an admin's rare act; few keys differ
-        conn.execute(
-            delete(current_state).where(s.room_id == room_id, s.type == row["type"], s.state_key == row["state_key"])
-        )
-    kept = [row for row in rows if row["event_id"] is not None]
-    if kept:
-        conn.execute(insert(current_state), kept)
-    conn.execute(
-        insert(state_deltas),
-        [
-            {**row, "position": position, "prev_event_id": stored.state.get((str(row["type"]), str(row["state_key"])))}
-            for row in rows
-        ],
-    )
+def delete_stray_memberships(conn: Connection, room_id: RoomId, user_ids: Collection[UserId]) -> None:
+    """Of users who have no member event in the room's state."""
+    m = memberships.c
+    for chunk in chunked(user_ids):
+        conn.execute(delete(memberships).where(m.room_id == room_id, m.user_id.in_(chunk)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from sqlalchemy import create_engine, text
 from homeserver.runtime.db import engine_url
 from tests.kit.client import Client
 from tests.kit.servers import CHECKOUT
+from tests.kit.waiting import until
 
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 
 @pytest.fixture
@@ -100,9 +102,16 @@ def test_damaged_state_is_made_anew_from_the_events(server: Any, database_url: s
     assert "m.room.name" in shown
     assert f"memberships of 1 users are wrong: {bob.user_id}" in shown
     assert bob.get("/_matrix/client/v3/joined_rooms")["joined_rooms"] == []
+    alice.sync()
+    assert room_id not in bob.sync(since=None).get("rooms", {}).get("join", {})
     assert "Put right." in hearth(server, "repair", room_id)
     hearth(server, "show", room_id)
-    alice.create_room()  # the server has read what the command wrote
+    told = alice.sync(timeout=20_000)["rooms"]["join"][room_id]["state"]["events"]
+    assert [(event["type"], event["content"]) for event in told] == [("m.room.name", {"name": "After"})]
+    came_back = bob.sync(timeout=20_000)["rooms"]["join"][room_id]
+    assert ("m.room.name", {"name": "After"}) in [
+        (event["type"], event["content"]) for event in came_back["state"]["events"] + came_back["timeline"]["events"]
+    ]
     assert alice.get(f"/_matrix/client/v3/rooms/{room_id}/state/m.room.name") == {"name": "After"}
     assert bob.get("/_matrix/client/v3/joined_rooms")["joined_rooms"] == [room_id]
     bob.send(room_id, "here again")
@@ -115,6 +124,47 @@ def test_extremity_that_is_not_stored_is_left_out(server: Any, database_url: str
     assert "Put right." in hearth(server, "repair", room_id)
     hearth(server, "show", room_id)
     alice.create_room()
+    alice.send(room_id, "on it goes")
+
+
+def test_several_extremities_are_resolved_and_merged(server: Any, database_url: str) -> None:
+    """A fork as another server makes it: two names that follow the same event, of which the newer one counts."""
+    alice, bob, room_id = room_with_state(server)
+    names = [alice.set_state(room_id, "m.room.name", {"name": name}) for name in ("Left", "Right")]
+    extremities = json.dumps(names)
+    damage(
+        server,
+        database_url,
+        "UPDATE rooms SET extremities = :extremities WHERE room_id = :room",
+        "DELETE FROM current_state WHERE room_id = :room AND type = 'm.room.name'",
+        room=room_id,
+        extremities=extremities,
+    )
+    alice.sync()
+    shown = hearth(server, "show", room_id, code=1)
+    assert "2 extremities" in shown and "m.room.name" in shown
+    assert "Put right." in hearth(server, "repair", room_id)
+    assert hearth(server, "show", room_id).count("at depth") == 1
+    until(alice, lambda: alice.get_state(room_id, "m.room.name") == {"name": "Right"})
+    told = alice.sync(timeout=20_000)["rooms"]["join"][room_id]["state"]["events"]
+    assert [event["event_id"] for event in told] == [names[1]]
+    bob.send(room_id, "on it goes")
+    assert "Nothing was wrong" in hearth(server, "repair", room_id)
+
+
+def test_room_that_is_only_forked_is_merged(server: Any, database_url: str) -> None:
+    alice, _, room_id = room_with_state(server)
+    said = [alice.send(room_id, f"said {n}") for n in range(3)]
+    damage(
+        server,
+        database_url,
+        "UPDATE rooms SET extremities = :extremities WHERE room_id = :room",
+        room=room_id,
+        extremities=json.dumps(said),
+    )
+    assert "the room has 3 extremities" in hearth(server, "show", room_id)
+    assert "Put right." in hearth(server, "repair", room_id)
+    assert hearth(server, "show", room_id).count("at depth") == 1
     alice.send(room_id, "on it goes")
 
 

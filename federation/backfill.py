@@ -86,6 +86,17 @@ class Backfill:
         except TimeoutError:
             return
 
+    async def fetch_event(self, room_id: RoomId, event_id: EventId) -> None:
+        """See OlderHistory. What nobody gives, or lies too far back, is not asked for again for a while."""
+        if self.clock.time_ms() < (self._leave_until_ms.get((room_id, event_id)) or 0):
+            return
+        if await self.database.read(load_gap, room_id, LOWEST, HIGHEST) is None:
+            return
+        try:
+            await within(self.clock, BUDGET_MS, self._fetch_event(room_id, event_id))
+        except (TimeoutError, MatrixError) as error:
+            logger.info("%s of %s can't be fetched: %s", event_id, room_id, error)
+
     # -- one gap -------------------------------------------------------------------------------------------------------
 
     async def _fill_once(self, room_id: RoomId, gap: HistoryGap, limit: int) -> bool:
@@ -162,6 +173,14 @@ class Backfill:
         if not isinstance(event_id, str) or "\0" in event_id or type(at_ms) is not int:
             raise BadAnswer(server, "it names no event")
         return EventId(event_id), at_ms
+
+    async def _fetch_event(self, room_id: RoomId, event_id: EventId) -> None:
+        """Only what another server has is worth filling gaps for. Raises: NotFetched."""
+        head = await self.heads.load(room_id)
+        servers = servers_with_history(head, self.server_name)[:MAX_SERVERS]
+        self._leave_until_ms.put((room_id, event_id), self.clock.time_ms() + FAILED_MS)
+        await self.intake.fetcher.fetch_event(event_id, room_id, head.version, servers)
+        await self._reach(room_id, event_id)
 
     async def _reach(self, room_id: RoomId, event_id: EventId) -> None:
         """Fill gaps, the newest first, until the event is there, or no gap can be filled any more."""

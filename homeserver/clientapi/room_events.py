@@ -16,6 +16,7 @@ from homeserver.matrix.errors import NotFound
 from homeserver.matrix.ids import parse_event_id, parse_room_id
 from homeserver.matrix.state_map import member_key
 from homeserver.rooms.head import MEMBER
+from homeserver.rooms.paging import Paging
 from homeserver.rooms.view import RoomView, RoomViews
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 from homeserver.runtime.http.response import RawJson
@@ -57,8 +58,9 @@ class MembersQuery(msgspec.Struct):
 
 
 class RoomEvents:
-    def __init__(self, views: RoomViews, json: EventJson) -> None:
+    def __init__(self, views: RoomViews, paging: Paging, json: EventJson) -> None:
         self._views = views
+        self._paging = paging
         self._json = json
 
     @endpoint(
@@ -71,7 +73,7 @@ class RoomEvents:
     async def get_event(self, requester: Requester, path: EventPath) -> RawJson:
         room_id, event_id = parse_room_id(path.room_id), parse_event_id(path.event_id)
         view = await self._views.load(room_id, requester.user_id)
-        event = await self._views.load_event(view, event_id)
+        event = await self._paging.load_event(view, event_id)
         return RawJson((await self._json.encode(view, [event], requester))[0])
 
     @endpoint(

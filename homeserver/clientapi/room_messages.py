@@ -98,7 +98,7 @@ class RoomMessages:
         room_id, event_id = parse_room_id(path.room_id), parse_event_id(path.event_id)
         filter = _parse_filter(query.filter)
         view = await self._views.load(room_id, requester.user_id)
-        event = await self._views.load_event(view, event_id)
+        event = await self._paging.load_event(view, event_id)
         limit = min(query.limit, MAX_LIMIT)
         before, after = await self._paging.load_around(view, event, limit, filter)
         return RawJson(await self._encode_context(requester, view, event, before, after, filter))

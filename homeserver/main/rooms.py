@@ -121,7 +121,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
         [
             RoomSending(sending, delayed),
             DelayedEventEndpoints(delayed),
-            RoomEvents(views, json),
+            RoomEvents(views, paging, json),
             RoomMessages(views, paging, json, core.log),
             RelationEndpoints(views, relations, json),
             ThreadSubscriptionEndpoints(ThreadSubscriptions(core.database, core.log, views)),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from attrs import define, field, frozen
 
 from homeserver.folds.events import EventCache
+from homeserver.matrix.errors import NotFound
 from homeserver.matrix.filters import RoomEventFilter
 from homeserver.matrix.ids import EventId
 from homeserver.rooms.ports import NoOlderHistory, OlderHistory
@@ -83,6 +84,19 @@ class Paging:
                 return Page(found, start, None)
             after, upto = _narrow(after, upto, read[-1], backwards)
         return Page(found, start, upto if backwards else after)
+
+    async def load_event(self, view: RoomView, event_id: EventId) -> StoredEvent:
+        """An event that the user may see; from other servers where the room's history has a gap.
+
+        Raises: NotFound, also for those that are hidden.
+        """
+        event = await self.events.load(event_id, view.room_id, view.head.version)
+        if event is None or event.is_outlier:
+            await self.history.fetch_event(view.room_id, event_id)
+            event = await self.events.load(event_id, view.room_id, view.head.version)
+        if event is None or not is_visible(view, event):
+            raise NotFound("Event not found")
+        return event
 
     async def load_around(
         self, view: RoomView, event: StoredEvent, limit: int, filter: RoomEventFilter | None

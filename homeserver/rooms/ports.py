@@ -67,6 +67,10 @@ class OlderHistory(Protocol):
         """Fill in history as far as to the event nearest to a time; known: the nearest one here, and its time."""
         ...
 
+    def fetch_event(self, room_id: RoomId, event_id: EventId, /) -> Awaitable[None]:
+        """Fill in history as far as to an event that is not here, if others have it. Takes some seconds at most."""
+        ...
+
 
 class NoOlderHistory:
     """OlderHistory where nobody can be asked."""
@@ -80,6 +84,9 @@ class NoOlderHistory:
     async def fetch_nearest(
         self, room_id: RoomId, ts_ms: int, known: tuple[EventId, int] | None, /, *, forwards: bool
     ) -> None:
+        return None
+
+    async def fetch_event(self, room_id: RoomId, event_id: EventId, /) -> None:
         return None
 
 

@@ -199,3 +199,59 @@ def test_what_was_missed_between_two_stays_is_read_where_it_belongs(start_federa
         room.say(f"missed {number}")
     join(alice, room)
     assert bodies(read_back(alice, room)) == ["missed 2", "missed 1", "missed 0", "first"]
+
+
+def get_event(client: Client, room: PeerRoom, event_id: str, **about: Any) -> Any:
+    return client.get("/rooms/{}/event/{}", at=[room.room_id, event_id], **about)
+
+
+def test_event_of_the_past_is_fetched_when_it_is_asked_for(start_federated: Any, start_peer: Any) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer).serve()
+    said = [room.say(f"message {number}").event_id for number in range(150)]
+    join(alice, room)
+    assert get_event(alice, room, said[20])["content"]["body"] == "message 20"
+    context = alice.get("/rooms/{}/context/{}", at=[room.room_id, said[10]], query={"limit": 4})
+    assert context["event"]["event_id"] == said[10]
+    assert bodies(context["events_before"]) == ["message 9", "message 8"]
+    assert bodies(context["events_after"]) == ["message 11", "message 12"]
+
+
+def test_event_that_nobody_has_is_not_found_and_asked_for_once(start_federated: Any, start_peer: Any) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer).serve()
+    room.say("before")
+    join(alice, room)
+    for _ in range(3):
+        get_event(alice, room, "$" + "a" * 43, expect=404)
+    alice.get("/rooms/{}/context/{}", at=[room.room_id, "$" + "a" * 43], expect=404)
+    assert len(peer.received(f"{V1}/event/")) == 1
+    assert peer.received(f"{V1}/backfill/") == []
+
+
+def test_event_of_another_room_or_with_a_wrong_signature_is_not_taken(start_federated: Any, start_peer: Any) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer).serve()
+    said = room.say("before")
+    other = PeerRoom.create(peer, "12").say("elsewhere")
+    join(alice, room)
+    peer.answer("GET", f"{V1}/event/", {"pdus": [other.json]})
+    get_event(alice, room, other.event_id, expect=404)
+    peer.answer("GET", f"{V1}/event/", {"pdus": [{**said.json, "signatures": {}}]})
+    get_event(alice, room, said.event_id, expect=404)
+    assert peer.received(f"{V1}/backfill/") == []
+
+
+def test_event_that_the_user_may_not_see_stays_hidden(start_federated: Any, start_peer: Any) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer).serve()
+    room.send("m.room.history_visibility", {"history_visibility": "joined"}, "")
+    secret = room.say("secret")
+    join(alice, room)
+    get_event(alice, room, secret.event_id, expect=404)
+
+
+def test_room_without_a_gap_asks_nobody(start_federated: Any) -> None:
+    alice = start_federated().register("alice")
+    room_id = alice.create_room()
+    alice.get("/rooms/{}/event/{}", at=[room_id, "$" + "a" * 43], expect=404)

@@ -26,6 +26,7 @@ from homeserver.matrix.state_map import CREATE, StateKey
 from homeserver.matrix.versions import RoomVersion
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
+from homeserver.store.event_gaps import load_first_gap_depth
 from homeserver.store.event_graph import EventFacts, load_event_facts
 from homeserver.store.events import StoredEvent
 
@@ -260,6 +261,10 @@ class Fetcher:
         facts = {event_id: _facts(event) for event_id, event in cached.items() if event.pdu.room_id == room_id}
         missing = [event_id for event_id in ids if event_id not in cached]
         return {**facts, **await self.database.read(load_event_facts, room_id, missing)} if missing else facts
+
+    async def load_min_depth(self, room_id: RoomId) -> int:
+        """The depth of the first event before which history is missing; 0 if none is."""
+        return await self.database.read(load_first_gap_depth, room_id)
 
 
 def _facts(event: StoredEvent) -> EventFacts:

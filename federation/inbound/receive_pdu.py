@@ -158,20 +158,31 @@ class PduReceiver:
             await self._take_in(each, servers, states)
 
     async def _fetch_missing(self, head: RoomHead, pdu: Pdu, servers: Sequence[ServerName]) -> list[Pdu]:
-        """The events between ours and this one, as far as they are to be had so."""
+        """The events between ours and this one, as far as they are to be had so; none that are older than all of ours."""
         found: dict[EventId, Pdu] = {}
+        min_depth = await self._load_min_depth(head)
         missing = await self._missing_before(found, pdu)
         for _ in range(MAX_ROUNDS):
             if not missing or len(found) >= MAX_MISSING:
                 break
             latest = [each.event_id for each in [*found.values(), pdu] if missing.intersection(each.prev_events)]
-            fetched = await self._get_missing_events(head, latest[:MISSING_PER_ROUND], servers)
-            new = {each.event_id: each for each in fetched if each.event_id not in found and each != pdu}
+            fetched = await self._get_missing_events(head, latest[:MISSING_PER_ROUND], min_depth, servers)
+            newer = [each for each in fetched if each.depth >= min_depth and each.prev_events]
+            new = {each.event_id: each for each in newer if each.event_id not in found and each != pdu}
             if missing.isdisjoint(new):
                 break
             found.update(_connected(new, missing))
             missing = await self._missing_before(found, pdu)
         return list(found.values())
+
+    async def _load_min_depth(self, head: RoomHead) -> int:
+        """How deep the room's history is at its beginning here. What is not as deep came before this server joined: it is no
+        news, but comes by /backfill where somebody reads so far."""
+        create_id = head.create.event_id
+        facts = await self.fetcher.load_facts(head.room_id, [create_id])
+        return (
+            0 if create_id in facts and facts[create_id].has_state else await self.fetcher.load_min_depth(head.room_id)
+        )
 
     async def _missing_before(self, found: Mapping[EventId, Pdu], pdu: Pdu) -> set[EventId]:
         missing = await self._missing_prev_events([*found.values(), pdu, pdu])
@@ -179,7 +190,7 @@ class PduReceiver:
         return missing.difference(found, [pdu.event_id])
 
     async def _get_missing_events(
-        self, head: RoomHead, latest: Sequence[EventId], servers: Sequence[ServerName]
+        self, head: RoomHead, latest: Sequence[EventId], min_depth: int, servers: Sequence[ServerName]
     ) -> list[Pdu]:
         """From the first server that knows any."""
         path = quote_path(V1 + "/get_missing_events", head.room_id)
@@ -187,7 +198,7 @@ class PduReceiver:
             "earliest_events": list(head.extremities[:MAX_EARLIEST]),
             "latest_events": list(latest),
             "limit": MISSING_PER_ROUND,
-            "min_depth": 0,
+            "min_depth": min_depth,
         }
         for server in servers:
             try:

@@ -37,6 +37,11 @@ _GAPS = (
     .order_by(e.c.timeline_order.desc())
 )
 _IDS: Any = bindparam("ids", expanding=True)
+_FIRST_DEPTH = (
+    select(func.min(e.c.depth))
+    .select_from(g.join(e, and_(e.c.event_id == g.c.event_id, e.c.room_id == g.c.room_id)))
+    .where(g.c.room_id == bindparam("room_id"), e.c.timeline_order.is_not(None))
+)
 _NAMED = select(g.c.missing_id).where(g.c.room_id == bindparam("room_id"), g.c.missing_id.in_(_IDS))
 _WAITING = select(w.c.target_id, w.c.redaction_id).where(w.c.room_id == bindparam("room_id"), w.c.target_id.in_(_IDS))
 
@@ -66,6 +71,12 @@ def load_gap_order(conn: Connection, room_id: RoomId, missing: Collection[EventI
         for chunk in chunked(missing)
     ]
     return min((order for order in orders if order is not None), default=None)
+
+
+def load_first_gap_depth(conn: Connection, room_id: RoomId) -> int:
+    """The depth of the first event before which history is missing; 0 if none is."""
+    depth: int | None = conn.execute(_FIRST_DEPTH, {"room_id": room_id}).scalar()
+    return depth or 0
 
 
 def load_named_by_gaps(conn: Connection, room_id: RoomId, event_ids: Collection[EventId]) -> set[EventId]:

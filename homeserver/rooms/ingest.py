@@ -23,7 +23,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from attrs import define, evolve, field
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
 from twisted.internet.defer import CancelledError
 
 from homeserver.folds.events import EventCache
@@ -47,7 +46,7 @@ from homeserver.rooms.sights import Sights
 from homeserver.rooms.state_loading import States
 from homeserver.rooms.state_nodes import StateNode, changes_between
 from homeserver.rooms.writer import ATTEMPTS, PushOutcomes, RoomBusy
-from homeserver.runtime.db import Database
+from homeserver.runtime.db import Database, RowExists
 from homeserver.runtime.turns import Turns
 from homeserver.store.event_gaps import (
     delete_waiting_redactions,
@@ -221,7 +220,7 @@ class Ingest:
             receipt = await self._receive(run, incoming)
         except CancelledError:
             raise
-        except (LostCompare, IntegrityError):
+        except (LostCompare, RowExists):
             run.is_lost = True
         except Exception as error:  # whose event it is decides what to make of it
             run.outcomes[event_id] = error

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from attrs import define, field, frozen
-from sqlalchemy.exc import IntegrityError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
@@ -15,6 +14,7 @@ from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.state_map import StateKey
 from homeserver.rooms.heads import Room
 from homeserver.rooms.state_nodes import StateNode
+from homeserver.runtime.db import RowExists
 from homeserver.store.events import StoredEvent
 from homeserver.store.log_writer import LostCompare
 from homeserver.store.room_writes import NewEvent
@@ -108,7 +108,7 @@ class Run:
             self.is_lost = True
             if isinstance(failure.value, CancelledError):
                 return failure
-            if not isinstance(failure.value, LostCompare | IntegrityError):
+            if not isinstance(failure.value, LostCompare | RowExists):
                 self.outcomes[event_id] = failure.value  # type: ignore[assignment]  # no BaseException comes here
             return None
 

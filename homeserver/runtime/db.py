@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 logger = logging.getLogger(__name__)
 
 DatabaseFault = DBAPIError  # what services catch that try again later
+RowExists = IntegrityError  # somebody else stored it in between
 
 T = TypeVar("T")
 

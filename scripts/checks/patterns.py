@@ -35,6 +35,7 @@ BROAD_EXCEPTS = {
     "homeserver/runtime/tls.py": "OpenSSL, cryptography and Twisted have each their own; it becomes a ConfigError",
     "homeserver/rooms/extremities.py": "a background task",
     "homeserver/rooms/profile_propagation.py": "a background task",
+    "homeserver/rooms/ingest.py": "an event's fault must not stop those that came with it",
     "homeserver/store/log_writer.py": "a batch's fault is its items'; a follower's must not stop the others",
 }
 

@@ -312,7 +312,7 @@ class Bench:
         began = time.monotonic()
         late = []
         for number, pdu in enumerate(pdus):
-            time.sleep(max(0.0, began + number / RATE - time.monotonic()))  # the pace is what is measured
+            threading.Event().wait(max(0.0, began + number / RATE - time.monotonic()))
             self.send(domain_of(pdu.sender), [pdu])
             late.append(time.monotonic() - began - number / RATE)
         self.wait_for(pdus[-1])

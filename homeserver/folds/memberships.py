@@ -15,6 +15,7 @@ from homeserver.store.log import LogRow
 from homeserver.store.memberships import MembershipRow, load_memberships
 
 FORGOTTEN = "forgotten"
+MEMBER = "m.room.member"
 
 # An immutable map: whoever took it keeps a consistent view while the log goes on.
 UserRooms = immutables.Map[RoomId, MembershipRow]
@@ -23,7 +24,8 @@ UserRooms = immutables.Map[RoomId, MembershipRow]
 class Memberships:
     """Fold: user -> room -> newest membership.
 
-    Log rows: "event" rows with a membership, and "forgotten" (key: the user, data {"room_id"}).
+    Log rows: those with a membership, and "forgotten" (key: the user, data {"room_id"}). Where a room's state changed in more
+    than that (a room was entered, or came to be known in full), the users whom it concerns are loaded anew.
     """
 
     def __init__(self, database: Database, max_users: int) -> None:
@@ -45,17 +47,22 @@ def _load(conn: Connection, users: Sequence[UserId]) -> dict[UserId, UserRooms]:
 
 
 def _users_of(row: LogRow) -> Iterable[UserId]:
-    if row.membership is not None:
-        return (row.membership.user_id,)
-    return (UserId(row.key),) if row.kind == FORGOTTEN else ()
+    if row.kind == FORGOTTEN:
+        return (UserId(row.key),)
+    users = () if row.membership is None else (row.membership.user_id,)
+    if len(row.deltas) <= len(users):
+        return users
+    return {*users, *(UserId(delta.key[1]) for delta in row.deltas if delta.key[0] == MEMBER)}
 
 
-def _apply(user_id: UserId, known: UserRooms, row: LogRow) -> UserRooms:
-    if row.membership is None:
+def _apply(user_id: UserId, known: UserRooms, row: LogRow) -> UserRooms | None:
+    if row.kind == FORGOTTEN:
         room_id = row.data["room_id"]
         was = known.get(room_id)
         return known.set(room_id, evolve(was, forgotten=True)) if was is not None else known
     change = row.membership
+    if change is None or change.user_id != user_id:
+        return None
     room_id = RoomId(row.key)
     before = known.get(room_id)
     forgotten = before is not None and before.forgotten and change.membership in ("leave", "ban")

@@ -29,7 +29,7 @@ export async function start(baseUrl, name, secrets = new Map()) {
 /** The next such event's arguments. */
 export function until(emitter, event, holds = () => true, what = event) {
     return new Promise((resolve, reject) => {
-        const timer = setTimeout(() => reject(new Error(`no ${what} in time`)), 30000);
+        const timer = setTimeout(() => reject(new Error(`no ${what} in time`)), 90000);
         const listen = (...args) => {
             if (!holds(...args)) return;
             clearTimeout(timer);

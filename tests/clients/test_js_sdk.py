@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-TIMEOUT_S = 120
+TIMEOUT_S = 240
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is absent"),

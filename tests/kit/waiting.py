@@ -14,7 +14,7 @@ from typing import TypeVar
 from tests.kit.client import Client, Json, Unexpected
 
 T = TypeVar("T")
-TIMEOUT_S = 30
+TIMEOUT_S = 90
 # News that /sync does not wake for (it shows only in other answers) is seen after so long.
 RECHECK_MS = 500
 # Enough to be woken by anything.

@@ -22,7 +22,7 @@ from homeserver.runtime.http.request import Request
 from homeserver.runtime.http.router import Router
 from homeserver.runtime.http.site import ALL_RESOURCES, App, Site, TimeLimits
 
-TIMEOUT_S = 10
+TIMEOUT_S = 30
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,8 @@ class AddressPolicy:
 def _is_public(address: Address) -> bool:
     if isinstance(address, IPv6Address) and (address.is_site_local or address in _LOCAL):
         return False
+    if isinstance(address, IPv6Address) and address.sixtofour is not None:  # 6to4, deprecated by RFC 7526
+        return False
     return address.is_global and not address.is_multicast
 
 

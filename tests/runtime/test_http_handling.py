@@ -365,9 +365,12 @@ def test_matrix_error_is_shown_with_its_extra_fields(served: Served) -> None:
     assert answer.json == {"errcode": "M_FORBIDDEN", "error": "No entry", "room": "!a"}
 
 
-def test_access_log_has_the_template_and_user_but_no_token(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_access_log_has_the_template_and_user_but_no_token(
+    served: Served, in_reactor: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "homeserver.access"):
         served.get("/user?access_token=alice_token")
+        in_reactor(int)  # the line is written after the answer
     line = next(record.getMessage() for record in caplog.records if record.name == "homeserver.access")
     assert line.startswith("GET /user 200 ")
     assert line.endswith("@alice:x")

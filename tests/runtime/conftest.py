@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import socket
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.client import HTTPResponse
@@ -21,33 +19,15 @@ from homeserver.runtime.http.endpoint import Auth
 from homeserver.runtime.http.request import Request
 from homeserver.runtime.http.router import Router
 from homeserver.runtime.http.site import ALL_RESOURCES, App, Site, TimeLimits
+from tests.kit.reactor import get_reactor
 
 TIMEOUT_S = 30
 
 
 @pytest.fixture(scope="session")
-def reactor() -> Iterator[Any]:
-    """The process's reactor, running in a thread of its own. Whoever started it stops it."""
-    if "twisted.internet.reactor" not in sys.modules:
-        import uvloop
-        from twisted.internet import asyncioreactor
-
-        install: Any = asyncioreactor.install
-        install(uvloop.new_event_loop())
-    from twisted.internet import reactor as running
-
-    shared: Any = running
-    if shared.running:
-        yield shared
-        return
-    started = threading.Event()
-    shared.callWhenRunning(started.set)
-    thread = threading.Thread(target=shared.run, args=(False,), daemon=True)
-    thread.start()
-    assert started.wait(TIMEOUT_S)
-    yield shared
-    shared.callFromThread(shared.stop)
-    thread.join(TIMEOUT_S)
+def reactor() -> Any:
+    """The process's reactor, running in a thread of its own."""
+    return get_reactor()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from federation.errors import BackingOff
 from homeserver.matrix.ids import ServerName
 from homeserver.runtime.clock import Clock
-from homeserver.runtime.db import Database
+from homeserver.runtime.db import Database, DatabaseFault
 from homeserver.store.destinations import DestinationRow, load_destinations, save_destinations
 
 logger = logging.getLogger(__name__)
@@ -100,14 +100,17 @@ class Destinations:
             self._saving = None if saving.called else saving
 
     async def _save_all(self) -> None:
-        """What changes while a transaction runs goes with the next one."""
+        """What changes while a transaction runs goes with the next one; what could not be saved, with the next change."""
+        servers: list[str] = []
         try:
             while self._unsaved:
                 servers, self._unsaved = sorted(self._unsaved), set()
                 failing = [self._failing[server] for server in servers if server in self._failing]
                 recovered = [server for server in servers if server not in self._failing]
                 await self.database.run(save_destinations, failing, recovered)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, DatabaseFault):
+                self._unsaved.update(servers)
             logger.exception("The state of other servers could not be saved")
         finally:
             self._saving = None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from attrs import define, field
@@ -30,7 +30,7 @@ from homeserver.matrix.pdu import Pdu
 from homeserver.rooms.heads import RoomHeads
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import within
-from homeserver.runtime.db import Database
+from homeserver.runtime.db import Database, DatabaseFault
 from homeserver.store.staged_pdus import (
     StagedPdu,
     delete_staged_pdus,
@@ -49,7 +49,7 @@ MAX_STAGED_BYTES_OF_ROOM: Final = 64 * 1024 * 1024
 MAX_STAGED_BYTES: Final = 1024 * 1024 * 1024
 MAX_ROOMS_AT_ONCE: Final = 200
 STEP_TIMEOUT_MS: Final = 300_000
-# When what comes before an event can't be had: how long until it is tried again.
+# When what comes before an event can't be had, or our database fails: how long until it is tried again.
 RETRY_AFTER_MS: Final = (5_000, 60_000, 600_000)
 FORGET_AFTER_MS: Final = 200
 STOP_TIMEOUT_MS: Final = 3_000
@@ -223,6 +223,9 @@ class RoomQueues:
         try:
             if rows:
                 await self.database.run(save_staged_pdus, rows)
+        except Exception:
+            self._unstage(rows, undone)
+            raise
         finally:
             for queued in undone:
                 queued.staging = False
@@ -231,6 +234,15 @@ class RoomQueues:
             self._rooms[room.room_id] = room
             self._wake(room)
         return taken
+
+    def _unstage(self, rows: Iterable[StagedPdu], undone: Iterable[Queued]) -> None:
+        """They could not be written."""
+        for row in rows:
+            room = self._room(RoomId(row.room_id))
+            self._free(room, len(row.json))
+            self._drop_if_empty(room)
+        for queued in undone:
+            queued.staged_bytes = 0
 
     def _row(self, room: _Room, number: int, origin: ServerName, raw: object) -> StagedPdu:
         row = StagedPdu(room.room_id, number, origin, encode_json(raw), self.clock.time_ms())
@@ -269,6 +281,7 @@ class RoomQueues:
         self.working -= 1
         if failure is not None:
             logger.error("The queue of %s broke off", room.room_id, exc_info=(failure.type, failure.value, failure.tb))
+            self._call_later(RETRY_AFTER_MS[0], lambda: self._wake(room))
         self._drop_if_empty(room)
         self._tell_if_idle()
         if self._waiting_rooms:
@@ -344,11 +357,15 @@ class RoomQueues:
 
     def _conclude(self, room: _Room, queued: Queued, error: Exception | None) -> None:
         """The event was taken in, or will not be, or is tried again later."""
-        if isinstance(error, NotFetched):
-            self._try_again(room, queued, error.error)
-            return
         if isinstance(error, CancelledError):
             return  # the server stops; the table has the event
+        if isinstance(error, DatabaseFault):
+            logger.error("%s from %s waits for the database", queued.pdu, queued.origin, exc_info=error)
+            self._try_again(room, queued)
+            return
+        if isinstance(error, NotFetched | TimeoutError) and self._may_try_again(room, queued):
+            self._try_again(room, queued)
+            return
         if error is None:
             queued.finish()
         elif isinstance(error, MatrixError | TimeoutError):
@@ -359,23 +376,31 @@ class RoomQueues:
             queued.finish("Internal server error")
         self._on_done(room, queued)
 
-    def _try_again(self, room: _Room, queued: Queued, why: str) -> None:
-        if queued.attempts >= len(RETRY_AFTER_MS) or len(room.kept) > MAX_QUEUED_OF_ROOM:
-            logger.info("%s from %s is given up: %s", queued.pdu, queued.origin, why)
-            queued.finish(why)
-            self._on_done(room, queued)
-            return
-        delay_ms = RETRY_AFTER_MS[queued.attempts]
+    def _may_try_again(self, room: _Room, queued: Queued) -> bool:
+        return queued.attempts < len(RETRY_AFTER_MS) and len(room.kept) <= MAX_QUEUED_OF_ROOM
+
+    def _try_again(self, room: _Room, queued: Queued) -> None:
+        delay_ms = RETRY_AFTER_MS[min(queued.attempts, len(RETRY_AFTER_MS) - 1)]
         queued.attempts += 1
 
         def again() -> None:
-            self._retries.discard(call)
             room.queued[queued.pdu.event_id] = queued
             self._rooms[room.room_id] = room
             self._wake(room)
 
-        call = self.clock.call_later(delay_ms, again)
-        self._retries.add(call)
+        self._call_later(delay_ms, again)
+
+    def _call_later(self, delay_ms: int, call: Callable[[], object]) -> None:
+        """Unless the server stops before."""
+        if self._stopping:
+            return
+
+        def on_time() -> None:
+            self._retries.discard(timer)
+            call()
+
+        timer: Any = self.clock.call_later(delay_ms, on_time)
+        self._retries.add(timer)
 
     async def _read_on(self, room: _Room) -> None:
         """The next events from the table."""
@@ -411,10 +436,13 @@ class RoomQueues:
     def _on_done(self, room: _Room, queued: Queued) -> None:
         self._queued -= 1
         self._done.append((room, queued))
-        if not self._stopping and self._forgetting is None:
-            self._forgetting = self.clock.call_later(FORGET_AFTER_MS, self._forget_soon)
+        self._forget_in(FORGET_AFTER_MS)
 
-    def _forget_soon(self) -> None:
+    def _forget_in(self, delay_ms: int) -> None:
+        if not self._stopping and self._forgetting is None:
+            self._forgetting = self.clock.call_later(delay_ms, self._forget_on_time)
+
+    def _forget_on_time(self) -> None:
         self._forgetting = None
         Deferred.fromCoroutine(self._forget()).addErrback(_log_failure)
 
@@ -424,7 +452,12 @@ class RoomQueues:
         self._done = [each for each in self._done if each[1].staging]
         staged = [(room.room_id, queued.number) for room, queued in done if queued.staged_bytes]
         if staged:
-            await self.database.run(delete_staged_pdus, staged)
+            try:
+                await self.database.run(delete_staged_pdus, staged)
+            except DatabaseFault:
+                self._done += done
+                self._forget_in(RETRY_AFTER_MS[0])
+                raise
         for room, queued in done:
             room.kept.pop(queued.number, None)
             self._free(room, queued.staged_bytes)

@@ -21,14 +21,15 @@ from typing import Any, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
 logger = logging.getLogger(__name__)
 
-DatabaseFault = DBAPIError  # what services catch that try again later
+# The database is away, full or busy: what services catch that try again later. Not what it says of the data given to it.
+DatabaseFault = (OperationalError, InterfaceError)
 RowExists = IntegrityError  # somebody else stored it in between
 
 T = TypeVar("T")

@@ -37,11 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[POSTGRES_URL] = cluster.url("shared")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what runs on the other engine; says which tests belong to one process, where there are several."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    """Leaves out what runs on the other engine."""
     wanted = config.getoption("--database")
     if wanted == "both":
         return
@@ -92,13 +89,6 @@ def start_cluster(config: pytest.Config) -> PostgresCluster:
         pytest.skip("PostgreSQL's binaries are absent")
     cluster.create_shared_database()
     return cluster
-
-
-def _group(item: pytest.Item) -> str:
-    """A file's tests on one engine; those that share the servers of the scenarios."""
-    if "peers" in getattr(item, "fixturenames", ()):
-        return "peers"
-    return " ".join([item.path.name, *map(str, _parameters(item))])
 
 
 def _parameters(item: pytest.Item) -> list[object]:

@@ -120,10 +120,22 @@ class Outbox:
             self.outbound = build_outbound(
                 services.core, self.peers, services.rooms, services.encryption, services.sync.presence
             )
+            self._follow_progress()
             await self.outbound.start()
 
         run_in_reactor(start)
         self.running = True
+
+    def _follow_progress(self) -> None:
+        distributor = self.outbound.distributor
+        on_progress = distributor.on_progress
+
+        def tell(position: int) -> None:
+            on_progress(position)
+            with self.peers.changed:
+                self.peers.changed.notify_all()
+
+        distributor.on_progress = tell
 
     def stop(self) -> None:
         if self.running:
@@ -153,7 +165,14 @@ class Outbox:
         self.room_id = self.room_id or room_id
         for server in servers:
             self.join(UserId(f"@bob:{server}"), room_id)
+        self.settle()
         return room_id
+
+    def settle(self) -> None:
+        """Waits until it is known whom everything written so far concerns: before, the answer depends on what comes next."""
+        distributor = self.outbound.distributor
+        written = distributor.seen
+        self.peers.wait_for(lambda: not self.running or distributor.position >= written)
 
     def join(self, user_id: UserId, room_id: RoomId | None = None, membership: str = "join") -> EventId:
         draft = Draft("m.room.member", user_id, {"membership": membership}, user_id)

@@ -362,19 +362,11 @@ class RoomQueues:
         if isinstance(error, DatabaseFault):
             logger.error("%s from %s waits for the database", queued.pdu, queued.origin, exc_info=error)
             self._try_again(room, queued)
-            return
-        if isinstance(error, NotFetched | TimeoutError) and self._may_try_again(room, queued):
+        elif isinstance(error, NotFetched | TimeoutError) and self._may_try_again(room, queued):
             self._try_again(room, queued)
-            return
-        if error is None:
-            queued.finish()
-        elif isinstance(error, MatrixError | TimeoutError):
-            logger.info("%s from %s is not taken in: %s", queued.pdu, queued.origin, error)
-            queued.finish(str(error))
         else:
-            logger.error("%s from %s is not taken in", queued.pdu, queued.origin, exc_info=error)
-            queued.finish("Internal server error")
-        self._on_done(room, queued)
+            _finish(queued, error)
+            self._on_done(room, queued)
 
     def _may_try_again(self, room: _Room, queued: Queued) -> bool:
         return queued.attempts < len(RETRY_AFTER_MS) and len(room.kept) <= MAX_QUEUED_OF_ROOM
@@ -466,6 +458,21 @@ class RoomQueues:
     def _free(self, room: _Room, size_bytes: int) -> None:
         room.staged_bytes -= size_bytes
         self._staged_bytes -= size_bytes
+
+
+def _finish(queued: Queued, error: Exception | None) -> None:
+    match error:
+        case None:
+            queued.finish()
+        case NotFetched() | TimeoutError():
+            logger.info("%s from %s is given up: %s", queued.pdu, queued.origin, error)
+            queued.finish(str(error))
+        case MatrixError():
+            logger.info("%s from %s is not taken in: %s", queued.pdu, queued.origin, error)
+            queued.finish(str(error))
+        case _:
+            logger.error("%s from %s is not taken in", queued.pdu, queued.origin, exc_info=error)
+            queued.finish("Internal server error")
 
 
 def _next(queued: OrderedDict[EventId, Queued]) -> Queued | None:

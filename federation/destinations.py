@@ -8,9 +8,9 @@ database, so a restart does not call a thousand dead servers anew.
 from __future__ import annotations
 
 import logging
-import random
 from collections import OrderedDict
 from collections.abc import Callable
+from random import Random
 from typing import Final
 
 from attrs import define, evolve, field
@@ -35,6 +35,7 @@ class Destinations:
 
     database: Database
     clock: Clock
+    _random: Random = field(init=False, factory=Random)
     _failing: OrderedDict[str, DestinationRow] = field(init=False, factory=OrderedDict)
     _unsaved: set[str] = field(init=False, factory=set)
     _saving: Deferred[None] | None = field(init=False, default=None)
@@ -86,7 +87,7 @@ class Destinations:
             return
         interval_ms = min(row.interval_ms * 2, MAX_INTERVAL_MS)
         # Spread, so that servers that went down together are not all asked at one moment.
-        retry_ts_ms = now_ms + int(interval_ms * random.uniform(0.8, 1.2))
+        retry_ts_ms = now_ms + int(interval_ms * self._random.uniform(0.8, 1.2))
         self._failing[server] = evolve(row, failures=row.failures + 1, interval_ms=interval_ms, retry_ts_ms=retry_ts_ms)
         self._failing.move_to_end(server)
         self._save(server)

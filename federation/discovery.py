@@ -17,11 +17,11 @@ Spec: server-server-api#resolving-server-names
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import parsedate_to_datetime
 from itertools import product
+from random import Random
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
@@ -107,6 +107,7 @@ class Discovery:
     clock: Clock
     well_known_port: int = 443
     _well_knowns: Bounded[str, WellKnown] = field(init=False, factory=lambda: Bounded(MAX_KEPT))
+    _random: Random = field(init=False, factory=Random)
     _failures: Bounded[str, int] = field(init=False, factory=lambda: Bounded(MAX_KEPT))
     _fetching: SingleFlight[WellKnown] = field(init=False, factory=SingleFlight)
     _srv: Bounded[str, tuple[Sequence[SrvRecord], int]] = field(init=False, factory=lambda: Bounded(MAX_KEPT))
@@ -196,7 +197,7 @@ class Discovery:
         for service, step in (("_matrix-fed._tcp.", steps[0]), ("_matrix._tcp.", steps[1])):
             records = await self.load_srv(service + host)
             if records:
-                ordered = order_records(records, random.uniform)
+                ordered = order_records(records, self._random.uniform)
                 targets = tuple(Target(record.target, record.port, host, host) for record in ordered)
                 return Found(targets[:MAX_TARGETS], step)
         return Found((Target(host, DEFAULT_PORT, host, host),), steps[2])

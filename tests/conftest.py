@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.kit.databases import ENGINES, PostgresCluster, PostgresMissing, SqliteFiles, find_postgres
 from tests.kit.processes import find_synapse
@@ -16,6 +17,14 @@ from tests.kit.specification import FEDERATION, SPECIFICATION
 CLUSTER = pytest.StashKey[PostgresCluster]()
 SPECIFICATIONS = (SPECIFICATION, FEDERATION)
 POSTGRES_URL = "HEARTH_TEST_POSTGRES_URL"
+
+# What hypothesis draws is the same in each run, and no machine is too slow for it: a run fails for what the code does only.
+# `--hypothesis-profile search` looks for new examples.
+settings.register_profile(
+    "hearth", deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
+)
+settings.register_profile("search", settings.get_profile("hearth"), derandomize=False)
+settings.load_profile("hearth")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,9 +13,9 @@ Spec: server-server-api#transactions
 from __future__ import annotations
 
 import logging
-import random
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from random import Random
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
@@ -94,6 +94,7 @@ class Sender:
     clock: Clock
     backlog: Backlog
     bodies: TransactionBodies
+    _random: Random = field(factory=Random, init=False)
     _destinations: dict[ServerName, Destination] = field(factory=dict, init=False)
     _healthy: _Line = field(factory=lambda: _Line(TURNS), init=False)
     _failing: _Line = field(factory=lambda: _Line(TURNS_FAILING), init=False)
@@ -366,7 +367,7 @@ class Sender:
         if isinstance(error, BackingOff):
             return max(1, error.retry_ts_ms - self.clock.time_ms())
         longest = min(FIRST_RETRY_MS * 2 ** min(destination.failures, 20), MAX_RETRY_MS)
-        return int(longest * random.uniform(0.5, 1))
+        return int(longest * self._random.uniform(0.5, 1))
 
     def _on_timer(self, destination: Destination) -> None:
         destination.timer = None

@@ -11,12 +11,12 @@ transaction), `deferToThreadPool` (copies a context and builds a Failure per cal
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
+from random import Random
 from typing import Any, TypeVar
 
 import sqlalchemy
@@ -166,6 +166,7 @@ class _Worker:
         self._reactor = reactor
         self._read_only = read_only
         self._connection: Connection | None = None
+        self._random = Random()
 
     def run(self) -> None:
         while (job := self.queue.get()) is not None:
@@ -192,7 +193,7 @@ class _Worker:
                     self._disconnect()
                 if attempt == TRANSACTION_ATTEMPTS or not _is_retryable(error):
                     raise
-                time.sleep(random.uniform(0, 0.01 * 2**attempt))
+                time.sleep(self._random.uniform(0, 0.01 * 2**attempt))
         raise AssertionError("the loop returns or raises")
 
     def _connected(self) -> Connection:

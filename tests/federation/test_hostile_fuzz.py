@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from federation.xmatrix import build_header
@@ -123,13 +123,7 @@ def test_whatever_a_server_sends_is_answered(start_federated: Any, start_peer: A
     good: set[str] = set()
 
     @seed(1)
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(max_examples=EXAMPLES, phases=[Phase.generate])
     @given(st.data())
     def run(data: st.DataObject) -> None:
         method, template, operation = data.draw(st.sampled_from(fuzz.operations))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homeserver.matrix.canonical import canonical_json, decode_json
@@ -282,7 +282,7 @@ def test_no_mutation_of_events_makes_an_error(start_federated: Any, start_peer: 
     ]
     log.clear()
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=40)
     @given(st.lists(st.tuples(st.sampled_from(good), MUTATIONS), min_size=10, max_size=50))
     def send(events: list[tuple[dict[str, Any], Any]]) -> None:
         made = [signed_if_possible(room, mutated(json, mutations)) for json, mutations in events]

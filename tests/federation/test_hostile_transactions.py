@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.federation.peer_room import V1, PeerRoom, message
@@ -176,7 +176,7 @@ def test_no_transaction_makes_an_error(room: PeerRoom, log: Log) -> None:
     bodies = st.fixed_dictionaries({}, optional={"pdus": st.lists(JSON, max_size=10), "edus": edus, "other": JSON})
     log.clear()
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=60)
     @given(st.one_of(JSON, bodies), st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8))
     def send(body: Any, txn_id: str) -> None:
         from urllib.parse import quote

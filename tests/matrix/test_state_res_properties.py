@@ -7,7 +7,7 @@ from itertools import permutations
 from typing import Any
 
 import attrs
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homeserver.matrix.auth_graph import AuthGraph
@@ -35,7 +35,7 @@ histories = st.tuples(
     st.lists(actions, max_size=8), st.lists(st.lists(actions, min_size=1, max_size=6), min_size=2, max_size=3)
 )
 versions = st.sampled_from([V1, V2, V6, V11, V12])
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(max_examples=60)
 
 
 @attrs.frozen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 
@@ -15,7 +15,7 @@ from homeserver.runtime.http.router import Router
 from homeserver.runtime.http.site import App, Site
 from tests.runtime.conftest import Tokens
 
-CUTS = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+CUTS = settings(max_examples=400)
 BODY = b'{"a":1}'
 DATE = re.compile(rb"Date: [^\r]*\r\n")
 

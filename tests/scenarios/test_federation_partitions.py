@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from attrs import define, field, frozen
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.kit.client import Client
@@ -118,13 +118,7 @@ steps = st.lists(
 )
 
 
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+@settings(max_examples=EXAMPLES, phases=[Phase.generate])
 @given(version=st.sampled_from(VERSIONS), taken=steps)
 def test_healed_partitions_leave_one_state_and_lose_nothing(mesh: Mesh, version: str, taken: list[Step]) -> None:
     mesh.heal()

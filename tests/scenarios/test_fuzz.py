@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 import requests
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 EXAMPLES = int(os.environ.get("HEARTH_FUZZ_EXAMPLES", "1500"))
@@ -78,13 +78,7 @@ def test_whatever_comes_is_answered(hearth: Any, caplog: pytest.LogCaptureFixtur
     session = requests.Session()
 
     @seed(1)
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(max_examples=EXAMPLES, phases=[Phase.generate])
     @given(st.data())
     def fuzz(data: st.DataObject) -> None:
         method, template, operation = data.draw(st.sampled_from(all_operations))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from attrs import define, field
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.kit.client import Client, Unexpected
@@ -235,7 +235,7 @@ class World:
         writers = [self.threads.submit(self._write, user, room, number) for user in self.users]
         readings = [self.threads.submit(follower.step) for follower in readers]
         for future in [*writers, *readings]:
-            future.result(60)
+            future.result(120)
 
     def _write(self, user: Client, room: str, number: int) -> None:
         writer = user.another_device()
@@ -325,14 +325,7 @@ def run_some(server: Any, number: int) -> None:
     """A few runs; those of a number are always the same but for what happens at once."""
 
     @seed(number)
-    @settings(
-        max_examples=RUNS_AT_A_TIME,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(max_examples=RUNS_AT_A_TIME, phases=[Phase.generate], report_multiple_bugs=False)
     @given(STEPS)
     def run(steps: list[tuple[str, int, int, int]]) -> None:
         with ThreadPoolExecutor(USERS * (len(KINDS) + 1)) as threads:

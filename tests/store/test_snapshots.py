@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, func, insert, select
 
@@ -44,7 +44,7 @@ def _save_event(connection: Connection, nid: int, key: str) -> EventId:
     return event_id
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(steps=STEPS, reload=st.booleans())
 def test_every_snapshot_reads_as_it_was_laid(
     connection: Connection, steps: list[tuple[int, int, bool]], reload: bool

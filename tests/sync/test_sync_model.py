@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import orjson
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -170,10 +170,5 @@ class SyncMachine(RuleBasedStateMachine):
         client.take(self.world, self.world.sync(client.user, client.token, **client.options()))
 
 
-SyncMachine.TestCase.settings = settings(
-    max_examples=15,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+SyncMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=25)
 TestSyncModel = SyncMachine.TestCase

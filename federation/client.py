@@ -9,7 +9,7 @@ a while (destinations.py); whoever acts for a waiting user says `patient` and tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
 from attrs import define, field
@@ -44,6 +44,15 @@ _NOBODY_BEHIND: Final = frozenset((502, 503, 504, *range(520, 531)))
 _ANOTHER_TARGET: Final = (Fault.NAME, Fault.ADDRESS, Fault.CONNECT, Fault.TLS)
 
 
+class Asking(TypedDict, total=False):
+    """How a request is made."""
+
+    timeout_ms: int | None  # the client's default_timeout_ms if None
+    max_bytes: int  # of the answer
+    patient: bool  # also a server that is backed off from
+    signed: bool  # False for the few endpoints that ask for no proof (keys, version)
+
+
 def quote_path(prefix: str, *segments: str) -> str:
     """`prefix` as it is, and the segments percent-encoded below it."""
     return "/".join([prefix, *(quote(segment, safe="") for segment in segments)])
@@ -71,47 +80,19 @@ class FederationClient:
     default_timeout_ms: int = 60_000
     _slots: dict[ServerName, DeferredSemaphore] = field(init=False, factory=dict)
 
-    async def get(
-        self,
-        server: ServerName,
-        path: str,
-        query: Query | None = None,
-        *,
-        timeout_ms: int | None = None,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        patient: bool = False,
-        signed: bool = True,
-    ) -> Any:
-        """The decoded answer. `signed=False` is for the few endpoints that ask for no proof (keys, version)."""
-        return await self._request("GET", server, path, query, None, timeout_ms, max_bytes, patient, signed)
+    async def get(self, server: ServerName, path: str, query: Query | None = None, **asking: Unpack[Asking]) -> Any:
+        """The decoded answer."""
+        return await self._request("GET", server, path, query, None, **asking)
 
     async def put(
-        self,
-        server: ServerName,
-        path: str,
-        body: Any,
-        query: Query | None = None,
-        *,
-        timeout_ms: int | None = None,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        patient: bool = False,
-        signed: bool = True,
+        self, server: ServerName, path: str, body: Any, query: Query | None = None, **asking: Unpack[Asking]
     ) -> Any:
-        return await self._request("PUT", server, path, query, body, timeout_ms, max_bytes, patient, signed)
+        return await self._request("PUT", server, path, query, body, **asking)
 
     async def post(
-        self,
-        server: ServerName,
-        path: str,
-        body: Any,
-        query: Query | None = None,
-        *,
-        timeout_ms: int | None = None,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        patient: bool = False,
-        signed: bool = True,
+        self, server: ServerName, path: str, body: Any, query: Query | None = None, **asking: Unpack[Asking]
     ) -> Any:
-        return await self._request("POST", server, path, query, body, timeout_ms, max_bytes, patient, signed)
+        return await self._request("POST", server, path, query, body, **asking)
 
     def check(self, server: ServerName) -> None:
         """Whether the server may be asked now. Raises: NotAllowed, BackingOff."""
@@ -125,10 +106,11 @@ class FederationClient:
         path: str,
         query: Query | None,
         body: Any,
-        timeout_ms: int | None,
-        max_bytes: int,
-        patient: bool,
-        signed: bool,
+        *,
+        timeout_ms: int | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        patient: bool = False,
+        signed: bool = True,
     ) -> Any:
         if server == self.server_name:
             raise RemoteUnreachable(server, "that is this server itself")

@@ -247,6 +247,18 @@ def hearth(start_local: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture
+def alice(hearth: Any) -> Any:
+    """A user of `hearth`."""
+    return hearth.register("alice")
+
+
+@pytest.fixture
+def bob(hearth: Any) -> Any:
+    """Another one."""
+    return hearth.register("bob")
+
+
+@pytest.fixture
 def start_subprocess(database_url: str, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Starts a server in a process of its own, which can be killed."""
     from tests.kit.servers import SubprocessServer

@@ -10,23 +10,6 @@ RULE = "/pushrules/global/{}/{}"
 BY_THREAD = '{"room": {"timeline": {"unread_thread_notifications": true}}}'
 
 
-@pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
-
-
-@pytest.fixture
-def bob(hearth: Any) -> Any:
-    return hearth.register("bob")
-
-
-@pytest.fixture
-def room(alice: Any, bob: Any) -> str:
-    room_id: str = alice.create_room(preset="public_chat")
-    bob.join(room_id)
-    return room_id
-
-
 def section(client: Any, room: str) -> dict[str, Any]:
     found: dict[str, Any] = client.sync(since=None, filter=BY_THREAD)["rooms"]["join"][room]
     return found

@@ -7,15 +7,11 @@ from typing import Any
 import pytest
 
 from tests.kit.client import bodies
+from tests.kit.waiting import until
 
 PATH = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
 DELAY = "org.matrix.msc4140.delay"
 LATER = 3_600_000
-
-
-@pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
 
 
 def schedule(client: Any, room: str, delay_ms: int, body: str = "later") -> str:
@@ -35,10 +31,10 @@ def test_an_event_is_sent_when_its_time_has_come(alice: Any) -> None:
     room = alice.create_room()
     alice.sync()
     schedule(alice, room, 300)
-    answer = alice.sync(timeout=20_000)
+    answer = alice.sync(timeout=60_000)
     assert bodies(answer["rooms"]["join"][room]["timeline"]["events"]) == ["later"]
     # It is forgotten by the next commit.
-    assert any(alice.get(PATH) == {"delayed_events": []} for _ in range(500))
+    until(alice, lambda: alice.get(PATH) == {"delayed_events": []})
     assert sent(alice, room) == ["later"]
 
 
@@ -76,10 +72,7 @@ def test_state_is_delayed_too_and_outlives_a_restart_of_the_server(hearth: Any, 
     alice.send_raw("PUT", path, {"topic": "soon"}, query={DELAY: 1})
     hearth.restart()
     alice.base_url = hearth.url
-    for _ in range(20):
-        if [event["delay_id"] for event in alice.get(PATH)["delayed_events"]] == [delay_id]:
-            break
-        alice.sync(timeout=500)
+    until(alice, lambda: [event["delay_id"] for event in alice.get(PATH)["delayed_events"]] == [delay_id])
     assert alice.get_state(room, "m.room.topic") == {"topic": "soon"}
     alice.post(f"{PATH}/{delay_id}/send")
     assert alice.get_state(room, "m.room.topic") == {"topic": "later"}

@@ -11,16 +11,6 @@ MENTION = {"msgtype": "m.text", "body": "look"}
 
 
 @pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
-
-
-@pytest.fixture
-def bob(hearth: Any) -> Any:
-    return hearth.register("bob")
-
-
-@pytest.fixture
 def room(alice: Any, bob: Any) -> str:
     room_id: str = alice.create_room(preset="public_chat")
     bob.join(room_id)

@@ -8,23 +8,6 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
-
-
-@pytest.fixture
-def bob(hearth: Any) -> Any:
-    return hearth.register("bob")
-
-
-@pytest.fixture
-def room(alice: Any, bob: Any) -> str:
-    room_id: str = alice.create_room(preset="public_chat", name="a room")
-    bob.join(room_id)
-    return room_id
-
-
 def _room(client: Any, room: str, since: str | None = None, **query: Any) -> dict[str, Any]:
     answer = client.get("/sync", query={"since": since, "timeout": 0, **query})
     client.next_batch = answer["next_batch"]

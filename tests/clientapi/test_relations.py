@@ -5,30 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from homeserver.runtime.db import engine_url, make_engine
 from homeserver.store.migrations import m0012_event_relations
 
 RELATIONS = "/_matrix/client/v1/rooms/{}/relations/{}"
 THREADS = "/_matrix/client/v1/rooms/{}/threads"
-
-
-@pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
-
-
-@pytest.fixture
-def bob(hearth: Any) -> Any:
-    return hearth.register("bob")
-
-
-@pytest.fixture
-def room(alice: Any, bob: Any) -> str:
-    room_id: str = alice.create_room(preset="public_chat")
-    bob.join(room_id)
-    return room_id
 
 
 def relate(client: Any, room: str, target: str, rel_type: str, body: str = "x", **more: Any) -> str:

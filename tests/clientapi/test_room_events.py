@@ -7,23 +7,6 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
-
-
-@pytest.fixture
-def bob(hearth: Any) -> Any:
-    return hearth.register("bob")
-
-
-@pytest.fixture
-def room(alice: Any, bob: Any) -> str:
-    room_id: str = alice.create_room(preset="public_chat", name="a room")
-    bob.join(room_id)
-    return room_id
-
-
 def test_same_transaction_gives_same_event(alice: Any, room: str) -> None:
     assert alice.send(room, "hello", txn_id="one") == alice.send(room, "something else", txn_id="one")
     assert alice.send(room, "hello", txn_id="two") != alice.send(room, "hello", txn_id="one")

@@ -15,16 +15,6 @@ from tests.kit.client import Client
 from tests.kit.reactor import run_in_reactor
 
 
-@pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
-
-
-@pytest.fixture
-def bob(hearth: Any) -> Any:
-    return hearth.register("bob")
-
-
 def search(client: Any, term: str, *, next_batch: str | None = None, **more: Any) -> Any:
     body = {"search_categories": {"room_events": {"search_term": term, "order_by": "recent", **more}}}
     return client.post("/search", body, query={"next_batch": next_batch})["search_categories"]["room_events"]

@@ -16,23 +16,6 @@ HOUR_MS = 3_600_000
 SMALL = {"room": {"timeline": {"limit": 1}}}
 
 
-@pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
-
-
-@pytest.fixture
-def bob(hearth: Any) -> Any:
-    return hearth.register("bob")
-
-
-@pytest.fixture
-def room(alice: Any, bob: Any) -> str:
-    room_id: str = alice.create_room(preset="public_chat")
-    bob.join(room_id)
-    return room_id
-
-
 def stick(client: Any, room: str, txn: str, duration_ms: int = HOUR_MS) -> Any:
     return client.put(SEND, {"txn": txn}, at=(room, "x.sticky", txn), query={DURATION: duration_ms})
 

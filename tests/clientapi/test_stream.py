@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.kit.client import TIMEOUT_S
 from tests.kit.stream import PATH, Closed, StreamClient
 
 WEBSOCKET = {
@@ -16,16 +17,6 @@ WEBSOCKET = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
-
-
-@pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
-
-
-@pytest.fixture
-def bob(hearth: Any) -> Any:
-    return hearth.register("bob")
 
 
 @pytest.fixture
@@ -277,7 +268,7 @@ def test_rates_are_those_of_the_requests(start_local: Any, open_stream: Any) -> 
 
 def test_what_is_no_websocket_is_told_so(alice: Any) -> None:
     def ask(headers: dict[str, str], query: str = "") -> tuple[int, str]:
-        response = requests.get(alice.base_url + PATH + query, headers=headers, timeout=20)
+        response = requests.get(alice.base_url + PATH + query, headers=headers, timeout=TIMEOUT_S)
         return response.status_code, response.json()["errcode"]
 
     own = {"Authorization": f"Bearer {alice.token}"}
@@ -288,7 +279,7 @@ def test_what_is_no_websocket_is_told_so(alice: Any) -> None:
     assert ask({**own, **WEBSOCKET}, "?filter=nonesuch") == (400, "M_INVALID_PARAM")
     assert ask({**own, **WEBSOCKET, "Sec-WebSocket-Protocol": "a, a"}) == (400, "M_INVALID_PARAM")
     response = requests.get(
-        alice.base_url + PATH, headers={**own, **WEBSOCKET, "Sec-WebSocket-Version": "7"}, timeout=20
+        alice.base_url + PATH, headers={**own, **WEBSOCKET, "Sec-WebSocket-Version": "7"}, timeout=TIMEOUT_S
     )
     assert response.status_code == 400 and response.headers["Sec-WebSocket-Version"]
 

@@ -1,9 +1,9 @@
-// What the stories that encrypt share: users of matrix-js-sdk with its Rust crypto, and waiting for what they see.
+// What the stories share: users of matrix-js-sdk with its Rust crypto, and waiting for what they see.
 import * as sdk from "matrix-js-sdk";
 import { logger } from "matrix-js-sdk/lib/logger.js";
 
 logger.setLevel("error", false);
-const password = "password of the tests";
+export const password = "password of the tests";
 
 /** A new device of the user; secrets: the keys of their secret storage, by key id, which the devices of a user may share. */
 export async function start(baseUrl, name, secrets = new Map()) {

@@ -1,11 +1,9 @@
 // matrix-js-sdk against a running server: node talk.mjs URL. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
 import * as sdk from "matrix-js-sdk";
-import { logger } from "matrix-js-sdk/lib/logger.js";
+import { password, until } from "./kit.mjs";
 
-logger.setLevel("error", false);
 const url = process.argv[2];
-const password = "password of the tests";
 
 function logIn(user, secret) {
     const identifier = { type: "m.id.user", user };
@@ -20,19 +18,6 @@ async function start(name) {
     await client.startClient({ initialSyncLimit: 10 });
     await ready;
     return client;
-}
-
-function until(emitter, event, holds) {
-    return new Promise((resolve, reject) => {
-        const timer = setTimeout(() => reject(new Error(`no ${event} in time`)), 30000);
-        const listen = (...args) => {
-            if (!holds(...args)) return;
-            clearTimeout(timer);
-            emitter.off(event, listen);
-            resolve(args);
-        };
-        emitter.on(event, listen);
-    });
 }
 
 const alice = await start("alice");

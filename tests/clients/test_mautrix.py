@@ -20,7 +20,7 @@ from mautrix.types import (
 )
 
 PASSWORD = "password of the tests"
-WAIT_S = 30
+WAIT_S = 120
 
 
 class Rooms(MemoryStateStore):

@@ -55,11 +55,6 @@ def elsewhere(hearth: Any) -> Elsewhere:
     return server
 
 
-@pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
-
-
 def share_room(hearth: Any, alice: Any, membership: str = "join") -> str:
     """Carol is in a room with Alice, as after a join by federation."""
     room = str(alice.create_room(preset="public_chat"))

@@ -38,11 +38,6 @@ def peer(start_peer: Any) -> Any:
     return start_peer()
 
 
-@pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
-
-
 def test_profile_of_a_remote_user(alice: Any, peer: Any) -> None:
     peer.answer("GET", f"{V1}/query/profile", {"displayname": "Bob", "avatar_url": 5, "org.example.mood": {"x": 1}})
     profile = alice.get("/profile/{}", at=[f"@bob:{peer.server_name}"])

@@ -7,7 +7,7 @@ One line for each thing that is wrong, `file:line: what`. Exit code 1 if there i
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import anchors
 import layout
+import named
 import patterns
 from source import Finding, Source
 
@@ -43,6 +44,7 @@ def checks() -> list[Check]:
 def main() -> int:
     found = 0
     all_checks = checks()
+    sources = []
     for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         if "node_modules" in path.parts:
             continue
@@ -52,11 +54,23 @@ def main() -> int:
             print(f"{path.relative_to(ROOT)}: {error}")
             found += 1
             continue
-        for check in all_checks:
-            for finding in check(source):
-                print(f"{source.name}:{finding.line}: {finding.text}")
-                found += 1
-    return 1 if found else 0
+        sources.append(source)
+        found += sum(tell(source.name, check(source)) for check in all_checks)
+    return 1 if found + check_pages(sources) else 0
+
+
+def check_pages(sources: Sequence[Source]) -> int:
+    """How much is wrong with the pages that lead through the code."""
+    paths, members = [source.name for source in sources], named.members_of(sources)
+    pages = [ROOT / "docs/architecture.md", *sorted((ROOT / "docs/flows").glob("*.md"))]
+    return sum(tell(page.relative_to(ROOT).as_posix(), named.check_names(page, paths, members)) for page in pages)
+
+
+def tell(name: str, findings: Iterable[Finding]) -> int:
+    """How many there were."""
+    lines = [f"{name}:{finding.line}: {finding.text}" for finding in findings]
+    print("".join(f"{line}\n" for line in lines), end="")
+    return len(lines)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from tests.kit.federation import Answer, Received
 __all__ = ["log"]
 
 MODULES = "federation.inbound"
+FOR_EVER_MS = 3_600_000
 
 
 @pytest.fixture
@@ -24,12 +24,19 @@ def room(start_federated: Any, start_peer: Any) -> PeerRoom:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: Any) -> None:
-    """Servers are waited for, and asked again, as ever, only sooner."""
-    for module in ("fetching", "receive_pdu"):
-        monkeypatch.setattr(f"{MODULES}.{module}.FETCH_TIMEOUT_MS", 1_000)
-    monkeypatch.setattr(f"{MODULES}.fetching.STATE_TIMEOUT_MS", 1_000)
-    monkeypatch.setattr(f"{MODULES}.receive_pdu.GAP_TIMEOUT_MS", 10_000)
+    """Servers are asked again as ever, only sooner."""
     monkeypatch.setattr(f"{MODULES}.room_queue.RETRY_AFTER_MS", (100,))
+
+
+@pytest.fixture
+def patience(monkeypatch: Any) -> None:
+    """Whoever waits for a server waits longer than any test."""
+    for module in ("fetching", "receive_pdu"):
+        monkeypatch.setattr(f"{MODULES}.{module}.FETCH_TIMEOUT_MS", FOR_EVER_MS)
+    monkeypatch.setattr(f"{MODULES}.receive_pdu.GAP_TIMEOUT_MS", FOR_EVER_MS)
+
+
+SILENCE = Answer({}, delay_s=FOR_EVER_MS // 1000)  # nothing, as long as the peer is there
 
 
 def follows_gap(room: PeerRoom, text: str = "after the gap") -> Any:
@@ -80,7 +87,8 @@ def test_events_that_wait_behind_a_gap_come_in_once_it_is_passed(room: PeerRoom)
     assert len(room.peer.received(f"{V1}/state_ids")) == 1
 
 
-def test_event_is_tried_again_when_its_server_could_not_answer(room: PeerRoom) -> None:
+def test_event_is_tried_again_when_its_server_could_not_answer(room: PeerRoom, monkeypatch: Any) -> None:
+    monkeypatch.setattr(f"{MODULES}.room_queue.RETRY_AFTER_MS", (100,) * 1_000)
     pdu = follows_gap(room)
     room.send(pdu)
     room.wait_until(lambda: room.peer.received(f"{V1}/state_ids"))
@@ -100,18 +108,16 @@ def test_accepted_event_survives_a_restart(room: PeerRoom, monkeypatch: Any) -> 
     room.wait_for_event(pdu.event_id)
 
 
+@pytest.mark.usefixtures("patience")
 def test_restart_does_not_wait_for_a_server_that_never_answers(room: PeerRoom, monkeypatch: Any) -> None:
     monkeypatch.setattr(f"{MODULES}.room_queue.STOP_TIMEOUT_MS", 100)
-    monkeypatch.setattr(f"{MODULES}.receive_pdu.FETCH_TIMEOUT_MS", 60_000)
-    room.peer.answer("POST", f"{V1}/get_missing_events/", Answer({}, delay_s=60))
+    room.peer.answer("POST", f"{V1}/get_missing_events/", SILENCE)
     pdu = follows_gap(room)
     room.send(pdu)
     room.wait_until(lambda: room.peer.received(f"{V1}/get_missing_events"))
-    started = time.monotonic()
     room.serve_state(list(room.state.values()))
     room.peer.answer("POST", f"{V1}/get_missing_events/", {"events": []})
     room.hearth.restart()
-    assert time.monotonic() - started < 20
     room.alice.base_url = room.hearth.url
     room.wait_for_event(pdu.event_id)
 
@@ -139,7 +145,7 @@ def test_state_that_can_not_be_is_no_state(room: PeerRoom, log: Log, what: str) 
     pdu = follows_gap(room)
     log.clear()
     room.send(pdu)
-    room.wait_until(lambda: any("given up" in line for line in log.lines()))
+    room.wait_until(lambda: any("not taken in" in line for line in log.lines()))
     assert log.faults() == []
     assert dict(room.head().state) == before
     still_works(room)
@@ -207,7 +213,7 @@ def test_endless_chain_of_missing_events_is_left(room: PeerRoom, log: Log) -> No
     room.peer.answer("GET", f"{V1}/state_ids/", {})
     log.clear()
     room.send(pdu)
-    room.wait_until(lambda: any("given up" in line for line in log.lines()))
+    room.wait_until(lambda: any("not taken in" in line for line in log.lines()))
     asked = len(room.peer.received(f"{V1}/get_missing_events"))
     assert asked <= 40, asked
     assert log.faults() == []
@@ -242,7 +248,7 @@ def test_endless_auth_chain_is_left(room: PeerRoom, log: Log, monkeypatch: Any) 
     room.peer.answer("GET", f"{V1}/event/", room._event)
     log.clear()
     room.send(pdu)
-    room.wait_until(lambda: any("given up" in line for line in log.lines()))
+    room.wait_until(lambda: any("not taken in" in line for line in log.lines()))
     assert log.faults() == []
     assert len(room.peer.received(f"{V1}/event/")) <= 20
     still_works(room)
@@ -260,7 +266,7 @@ def test_events_in_a_circle_are_refused(start_federated: Any, start_peer: Any, l
     room.peer.answer("GET", f"{V1}/event_auth/", {"auth_chain": [room.made[one].json, room.made[two].json]})
     log.clear()
     room.send(room.made[one], room.made[two])
-    room.wait_until(lambda: len([line for line in log.lines() if "given up" in line or "not taken" in line]) >= 1)
+    room.wait_until(lambda: len([line for line in log.lines() if "not taken in" in line]) >= 1)
     room.wait_until_idle()
     assert log.faults() == []
     assert not room.sees(one)
@@ -290,7 +296,7 @@ def test_many_unknown_prev_events_cost_few_requests(room: PeerRoom, log: Log) ->
     pdus = [room.build("m.room.message", message(str(each)), prev_events=prev, advance=False) for each in range(5)]
     log.clear()
     room.send(*pdus)
-    room.wait_until(lambda: len([line for line in log.lines() if "given up" in line]) == 5)
+    room.wait_until(lambda: len([line for line in log.lines() if "not taken in" in line]) == 5)
     assert len(room.peer.requests) < 100
     assert log.faults() == []
     still_works(room)
@@ -299,9 +305,10 @@ def test_many_unknown_prev_events_cost_few_requests(room: PeerRoom, log: Log) ->
 # -- never ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("patience")
 def test_room_of_a_server_that_never_answers_holds_up_no_other(room: PeerRoom) -> None:
     """Nor does the event that hangs hold up others of its room."""
-    room.peer.answer("POST", f"{V1}/get_missing_events/", Answer({}, delay_s=20))
+    room.peer.answer("POST", f"{V1}/get_missing_events/", SILENCE)
     other = PeerRoom.open(room.hearth, room.peer)
     tips = list(room.tips)
     for number in range(10):
@@ -310,19 +317,16 @@ def test_room_of_a_server_that_never_answers_holds_up_no_other(room: PeerRoom) -
     room.tips = tips
     same = room.build("m.room.message", message("quick, too"))
     other.send(pdu, same)
-    started = time.monotonic()
     other.wait_for_event(pdu.event_id)
     room.wait_for_event(same.event_id)
-    assert time.monotonic() - started < 5
 
 
+@pytest.mark.usefixtures("patience")
 def test_event_of_which_the_server_stays_silent_is_told_to_be_accepted(room: PeerRoom) -> None:
     """The sender needn't wait until we have asked it everything: it has our word."""
-    room.peer.answer("POST", f"{V1}/get_missing_events/", Answer({}, delay_s=20))
+    room.peer.answer("POST", f"{V1}/get_missing_events/", SILENCE)
     pdu = follows_gap(room)
-    started = time.monotonic()
     assert room.send(pdu).json() == {"pdus": {pdu.event_id: {}}}
-    assert time.monotonic() - started < 5
 
 
 def test_full_queue_goes_on_in_the_database(room: PeerRoom, monkeypatch: Any) -> None:

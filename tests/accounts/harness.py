@@ -103,7 +103,7 @@ class Pump:
 
     def run_until(self, is_done: Any) -> None:
         while not is_done():
-            function, args, kwargs = self._calls.get(timeout=20)
+            function, args, kwargs = self._calls.get(timeout=120)
             function(*args, **kwargs)
 
 

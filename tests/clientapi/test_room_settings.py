@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.kit.waiting import until_synced
+
 GUEST_ACCESS = "m.room.guest_access"
 
 
@@ -17,11 +19,7 @@ def test_guests_leave_a_room_that_closes_to_them(hearth: Any) -> None:
     bob.join(room)
     guest.sync()
     alice.set_state(room, GUEST_ACCESS, {"guest_access": "forbidden"})
-    left: Any = None
-    for _ in range(3):  # the change of access may come by itself
-        left = guest.sync(timeout=20_000)["rooms"].get("leave", {}).get(room)
-        if left is not None:
-            break
+    left = until_synced(guest, lambda sync: sync.get("rooms", {}).get("leave", {}).get(room))
     assert left["timeline"]["events"][-1]["content"]["membership"] == "leave"
     assert alice.get("/rooms/{}/joined_members", at=[room])["joined"].keys() == {alice.user_id, bob.user_id}
 

@@ -16,7 +16,7 @@ from homeserver.rooms.writer import Draft
 from tests.kit.reactor import get_reactor, run_in_reactor
 
 PEER = ServerName("peer.example")
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 
 @define(eq=False)

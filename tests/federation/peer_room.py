@@ -30,7 +30,7 @@ from tests.kit.reactor import run_in_reactor
 
 V1 = "/_matrix/federation/v1"
 _txn_ids = itertools.count(1)
-WAIT_S = 20
+WAIT_S = 120
 
 
 def message(text: str) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def test_state_that_forbids_what_was_done_meanwhile_undoes_it(
     said = room.build("m.room.message", {"body": "still here"}, None, room.user("bob"), prev=tips, state=state)
     alice.sync()
     peer.put(hearth, f"{V1}/send/1", transaction(peer, said)).raise_for_status()
-    assert [event["event_id"] for event in timeline(alice.sync(timeout=20_000), room.room_id)] == [said.event_id]
+    assert [event["event_id"] for event in timeline(alice.sync(timeout=60_000), room.room_id)] == [said.event_id]
     told.set()
     assert room.user("bob") not in members(alice, room)
     alice.get("/rooms/{}/event/{}", at=[room.room_id, said.event_id], expect=404)

@@ -24,7 +24,7 @@ from homeserver.store.migrations import upgrade
 from tests.kit.processes import die_with_parent, get_unprivileged_user, give_to
 
 ENGINES = ("sqlite", "postgresql")
-START_TIMEOUT_MS = 60_000
+START_TIMEOUT_MS = 120_000
 MAX_SOCKET_FOLDER = 60  # a socket's whole path has at most 107 bytes
 _USER = "hearth"
 _TEMPLATE = "hearth_template"
@@ -96,7 +96,7 @@ class PostgresCluster:
         """Ends the server and removes all data."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(30)
+            self._process.wait(120)
             self._process = None
         shutil.rmtree(self.folder, ignore_errors=True)
 

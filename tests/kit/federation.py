@@ -33,7 +33,7 @@ from tests.kit.certificates import CertificateFiles, TestCa
 from tests.kit.processes import get_free_port
 from tests.kit.servers import LocalServer, Settings, _merged
 
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 KEY_PATH = "/_matrix/key/v2/server"
 
 
@@ -59,7 +59,7 @@ def federated_settings(ca: TestCa, port: int, settings: Settings | None = None) 
             "custom_ca_file": str(ca.file),
             "allow_private_addresses": True,
             "trusted_key_servers": [],
-            "request_timeout_ms": 20_000,
+            "request_timeout_ms": 60_000,
         },
     }
     return _merged(values, settings or {})

@@ -17,7 +17,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 CHUNK_BYTES = 65_536
 
 

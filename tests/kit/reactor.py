@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
-TIMEOUT_MS = 60_000
+TIMEOUT_MS = 120_000
 _lock = threading.Lock()
 _running: list[Any] = []
 
@@ -72,4 +72,4 @@ def _start() -> Any:
 
 def _stop(reactor: Any, thread: threading.Thread) -> None:
     reactor.callFromThread(reactor.stop)
-    thread.join(10)
+    thread.join(60)

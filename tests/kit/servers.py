@@ -31,7 +31,7 @@ from tests.kit.reactor import get_reactor, run_in_reactor
 SERVER_NAME = "test.example"
 SHARED_SECRET = "the shared secret of the tests"
 CHECKOUT = Path(__file__).resolve().parents[2]
-START_TIMEOUT_MS = 30_000
+START_TIMEOUT_MS = 120_000
 STOP_TIMEOUT_S = 60
 
 Settings = Mapping[str, Any]

@@ -15,7 +15,7 @@ from autobahn.exception import Disconnected
 from tests.kit.reactor import get_reactor, run_in_reactor
 
 PATH = "/_matrix/client/unstable/im.hearth/stream"
-WAIT_S = 20
+WAIT_S = 120
 
 
 class Closed(AssertionError):

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 
 from tests.kit.servers import CHECKOUT, write_config
 
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 
 def _hearth(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ import requests
 from homeserver.matrix.signing import VerifyKey, parse_signing_keys, verify_json
 from tests.kit.servers import CHECKOUT, write_config
 
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 
 def _hearth(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -106,9 +106,9 @@ def test_damaged_state_is_made_anew_from_the_events(server: Any, database_url: s
     assert room_id not in bob.sync(since=None).get("rooms", {}).get("join", {})
     assert "Put right." in hearth(server, "repair", room_id)
     hearth(server, "show", room_id)
-    told = alice.sync(timeout=20_000)["rooms"]["join"][room_id]["state"]["events"]
+    told = alice.sync(timeout=60_000)["rooms"]["join"][room_id]["state"]["events"]
     assert [(event["type"], event["content"]) for event in told] == [("m.room.name", {"name": "After"})]
-    came_back = bob.sync(timeout=20_000)["rooms"]["join"][room_id]
+    came_back = bob.sync(timeout=60_000)["rooms"]["join"][room_id]
     assert ("m.room.name", {"name": "After"}) in [
         (event["type"], event["content"]) for event in came_back["state"]["events"] + came_back["timeline"]["events"]
     ]
@@ -146,7 +146,7 @@ def test_several_extremities_are_resolved_and_merged(server: Any, database_url: 
     assert "Put right." in hearth(server, "repair", room_id)
     assert hearth(server, "show", room_id).count("at depth") == 1
     until(alice, lambda: alice.get_state(room_id, "m.room.name") == {"name": "Right"})
-    told = alice.sync(timeout=20_000)["rooms"]["join"][room_id]["state"]["events"]
+    told = alice.sync(timeout=60_000)["rooms"]["join"][room_id]["state"]["events"]
     assert [event["event_id"] for event in told] == [names[1]]
     bob.send(room_id, "on it goes")
     assert "Nothing was wrong" in hearth(server, "repair", room_id)

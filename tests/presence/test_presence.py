@@ -149,9 +149,9 @@ def test_a_change_wakes_who_waits_and_a_filter_keeps_it_out(start_local: Any) ->
     bob.join(room)
     bob.sync()
     with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(bob.sync, timeout=20_000)
+        waiting = threads.submit(bob.sync, timeout=60_000)
         alice.put(STATUS, {"presence": "online", "status_msg": "here"}, at=[alice.user_id])
-        assert senders(waiting.result(15))[alice.user_id] == "online"
+        assert senders(waiting.result(120))[alice.user_id] == "online"
     assert senders(bob.sync()) == {}
     no_presence = {"presence": {"types": []}}
     alice.put(STATUS, {"presence": "unavailable"}, at=[alice.user_id])

@@ -21,7 +21,7 @@ from homeserver.runtime.http.router import Router
 from homeserver.runtime.http.site import ALL_RESOURCES, App, Site, TimeLimits
 from tests.kit.reactor import get_reactor
 
-TIMEOUT_S = 30
+TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 from homeserver.runtime.http.request import Request, current_request
 from homeserver.runtime.http.response import RawJson, Response
 from homeserver.runtime.rate_limit import RateLimiter
-from tests.runtime.conftest import Serve, Served, Someone, build_request
+from tests.runtime.conftest import TIMEOUT_S, Serve, Served, Someone, build_request
 
 _file_producer: Any = FileBodyProducer  # it has no annotations
 
@@ -236,7 +236,7 @@ def test_waiting_handler_answers_when_its_deferred_fires(
 ) -> None:
     connection = served.connect()
     connection.send(build_request("GET", "/wait"))
-    assert handlers.entered.wait(10)
+    assert handlers.entered.wait(TIMEOUT_S)
     in_reactor(handlers.waiting[0].callback, 7)
     assert connection.answer().json == {"value": 7, "request": True}
 
@@ -244,9 +244,9 @@ def test_waiting_handler_answers_when_its_deferred_fires(
 def test_client_that_leaves_cancels_a_waiting_get_and_calls_back(served: Served, handlers: Handlers) -> None:
     connection = served.connect()
     connection.send(build_request("GET", "/wait"))
-    assert handlers.entered.wait(10)
+    assert handlers.entered.wait(TIMEOUT_S)
     connection.close()
-    assert handlers.left.wait(10)
+    assert handlers.left.wait(TIMEOUT_S)
     assert handlers.seen == ["told", "cancelled"]
 
 
@@ -255,12 +255,12 @@ def test_client_that_leaves_does_not_cancel_a_change(
 ) -> None:
     connection = served.connect()
     connection.send(build_request("PUT", "/wait", b"{}"))
-    assert handlers.entered.wait(10)
+    assert handlers.entered.wait(TIMEOUT_S)
     connection.close()
     while in_reactor(lambda: len(served.site.channels)):
         pass
     in_reactor(handlers.waiting[0].callback, "done")
-    assert handlers.left.wait(10)
+    assert handlers.left.wait(TIMEOUT_S)
     assert handlers.seen == ["done"]
 
 
@@ -269,7 +269,7 @@ def test_request_sent_while_another_waits_is_answered_after_it(
 ) -> None:
     connection = served.connect()
     connection.send(build_request("GET", "/wait") + build_request("GET", "/raw"))
-    assert handlers.entered.wait(10)
+    assert handlers.entered.wait(TIMEOUT_S)
     in_reactor(handlers.waiting[0].callback, 1)
     assert [connection.answer().json.get("value"), connection.answer().json.get("raw")] == [1, 1]
 
@@ -281,7 +281,7 @@ def test_draining_site_answers_what_waits_and_closes(
     idle.send(build_request("GET", "/raw"))
     assert idle.answer().status == 200
     waiting.send(build_request("GET", "/wait"))
-    assert handlers.entered.wait(10)
+    assert handlers.entered.wait(TIMEOUT_S)
     drained = in_reactor(lambda: [served.site.drain()])[0]
     assert idle.rest() == b""
     assert not drained.called
@@ -325,13 +325,13 @@ def test_stream_waits_for_a_slow_client_and_ends_when_it_leaves(
 ) -> None:
     connection = served.connect()
     connection.send(build_request("GET", "/torrent"))
-    assert handlers.entered.wait(10)
+    assert handlers.entered.wait(TIMEOUT_S)
     before = -1
     while before != (before := in_reactor(lambda: len(handlers.seen))):
         pass
     assert before < 1000
     connection.close()
-    assert handlers.left.wait(10)
+    assert handlers.left.wait(TIMEOUT_S)
 
 
 def test_stream_that_breaks_breaks_the_connection(served: Served) -> None:
@@ -354,7 +354,7 @@ def test_fault_after_waiting_is_answered_too(
 ) -> None:
     connection = served.connect()
     connection.send(build_request("GET", "/late_fault"))
-    assert handlers.entered.wait(10)
+    assert handlers.entered.wait(TIMEOUT_S)
     in_reactor(handlers.waiting[0].errback, RuntimeError("secret"))
     assert connection.answer().status == 500
 

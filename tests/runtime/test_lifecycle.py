@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.runtime.conftest import TIMEOUT_S
+
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
@@ -103,10 +105,10 @@ class Process:
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        return self._process.wait(20)
+        return self._process.wait(TIMEOUT_S)
 
     def connect(self, index: int = 0) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.ports[index], timeout=20)
+        return http.client.HTTPConnection("127.0.0.1", self.ports[index], timeout=TIMEOUT_S)
 
 
 @contextmanager
@@ -225,7 +227,7 @@ def failure(tmp_path: Path, listeners: str) -> str:
     config = tmp_path / "hearth.toml"
     config.write_text('server_name = "x"\ndata_dir = "."\n' + listeners)
     command = [sys.executable, "-c", PROGRAM, str(config), "1000"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     return done.stderr
@@ -239,7 +241,7 @@ def test_tls_listener_speaks_https_and_takes_a_new_certificate(tmp_path: Path) -
     with running(tmp_path, TLS) as process:
         assert common_name(process.ports[0]) == "first.example"
         context = unverified()
-        connection = http.client.HTTPSConnection("127.0.0.1", process.ports[0], context=context, timeout=20)
+        connection = http.client.HTTPSConnection("127.0.0.1", process.ports[0], context=context, timeout=TIMEOUT_S)
         connection.request("GET", "/health")
         assert connection.getresponse().read() == b"ok"
         write_certificate(tmp_path, "second.example")
@@ -259,7 +261,7 @@ def test_old_tls_is_refused(tmp_path: Path) -> None:
         context.maximum_version = ssl.TLSVersion.TLSv1_1
         context.set_ciphers("ALL:@SECLEVEL=0")
         with pytest.raises((ssl.SSLError, ConnectionResetError)):
-            http.client.HTTPSConnection("127.0.0.1", process.ports[0], context=context, timeout=20).connect()
+            http.client.HTTPSConnection("127.0.0.1", process.ports[0], context=context, timeout=TIMEOUT_S).connect()
 
 
 def test_too_large_body_over_tls_is_answered(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class SyncFollower:
         if polling is None:
             return
         try:
-            answer = polling.result(60)
+            answer = polling.result(120)
         except requests.ConnectionError:  # asked while the server was being restarted
             return
         self._take(answer)

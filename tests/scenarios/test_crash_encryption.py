@@ -47,7 +47,7 @@ class Worker(threading.Thread):
 
     def wait(self, times: int) -> None:
         for _ in range(times):
-            assert self.progress.acquire(timeout=60), self.error
+            assert self.progress.acquire(timeout=120), self.error
 
 
 def claimer(owner: Client, claimed: list[str], client: Client) -> Callable[[], None]:
@@ -126,11 +126,11 @@ def test_kill_9_hands_out_no_key_twice_and_loses_no_message(start_subprocess: An
         worker.wait(3)
     for worker in workers[:4]:
         worker.stopping.set()
-        worker.join(60)
+        worker.join(120)
     while len(received) < len(sent):
         workers[4].wait(1)
     workers[4].stopping.set()
-    workers[4].join(60)
+    workers[4].join(120)
     assert [worker.error for worker in workers] == [None] * len(workers)
     assert len(set(claimed)) == len(claimed)
     assert received[: len(sent)] == sent

@@ -20,7 +20,7 @@ from tests.scenarios.hostile_requests import Attempt, Known, RequestMaker
 
 EXAMPLES = int(os.environ.get("HEARTH_FUZZ_EXAMPLES", "6000"))
 SEED = int(os.environ.get("HEARTH_FUZZ_SEED", "1"))
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 RENEW_EVERY = 300
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 PASSWORD = "password of the tests"

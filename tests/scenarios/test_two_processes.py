@@ -43,7 +43,7 @@ def test_events_of_both_processes_reach_clients_of_both(start_local: Any) -> Non
     with ThreadPoolExecutor(2) as threads:
         for n in range(20):
             pair = [threads.submit(here.send, room, f"a{n}"), threads.submit(there.send, room, f"b{n}")]
-            sent += [future.result(30) for future in pair]
+            sent += [future.result(120) for future in pair]
     for client in (here, there, at(alice, two), at(bob, one)):
         found: list[str] = []
         wanted = {"room": {"timeline": {"limit": 200}}}
@@ -82,7 +82,7 @@ def test_a_command_beside_a_running_server_is_followed(start_subprocess: Any) ->
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

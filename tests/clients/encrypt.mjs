@@ -1,14 +1,14 @@
-// matrix-js-sdk with its Rust crypto on a running server, or on two that federate: node encrypt.mjs URL [URL OF THE OTHER]. Exit code 0 when all went as it should.
+// matrix-js-sdk with its Rust crypto on a running server, or on two that federate: node encrypt.mjs URL [URL OF THE OTHER [NAMES OF BOTH]]. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
 import { setTimeout as pause } from "node:timers/promises";
 import { meet, reads, start, untilTrue } from "./kit.mjs";
 
-const [url, otherUrl = url] = process.argv.slice(2);
+const [url, otherUrl = url, name = "alice", otherName = "bob"] = process.argv.slice(2);
 
 // Encrypted messages, both ways.
 const secrets = new Map();
-const alice = await start(url, "alice", secrets);
-const bob = await start(otherUrl, "bob");
+const alice = await start(url, name, secrets);
+const bob = await start(otherUrl, otherName);
 const roomId = await meet(alice, bob);
 const first = reads(bob, "hello");
 await alice.sendTextMessage(roomId, "hello");
@@ -37,7 +37,7 @@ while (!(await isSaved())) await pause(100);
 await alice.logout(true);
 
 // A new device reads the old messages once it has restored the backup.
-const again = await start(url, "alice", secrets);
+const again = await start(url, name, secrets);
 assert.equal(await again.getCrypto().userHasCrossSigningKeys(again.getUserId(), true), true);
 await again.getCrypto().bootstrapCrossSigning({});
 const info = await again.getKeyBackupVersion();

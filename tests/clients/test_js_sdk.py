@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.kit.peers import Pair
+
 HERE = Path(__file__).parent
 TIMEOUT_S = 240
 
@@ -21,9 +23,9 @@ pytestmark = [
 ]
 
 
-def _tell(story: str, *urls: str) -> None:
+def _tell(story: str, *arguments: str) -> None:
     done = subprocess.run(
-        ["node", story, *urls], cwd=HERE, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        ["node", story, *arguments], cwd=HERE, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
@@ -41,3 +43,11 @@ def test_users_of_two_servers_talk(start_federated: Callable[..., Any], story: s
     here.register("alice")
     there.register("bob")
     _tell(story, here.url, there.url)
+
+
+@pytest.mark.parametrize("pair", ["hearth-synapse", "synapse-hearth"], indirect=True)
+def test_users_of_hearth_and_synapse_talk_encrypted(pair: Pair) -> None:
+    """Also with the new device of the first one, who restores the backup there."""
+    alice, bob = pair.near.person("alice"), pair.far.person("bob")
+    names = [user.user_id[1:].partition(":")[0] for user in (alice, bob)]
+    _tell("encrypt.mjs", alice.base_url, bob.base_url, *names)

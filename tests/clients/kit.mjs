@@ -6,11 +6,11 @@ logger.setLevel("error", false);
 export const password = "password of the tests";
 
 /** A new device of the user; secrets: the keys of their secret storage, by key id, which the devices of a user may share. */
-export async function start(baseUrl, name, secrets = new Map()) {
+export async function start(baseUrl, name, secrets = new Map(), fetchFn = fetch) {
     const identifier = { type: "m.id.user", user: name };
     const login = await sdk.createClient({ baseUrl }).login("m.login.password", { identifier, password });
     const client = sdk.createClient({
-        baseUrl, userId: login.user_id, accessToken: login.access_token, deviceId: login.device_id,
+        baseUrl, userId: login.user_id, accessToken: login.access_token, deviceId: login.device_id, fetchFn,
         cryptoCallbacks: {
             getSecretStorageKey: async ({ keys }) => {
                 const keyId = Object.keys(keys).find((id) => secrets.has(id));
@@ -24,6 +24,22 @@ export async function start(baseUrl, name, secrets = new Map()) {
     await client.startClient({ initialSyncLimit: 20 });
     await ready;
     return client;
+}
+
+/** A client's way to the server: while it is closed nothing comes through, in either direction. */
+export function makeGate() {
+    let opened = Promise.resolve();
+    let open = () => {};
+    return {
+        close: () => { opened = new Promise((resolve) => { open = resolve; }); },
+        open: () => open(),
+        fetch: async (...request) => {
+            await opened;
+            const answer = await fetch(...request);
+            await opened;
+            return answer;
+        },
+    };
 }
 
 /** The next such event's arguments. */

@@ -45,6 +45,12 @@ def test_users_of_two_servers_talk(start_federated: Callable[..., Any], story: s
     _tell(story, here.url, there.url)
 
 
+def test_messages_arrive_when_all_one_time_keys_are_used_up(hearth: Any) -> None:
+    for name in ("alice", "bob", "carol"):
+        hearth.register(name)
+    _tell("fallback.mjs", hearth.url)
+
+
 @pytest.mark.parametrize("pair", ["hearth-synapse", "synapse-hearth"], indirect=True)
 def test_users_of_hearth_and_synapse_talk_encrypted(pair: Pair) -> None:
     """Also with the new device of the first one, who restores the backup there."""

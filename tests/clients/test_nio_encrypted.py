@@ -8,11 +8,15 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import nio
 
+Json = dict[str, Any]
 PASSWORD = "password of the tests"
 ENCRYPTED = {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
 TURNS = 20
+MISSED = 5_000
+PER_SESSION = 40  # so that more keys wait for the device than one response brings
 
 
 class Phone:
@@ -171,3 +175,67 @@ def test_new_device_gets_keys_from_the_old_one(hearth: Any, tmp_path: Path) -> N
         await new.until(lambda: new.read == ["and you, too"])
 
     _run(hearth, tmp_path, story)
+
+
+async def _send_while_away(alice: Phone, room: str) -> None:
+    """MISSED messages, and a new session for each PER_SESSION of them."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=8)) as http:
+
+        async def send(number: int) -> None:
+            text = {"msgtype": "m.text", "body": f"missed {number}"}
+            encrypted = alice.client.encrypt(room, "m.room.message", text)
+            method, path, body = nio.Api.room_send(alice.client.access_token, room, *encrypted, f"missed{number}")
+            headers = {"Authorization": f"Bearer {alice.client.access_token}"}
+            async with http.request(method, alice.client.homeserver + path, data=body, headers=headers) as answer:
+                assert answer.status == 200, await answer.text()
+
+        for first in range(0, MISSED, PER_SESSION):
+            alice.client.invalidate_outbound_session(room)
+            shared = await alice.client.share_group_session(room, ignore_unverified_devices=True)
+            assert isinstance(shared, nio.ShareGroupSessionResponse)
+            await asyncio.gather(*(send(number) for number in range(first, first + PER_SESSION)))
+
+
+async def _take_keys(phone: Phone) -> list[str]:
+    """The sessions whose keys waited for it."""
+    found: list[str] = []
+    while True:
+        synced = await phone.client.sync(timeout=0)
+        assert isinstance(synced, nio.SyncResponse)
+        keys = [event for event in synced.to_device_events if isinstance(event, nio.RoomKeyEvent)]
+        if not keys:
+            return found
+        found += [key.session_id for key in keys]
+
+
+async def _page_back(phone: Phone, room: str) -> list[Json]:
+    """All encrypted events, the newest first; read past nio, which takes long to look at each."""
+    found: list[Json] = []
+    client = phone.client
+    token: str | None = client.next_batch
+    while token:
+        method, path = nio.Api.room_messages(client.access_token, room, start=token, limit=500)
+        answer = await client.send(method, path, headers={"Authorization": f"Bearer {client.access_token}"})
+        page = await answer.json()
+        found += [event for event in page["chunk"] if event["type"] == "m.room.encrypted"]
+        token = page.get("end")
+    return found
+
+
+def test_a_device_that_was_away_reads_what_it_missed(start_subprocess: Any, tmp_path: Path) -> None:
+    async def story(start: Any) -> None:
+        alice, bob = await start("alice"), await start("bob")
+        room = await _talk(alice, bob)
+        await _send_while_away(alice, room)
+        sessions = await _take_keys(bob)
+        assert len(sessions) == len(set(sessions)) == MISSED // PER_SESSION
+        events = await _page_back(bob, room)
+        texts = ["hello", "and to you", *(f"missed {n}" for n in range(MISSED))]
+        assert len({event["content"]["ciphertext"] for event in events}) == len(events) == len(texts)
+        assert {event["content"]["session_id"] for event in events} >= set(sessions)
+        sample = events[:: PER_SESSION // 2]
+        read = [bob.client.decrypt_event(nio.Event.parse_encrypted_event({**e, "room_id": room})).body for e in sample]
+        assert len(set(read)) == len(read)
+        assert set(read) <= set(texts)
+
+    _run(start_subprocess(), tmp_path, story)

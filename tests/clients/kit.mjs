@@ -1,12 +1,14 @@
 // What the stories share: users of matrix-js-sdk with its Rust crypto, and waiting for what they see.
-import * as sdk from "matrix-js-sdk";
-import { logger } from "matrix-js-sdk/lib/logger.js";
+// Of the two versions that are installed a process can have one: that which $MATRIX_JS_SDK names.
+const version = process.env.MATRIX_JS_SDK ?? "matrix-js-sdk";
+export const sdk = await import(version);
+const { logger } = await import(`${version}/lib/logger.js`);
 
 logger.setLevel("error", false);
 export const password = "password of the tests";
 
-/** A new device of the user; secrets: the keys of their secret storage, by key id, which the devices of a user may share. */
-export async function start(baseUrl, name, secrets = new Map(), fetchFn = fetch) {
+/** A new device of the user; secrets: the keys of their secret storage, by key id, which the devices of a user may share; makeSync: makes a SlidingSync for the client. */
+export async function start(baseUrl, name, secrets = new Map(), fetchFn = fetch, makeSync = () => undefined) {
     const identifier = { type: "m.id.user", user: name };
     const login = await sdk.createClient({ baseUrl }).login("m.login.password", { identifier, password });
     const client = sdk.createClient({
@@ -21,7 +23,7 @@ export async function start(baseUrl, name, secrets = new Map(), fetchFn = fetch)
     });
     await client.initRustCrypto({ useIndexedDB: false });
     const ready = until(client, "sync", (state) => state === "PREPARED");
-    await client.startClient({ initialSyncLimit: 20 });
+    await client.startClient({ initialSyncLimit: 20, slidingSync: makeSync(client) });
     await ready;
     return client;
 }

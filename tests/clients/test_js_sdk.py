@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -23,9 +24,15 @@ pytestmark = [
 ]
 
 
-def _tell(story: str, *arguments: str) -> None:
+def _tell(story: str, *arguments: str, **environment: str) -> None:
     done = subprocess.run(
-        ["node", story, *arguments], cwd=HERE, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        ["node", story, *arguments],
+        cwd=HERE,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
@@ -49,6 +56,19 @@ def test_messages_arrive_when_all_one_time_keys_are_used_up(hearth: Any) -> None
     for name in ("alice", "bob", "carol"):
         hearth.register(name)
     _tell("fallback.mjs", hearth.url)
+
+
+def _node_version() -> int:
+    told = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(told.removeprefix("v").partition(".")[0])
+
+
+def test_a_client_follows_by_its_own_sliding_sync(hearth: Any) -> None:
+    if _node_version() < 20:
+        pytest.skip("the matrix-js-sdk that knows simplified sliding sync needs Node.js 20")
+    hearth.register("alice")
+    hearth.register("bob")
+    _tell("sliding.mjs", hearth.url, MATRIX_JS_SDK="matrix-js-sdk-37")
 
 
 @pytest.mark.parametrize("pair", ["hearth-synapse", "synapse-hearth"], indirect=True)

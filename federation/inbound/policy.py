@@ -3,6 +3,9 @@
 A signature that is there is checked in memory. Where it is missing or wrong, the policy server is asked for a new one, for its
 key may have changed meanwhile; one that can't be reached recommends nothing.
 
+Nobody is kept in a room by its policy server: where it does not recommend that a user leaves, they leave nevertheless, as long
+as the event says nothing else. Such a bare leave holds no word of anybody's that one might want to stop.
+
 Spec: server-server-api#policy-servers
 """
 
@@ -26,6 +29,7 @@ from homeserver.matrix.signing import KeyId, VerifyKey, verify_event_signature
 from homeserver.matrix.state_map import StateKey
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.member_content import BARE_LEAVE
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +66,7 @@ class PolicyServers:
     async def is_recommended(self, pdu: Pdu) -> bool:
         """Whether the event bears the signature that its room wants; nobody is asked."""
         policy = await self._load_policy(pdu)
-        return policy is None or _is_signed(pdu, policy)
+        return policy is None or is_bare_leave(pdu) or _is_signed(pdu, policy)
 
     async def split(self, pdus: Sequence[Pdu]) -> list[list[Pdu]]:
         """Events of one room in parts, so that none comes behind one in its part that may change what is recommended."""
@@ -77,6 +81,8 @@ class PolicyServers:
 
     async def ask(self, pdu: Pdu) -> tuple[Pdu, str | None]:
         """The event, with the policy server's signature where it gives one; and why it is not recommended, if it is not."""
+        if is_bare_leave(pdu):
+            return pdu, None
         try:
             return await self._ask(pdu), None
         except (RemoteUnreachable, RemoteRefused) as error:
@@ -91,10 +97,11 @@ class PolicyServers:
         """
         try:
             signed = await self._ask(pdu)
-        except RemoteRefused as error:
+        except (RemoteUnreachable, RemoteRefused, BadAnswer) as error:
+            if is_bare_leave(pdu):
+                logger.info("%s is sent without a recommendation: %s", pdu, error)
+                return pdu
             raise _refusal(error) from None
-        except BadAnswer as error:
-            raise Forbidden(f"The room's policy server {error.server} does not sign the event") from None
         if signed is not pdu:
             check_size(signed.json_bytes)
         return signed
@@ -129,6 +136,11 @@ class PolicyServers:
         return policy
 
 
+def is_bare_leave(pdu: Pdu) -> bool:
+    """Whether a user leaves (or refuses an invite, or takes a knock back) and says nothing else."""
+    return pdu.type == MEMBER and pdu.state_key == pdu.sender and pdu.content == BARE_LEAVE
+
+
 def parse_policy(content: dict[str, Any], head: RoomHead) -> Policy | None:
     """None if the room does not use a policy server: the event is not of the right shape, or that server not in the room.
 
@@ -146,8 +158,12 @@ def parse_policy(content: dict[str, Any], head: RoomHead) -> Policy | None:
         return Policy(ServerName(via), None)
 
 
-def _refusal(error: RemoteRefused) -> MatrixError:
+def _refusal(error: RemoteUnreachable | RemoteRefused | BadAnswer) -> MatrixError:
     """For the client whose event it is. What sounds like something else than a refusal is none of the client's business."""
+    if isinstance(error, BadAnswer):
+        return Forbidden(f"The room's policy server {error.server} does not sign the event")
+    if not isinstance(error, RemoteRefused):
+        return error
     if error.status not in VERBATIM or error.errcode in _TOKEN_ERRORS:
         return MatrixError(f"The room's policy server {error.server} answers {error.status}: {error.error}", status=502)
     wait_ms = error.body.get("retry_after_ms") if isinstance(error.body, dict) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from attrs import define
 
@@ -15,6 +15,8 @@ from homeserver.runtime.db import Database
 from homeserver.store.invite_permissions import load_invite_blockers
 
 SHOWN_FIELDS = ("displayname", "avatar_url")
+# What nobody may keep a user from saying (ports.EventReviewer).
+BARE_LEAVE: Final[Mapping[str, Any]] = {"membership": "leave"}
 # Never taken from a client: the server itself vouches with it.
 AUTHORISED_VIA = "join_authorised_via_users_server"
 

@@ -22,7 +22,7 @@ from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.state_map import member_key
 from homeserver.rooms.errors import BadState, GuestsForbidden, UnableToGrantJoin
 from homeserver.rooms.head import MEMBER, RoomHead
-from homeserver.rooms.member_content import AUTHORISED_VIA, MemberContents
+from homeserver.rooms.member_content import AUTHORISED_VIA, BARE_LEAVE, MemberContents
 from homeserver.rooms.partial_states import PartialStates
 from homeserver.rooms.ports import RemoteServers
 from homeserver.rooms.restricted_joins import choose_authoriser, needs_authoriser
@@ -88,15 +88,15 @@ class RoomMembership:
         if head is None:
             return await self.remote.leave(room_id, user_id, content)
 
-        def plan(head: RoomHead) -> Sequence[Draft]:
+        def plan(head: RoomHead, content: Mapping[str, Any]) -> Sequence[Draft]:
             was = head.membership(user_id)
             if was == "leave":
                 return []
             if was == "ban":
                 raise Forbidden("You are banned from this room")
-            return [Draft(MEMBER, user_id, content, user_id)]
+            return [Draft(MEMBER, user_id, dict(content), user_id)]
 
-        return await self._write(room_id, user_id, plan)
+        return await self._write_leave(room_id, user_id, content, plan)
 
     async def knock(
         self,
@@ -356,12 +356,29 @@ class RoomMembership:
             await self._load_joined(room_id, sender, target)
         content = await self.contents.load(membership, target, given)
 
-        def plan(head: RoomHead) -> Sequence[Draft]:
+        def plan(head: RoomHead, content: Mapping[str, Any]) -> Sequence[Draft]:
             if self._has_content(head, target, content):
                 return []
-            return [Draft(MEMBER, sender, content, target, ts_ms=ts_ms)]
+            return [Draft(MEMBER, sender, dict(content), target, ts_ms=ts_ms)]
 
-        return await self._write(room_id, target, plan)
+        if sender == target and membership == "leave":
+            return await self._write_leave(room_id, target, content, plan)
+        return await self._write(room_id, target, lambda head: plan(head, content))
+
+    async def _write_leave(
+        self,
+        room_id: RoomId,
+        user_id: UserId,
+        content: Mapping[str, Any],
+        plan: Callable[[RoomHead, Mapping[str, Any]], Sequence[Draft]],
+    ) -> EventId:
+        """Write a user's own leave; without what it says, where the room's policy server does not let that pass."""
+        try:
+            return await self._write(room_id, user_id, lambda head: plan(head, content))
+        except MatrixError:
+            if content == BARE_LEAVE:
+                raise
+        return await self._write(room_id, user_id, lambda head: plan(head, BARE_LEAVE))
 
     def _has_content(self, head: RoomHead, user_id: UserId, content: Mapping[str, Any]) -> bool:
         """The member event is known to have that very content. An event that memory lacks counts as another one."""

@@ -45,7 +45,8 @@ class EventReviewer(Protocol):
     """Implemented by federation: what has a say in which events are sent, where the room wants it (its policy server)."""
 
     def review(self, pdu: Pdu, /) -> Awaitable[Pdu]:
-        """The event with the signatures that it needs beside ours. Raises: MatrixError, if it is not to be sent."""
+        """The event with the signatures that it needs beside ours. Raises: MatrixError, if it is not to be sent; never for a
+        user who leaves and says nothing else (member_content.BARE_LEAVE)."""
         ...
 
 

@@ -105,3 +105,17 @@ def test_room_whose_policy_event_is_not_right_uses_none(room: PeerRoom, changes:
     room.send(pdu)
     room.wait_for_event(pdu.event_id)
     assert room.peer.received(SIGN) == []
+
+
+def test_bare_leave_needs_no_recommendation(room: PeerRoom) -> None:
+    """Whoever leaves is out; the policy server has a say in what they say by it."""
+    refuse = {"errcode": "M_FORBIDDEN", "error": "Stay"}
+    room.peer.answer("POST", SIGN, refuse, status=400)
+    said = room.build("m.room.member", {"membership": "leave", "reason": "Pills"}, state_key=room.bob, advance=False)
+    room.send(said)
+    room.wait_until(lambda: room.peer.received(SIGN))
+    room.wait_until_idle()
+    assert room.head().membership(room.bob) == "join"
+    room.send(room.build("m.room.member", {"membership": "leave"}, state_key=room.bob))
+    room.wait_for_member(room.bob, "leave")
+    assert len(room.peer.received(SIGN)) == 1

@@ -12,7 +12,7 @@ from homeserver.matrix.ids import UserId
 from tests.federation.peer_room import V1, PeerRoom, message
 from tests.federation.quiet import Log, log
 from tests.federation.test_policy_servers import KEY, OTHER_KEY, SIGN, recommend, use_policy_server
-from tests.kit.client import Client
+from tests.kit.client import Client, Unexpected
 from tests.kit.federation import Answer, Received
 
 __all__ = ["log"]
@@ -120,6 +120,52 @@ def test_nothing_is_sent_while_it_is_down(room: PeerRoom) -> None:
     room.peer.answer_raw("POST", SIGN, lambda handler: None)
     send(room, "x", "1", expect="M_UNKNOWN")
     assert next(event["type"] for event in room.alice.messages(room.room_id)["chunk"]) == "m.room.policy"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer({"errcode": "M_FORBIDDEN", "error": "Stay"}, 400),
+        Answer({"errcode": "M_LIMIT_EXCEEDED", "error": "Slowly"}, 429),
+        Answer(b"<html>", 500),
+        Answer({}),
+        None,
+    ],
+    ids=["refused", "limited", "broken", "unsigned", "down"],
+)
+def test_nobody_is_kept_in_the_room(room: PeerRoom, log: Log, answer: Answer | None) -> None:
+    """Only what else the leave says is lost."""
+    room_id, leaving = room.room_id, [room.hearth.register(name) for name in ("carol", "dave", "erin")]
+    for user in leaving[:2]:
+        user.join(room_id)
+    room.alice.invite(room_id, leaving[2].user_id)
+    if answer is None:
+        room.peer.answer_raw("POST", SIGN, lambda handler: None)
+    else:
+        room.peer.answer("POST", SIGN, answer)
+    carol, dave, erin = leaving
+    carol.post("/rooms/{}/leave", {"reason": "Buy cheap pills"}, at=[room_id])
+    dave.set_state(room_id, "m.room.member", {"membership": "leave", "reason": "Pills"}, dave.user_id)
+    erin.leave(room_id)
+    head = room.head()
+    for user in leaving:
+        assert head.membership(UserId(user.user_id)) == "leave"
+        found = room.peer.get(room.hearth, f"{V1}/event/{head.state['m.room.member', user.user_id]}").json()
+        assert found["pdus"][0]["content"] == {"membership": "leave"}
+    with pytest.raises(Unexpected):
+        room.alice.kick(room_id, room.bob)
+    assert room.head().membership(room.bob) == "join"
+    assert log.faults() == []
+
+
+def test_leave_that_is_recommended_keeps_its_reason(room: PeerRoom) -> None:
+    carol = room.hearth.register("carol")
+    carol.join(room.room_id)
+    carol.post("/rooms/{}/leave", {"reason": "Too late for me"}, at=[room.room_id])
+    event_id = room.head().state["m.room.member", carol.user_id]
+    answer = room.peer.get(room.hearth, f"{V1}/event/{event_id}").json()["pdus"][0]
+    assert answer["content"]["reason"] == "Too late for me"
+    assert KEY.key_id in answer["signatures"][room.peer.server_name]
 
 
 def test_events_of_both_sides_at_once_all_enter(room: PeerRoom) -> None:

@@ -1,5 +1,8 @@
 """m.direct_to_device: messages to devices of other servers' users, each of them, in order, until it is delivered.
 
+A row of the log holds the message. It is emptied once it is delivered, or given up because its server is away for too long or too
+many wait for it (outbound/upkeep.py).
+
 Spec: server-server-api#send-to-device-messaging
 """
 
@@ -39,4 +42,8 @@ class ToDeviceSource:
     async def load_bodies(self, items: Sequence[Item]) -> Sequence[dict[str, Any]]:
         rows = await self.database.read(load_log_rows, [item.position for item in items])
         found = (rows.get(item.position) for item in items)
-        return [row.data for row in found if row is not None and "edu_type" in row.data]
+        return [
+            {"edu_type": row.data["edu_type"], "content": row.data["content"]}
+            for row in found
+            if row is not None and "edu_type" in row.data
+        ]

@@ -1,13 +1,17 @@
 """Messages to devices: kept until the device acknowledges them by the token of its next sync.
 
 Log rows made here: "to_device" {device_ids} keyed by the recipient; for other servers' users "edu" {edu_type, content}
-keyed by their server, from which federation sends them.
+keyed by their server, with the time, from which federation sends them.
+
+How much may wait for one device is bounded, the oldest go first: else whoever writes to a device that never comes back
+fills the disk.
 
 Spec: client-server-api#send-to-device-messaging
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from secrets import token_urlsafe
 from typing import Any
@@ -25,6 +29,8 @@ from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogItem, LogWriter
 from homeserver.store.to_device import ToDeviceMessage, Waiting
 
+logger = logging.getLogger(__name__)
+
 TO_DEVICE = "to_device"
 EDU = "edu"
 DIRECT_TO_DEVICE = "m.direct_to_device"
@@ -34,6 +40,9 @@ MAX_QUEUES = 50_000
 MAX_USERS = 20_000  # whose device ids are in memory
 KEPT_TRANSACTIONS_MS = 30 * 24 * 60 * 60 * 1000
 SENDS_BETWEEN_TRIMS = 10_000
+# Of one device, looked at now and then.
+MAX_WAITING = 100_000
+MAX_WAITING_BYTES = 256 * 1024 * 1024
 
 # User -> device (or "*") -> content.
 Messages = Mapping[UserId, Mapping[str, Mapping[str, Any]]]
@@ -170,7 +179,8 @@ class ToDevice:
         rows: list[Row] = []
         for server, users in by_server.items():
             content = {"sender": sender, "type": type_, "message_id": token_urlsafe(16), "messages": users}
-            rows.append((EDU, server, {"edu_type": DIRECT_TO_DEVICE, "content": content}))
+            sent_ts_ms = self.clock.time_ms()
+            rows.append((EDU, server, {"edu_type": DIRECT_TO_DEVICE, "content": content, "sent_ts_ms": sent_ts_ms}))
         return rows
 
     async def _save(
@@ -198,6 +208,14 @@ class ToDevice:
         self._sent += 1
         if self._sent % SENDS_BETWEEN_TRIMS == 0:
             await self.database.run(store.delete_old_transactions, now_ms - KEPT_TRANSACTIONS_MS)
+            await self.trim()
+
+    async def trim(self) -> None:
+        """Delete the oldest messages of devices for which too much waits. What memory knows of them stays true enough: there
+        is something up to its `newest`."""
+        for user_id, device_id in await self.database.read(store.load_overfull, MAX_WAITING, MAX_WAITING_BYTES):
+            deleted = await self.database.run(store.trim_messages, user_id, device_id, MAX_WAITING, MAX_WAITING_BYTES)
+            logger.warning("%d messages that waited for %s of %s are dropped", deleted, device_id, user_id)
 
 
 def _rows(addressed: Mapping[UserId, Mapping[DeviceId, bytes]]) -> list[Row]:

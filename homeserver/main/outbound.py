@@ -18,6 +18,7 @@ from federation.outbound.events import EventSource, Relays
 from federation.outbound.items import Source
 from federation.outbound.sender import Client, Sender
 from federation.outbound.transactions import TransactionBodies
+from federation.outbound.upkeep import MessageUpkeep
 from homeserver.folds.room_servers import RoomServers
 from homeserver.main.core import Core
 from homeserver.main.encryption import EncryptionServices
@@ -49,6 +50,7 @@ class OutboundServices:
     distributor: Distributor
     relays: Relays
     receivers: Mapping[str, EduHandler]
+    upkeep: MessageUpkeep
     stops: tuple[Callable[[], None], ...]
 
     def register(self, edus: EduRegistry) -> None:
@@ -63,9 +65,10 @@ class OutboundServices:
         await self.sender.start()
         self.distributor.start(begin if cursor is None else cursor)
         self.backlog.schedule()
+        self.upkeep.start()
 
     async def stop(self) -> None:
-        for stop in (self.distributor.stop, *self.stops):
+        for stop in (self.upkeep.stop, self.distributor.stop, *self.stops):
             stop()
         await self.sender.stop()
         await self.backlog.stop()
@@ -89,7 +92,8 @@ def build_outbound(
     core.log.follow(distributor.on_rows)
     stops = _follow_ephemerals(core, rooms, presence, servers, sender)
     receivers = _build_receivers(core, rooms, encryption, presence)
-    return OutboundServices(core, servers, backlog, sender, distributor, Relays(core.log), receivers, stops)
+    upkeep, relays = MessageUpkeep(core.database, core.clock), Relays(core.log)
+    return OutboundServices(core, servers, backlog, sender, distributor, relays, receivers, upkeep, stops)
 
 
 def _follow_ephemerals(

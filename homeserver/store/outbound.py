@@ -10,17 +10,21 @@ from collections.abc import Collection, Mapping, Sequence
 
 import orjson
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, delete, select, text
+from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
 from homeserver.matrix.versions import RoomVersion, room_version
 from homeserver.store.events import chunked
-from homeserver.store.log import LogRow, save_cursor
+from homeserver.store.log import LogRow, load_cursor, save_cursor
 from homeserver.store.tables.log import log
 from homeserver.store.tables.outbound import outbound_backlogs as b
 from homeserver.store.tables.rooms import memberships, rooms
 
 CURSOR = "federation"
+MESSAGE = "edu"
+"""Of rows in the log and in backlogs: one message to devices of a server's users."""
+EMPTIED = "federation_messages"
+"""A cursor: up to there the log holds only messages that stand in a backlog."""
 
 
 @frozen
@@ -56,10 +60,22 @@ _DELIVERED = delete(b).where(
 _CAUGHT_UP = delete(b).where(b.c.server == bindparam("b_server"), b.c.position <= bindparam("b_position"))
 
 
+_OF_SERVER = (b.c.server == bindparam("b_server"), b.c.kind == MESSAGE)
+# What a message says is of no use once it is delivered.
+_EMPTY = {"data": b"{}"}
+_EMPTY_ONE = update(log).where(log.c.position == bindparam("b_position"), log.c.kind == MESSAGE).values(_EMPTY)
+_EMPTY_UPTO = (
+    update(log)
+    .where(log.c.position.in_(select(b.c.position).where(*_OF_SERVER, b.c.position <= bindparam("b_position"))))
+    .values(_EMPTY)
+)
+
+
 def save_backlogs(conn: Connection, write: BacklogWrite) -> None:
     """The order within does not matter: what is noted is newer than what was delivered."""
     if write.caught_up:
         rows = [{"b_server": server, "b_position": position} for server, position in write.caught_up.items()]
+        conn.execute(_EMPTY_UPTO, rows)
         conn.execute(_CAUGHT_UP, rows)
     if write.delivered:
         conn.execute(
@@ -69,6 +85,9 @@ def save_backlogs(conn: Connection, write: BacklogWrite) -> None:
                 for r in write.delivered
             ],
         )
+        messages = [{"b_position": row.position} for row in write.delivered if row.kind == MESSAGE]
+        if messages:
+            conn.execute(_EMPTY_ONE, messages)
     if write.noted:
         conn.execute(
             _NOTE,
@@ -152,3 +171,46 @@ def load_event_ids(conn: Connection, positions: Collection[int]) -> dict[int, Ev
     """Position -> the event that the log names there."""
     rows = load_log_rows(conn, positions)
     return {position: row.data["event_id"] for position, row in rows.items() if "event_id" in row.data}
+
+
+# -- upkeep ------------------------------------------------------------------------------------------------------------
+
+
+def load_waiting_messages(conn: Connection) -> dict[ServerName, int]:
+    """How many messages wait for each server that does not keep up."""
+    counted = select(b.c.server, func.count()).where(b.c.kind == MESSAGE).group_by(b.c.server)
+    return {ServerName(row[0]): row[1] for row in conn.execute(counted)}
+
+
+def drop_messages(conn: Connection, server: ServerName, excess: int, before_ts_ms: int, limit: int) -> int:
+    """Give up the server's oldest messages: `excess` of them, and those from before then; `limit` at most. How many it were."""
+    oldest = (
+        select(b.c.position, log.c.data)
+        .join(log, log.c.position == b.c.position)
+        .where(*_OF_SERVER)
+        .order_by(b.c.position)
+        .limit(limit)
+    )
+    dropped = []
+    for place, (position, data) in enumerate(conn.execute(oldest, {"b_server": server})):
+        if place >= excess and orjson.loads(data).get("sent_ts_ms", before_ts_ms) >= before_ts_ms:
+            break
+        dropped.append(position)
+    if dropped:
+        upto = [{"b_server": server, "b_position": dropped[-1]}]
+        conn.execute(_EMPTY_UPTO, upto)
+        conn.execute(_CAUGHT_UP.where(b.c.kind == MESSAGE), upto)
+    return len(dropped)
+
+
+def empty_delivered_messages(conn: Connection, limit: int) -> bool:
+    """Empty those among the next `limit` rows of the log that everybody has; whether there may be more."""
+    begin, end = load_cursor(conn, EMPTIED) or 0, load_cursor(conn, CURSOR) or 0
+    upto = min(begin + limit, end)
+    if upto <= begin:
+        return False
+    waiting = select(b.c.position).where(b.c.server == log.c.key, b.c.kind == MESSAGE, b.c.position == log.c.position)
+    rows = (log.c.position > begin, log.c.position <= upto, log.c.kind == MESSAGE, ~waiting.exists())
+    conn.execute(update(log).where(*rows).values(_EMPTY))
+    save_cursor(conn, EMPTIED, upto)
+    return upto < end

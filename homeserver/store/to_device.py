@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select
 
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.store.events import chunked
@@ -85,6 +85,25 @@ def delete_messages(conn: Connection, user_id: str, device_id: str, upto: int) -
     """Delete what was acknowledged; what still waits."""
     conn.execute(_DELETE, {"user": user_id, "device": device_id, "upto": upto})
     return load_waiting(conn, user_id, device_id)
+
+
+def load_overfull(conn: Connection, most: int, most_bytes: int) -> list[tuple[UserId, DeviceId]]:
+    """The devices for which more than that waits."""
+    grouped = select(m.c.user_id, m.c.device_id).group_by(m.c.user_id, m.c.device_id)
+    overfull = or_(func.count() > most, func.sum(func.length(m.c.json)) > most_bytes)
+    return [(UserId(row[0]), DeviceId(row[1])) for row in conn.execute(grouped.having(overfull))]
+
+
+def trim_messages(conn: Connection, user_id: str, device_id: str, most: int, most_bytes: int) -> int:
+    """Delete the oldest of what waits for the device, so that no more than that is left; how many were deleted."""
+    of_device = (m.c.user_id == user_id, m.c.device_id == device_id)
+    newest_first = select(m.c.position, func.length(m.c.json)).where(*of_device).order_by(m.c.position.desc())
+    size = 0
+    for count, (position, length) in enumerate(conn.execute(newest_first).all(), 1):
+        size += length
+        if count > most or size > most_bytes:
+            return conn.execute(delete(m).where(*of_device, m.c.position <= position)).rowcount
+    return 0
 
 
 def load_devices_of(conn: Connection, user_ids: Collection[UserId]) -> dict[UserId, list[DeviceId]]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from tests.kit.client import Client
+from tests.kit.reactor import run_in_reactor
 
 PASSWORD = "password of the tests"
 
@@ -110,3 +113,23 @@ def test_endpoints_that_deliver_no_messages_acknowledge_none(hearth: Any) -> Non
     end = bob.get("/initialSync")["end"]
     bob.get("/events", query={"from": end, "timeout": 0})
     assert received(bob.sync(since=None)) == [1]
+
+
+@pytest.mark.parametrize("bound", [("MAX_WAITING", 5), ("MAX_WAITING_BYTES", 330)], ids=["number", "size"])
+def test_what_waits_for_a_device_that_never_comes_is_bounded(
+    hearth: Any, monkeypatch: pytest.MonkeyPatch, bound: tuple[str, int]
+) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    for n in range(12):
+        send(alice, str(n), {bob.user_id: {bob.device_id: {"n": n}}})
+    to_device = hearth.running.services.encryption.to_device
+    run_in_reactor(to_device.trim)
+    assert len(received(bob.sync(since=None))) == 12
+    monkeypatch.setattr(f"homeserver.e2ee.to_device.{bound[0]}", bound[1])
+    run_in_reactor(to_device.trim)
+    first = bob.sync(since=None)
+    left = received(first)
+    assert 1 < len(left) <= 5
+    assert left == list(range(12))[-len(left) :]
+    send(alice, "12", {bob.user_id: {bob.device_id: {"n": 12}}})
+    assert received(bob.sync(since=first["next_batch"])) == [12]

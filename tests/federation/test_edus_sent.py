@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from federation.edus.presence import GATHER_MS, LOOK_MS, REPEAT_MS, PresenceSender
 from homeserver.folds.room_servers import RemoteMembers
@@ -14,8 +16,11 @@ from homeserver.presence.presence import Presence
 from homeserver.runtime.clock import ManualClock
 from homeserver.runtime.serial import Serial
 from homeserver.store.memberships import MembershipRow
+from homeserver.store.tables.log import log
+from homeserver.store.tables.outbound import outbound_backlogs
 from tests.e2ee.key_maker import V3, Device, SigningKeys
 from tests.federation.outbox import PEER, Outbox
+from tests.kit.reactor import run_in_reactor
 
 OTHER = "other.example"
 BOB = f"@bob:{PEER}"
@@ -172,6 +177,57 @@ def test_each_message_to_devices_outlasts_outages_and_crashes_in_order(outbox: O
     # What was not saved before the crash may come ahead of the backlog, and once more with it; the rest is in order.
     assert list(dict.fromkeys(n for n in numbers_told(outbox) if n != 150)) == list(range(150))
     assert all(len(body["edus"]) <= 100 for _, body in outbox.peers.transactions[PEER])
+
+
+def message_rows(outbox: Outbox) -> tuple[int, list[int]]:
+    """How many messages wait for servers, and the numbers in those that the log still holds."""
+
+    def load(conn: Any) -> tuple[int, list[int]]:
+        waiting = conn.execute(select(outbound_backlogs).where(outbound_backlogs.c.kind == "edu")).all()
+        rows = conn.execute(select(log.c.data).where(log.c.kind == "edu").order_by(log.c.position)).scalars()
+        held = [json.loads(row) for row in rows]
+        return len(waiting), [row["content"]["messages"][BOB]["PHONE"]["n"] for row in held if row]
+
+    outbox.flush()
+    return run_in_reactor(outbox.server.running.services.core.database.read, load)
+
+
+def test_messages_for_a_server_that_is_gone_are_bounded(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    upkeep = outbox.outbound.upkeep
+    monkeypatch.setattr("federation.outbound.upkeep.ROWS_AT_ONCE", 4)
+    outbox.peers.away.add(PEER)
+    for n in range(30):
+        send_to_bob(outbox, str(n), n)
+    outbox.peers.wait_for(lambda: PEER in outbox.peers.backing_off)
+    run_in_reactor(upkeep.run)
+    assert message_rows(outbox) == (30, list(range(30)))
+    monkeypatch.setattr("federation.outbound.upkeep.MAX_MESSAGES", 20)
+    run_in_reactor(upkeep.run)
+    assert message_rows(outbox) == (20, list(range(10, 30)))
+    monkeypatch.setattr("federation.outbound.upkeep.MAX_AGE_MS", -60_000)
+    run_in_reactor(upkeep.run)
+    assert message_rows(outbox) == (0, [])
+    send_to_bob(outbox, "30", 30)
+    outbox.wake()
+    outbox.peers.wait_for(lambda: numbers_told(outbox) == [30])
+
+
+def test_message_that_is_delivered_is_not_kept(outbox: Outbox) -> None:
+    """Whether it went at once, or waited in a backlog."""
+    send_to_bob(outbox, "at once", 0)
+    outbox.peers.wait_for(lambda: numbers_told(outbox) == [0])
+    outbox.peers.away.add(PEER)
+    for n in range(1, 4):
+        send_to_bob(outbox, str(n), n)
+    outbox.peers.wait_for(lambda: PEER in outbox.peers.backing_off)
+    outbox.flush()
+    run_in_reactor(outbox.outbound.upkeep.run)
+    assert message_rows(outbox) == (3, [1, 2, 3])
+    outbox.wake()
+    outbox.peers.wait_for(lambda: numbers_told(outbox) == [0, 1, 2, 3])
+    outbox.say("end")
+    outbox.expect(["end"])
+    assert message_rows(outbox) == (0, [])
 
 
 # -- devices and keys ----------------------------------------------------------------------------------------------------

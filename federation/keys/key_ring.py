@@ -1,5 +1,8 @@
 """The keys of other servers, from memory, the database, the servers themselves, or notaries, in this order.
 
+A server that does not answer holds nobody up for long: after a short while, or once it is known that it fails, all notaries
+are asked beside it, and whoever is first is heard.
+
 A key is wanted for a time: when the signature was made (events), or now (requests). One in use is good until the
 `valid_until_ts` of its newest document, an old one until its `expired_ts`; what memory and database hold is enough when it is
 good for that time, and otherwise the server is asked again. How often, is bounded for each server, whatever key ids strangers
@@ -13,8 +16,10 @@ Spec: server-server-api#retrieving-server-keys
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from attrs import define, field, frozen
@@ -30,7 +35,7 @@ from homeserver.matrix.errors import BadSignature
 from homeserver.matrix.ids import ServerName
 from homeserver.matrix.signing import MAX_KEY_VALIDITY_AHEAD_MS, KeyId, VerifyKey, signature_key_ids, verify_json
 from homeserver.runtime.clock import Clock
-from homeserver.runtime.coroutine import SingleFlight, gather
+from homeserver.runtime.coroutine import Contest, SingleFlight, gather, within
 from homeserver.runtime.db import Database
 from homeserver.store.server_keys import ServerKeyRow, load_server_keys, save_key_documents
 
@@ -38,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 KEYS_KEPT: Final = 20_000
 FETCH_TIMEOUT_MS: Final = 10_000
+# For the servers themselves, before notaries are asked too.
+HEAD_START_MS: Final = 2_000
 MAX_FETCHES: Final = 20
 MAX_SIGNATURES_TRIED: Final = 10
 # A server is not asked for its keys more often than this, whether it answered or not.
@@ -58,6 +65,15 @@ class KeyRequest:
     valid_at_ms: int | None
 
 
+@define
+class _Found:
+    """Documents of one search, which are saved together; those that come later each by itself."""
+
+    documents: list[KeyDocument] = field(factory=list)
+    is_over: bool = False
+
+
+_numbers = itertools.count(1)
 Rows = dict[tuple[str, str], ServerKeyRow]
 
 
@@ -73,6 +89,9 @@ class KeyRing:
     _kept: Bounded[tuple[str, str], ServerKeyRow] = field(init=False, factory=lambda: Bounded(KEYS_KEPT))
     _ask_after_ms: Bounded[str, int] = field(init=False, factory=lambda: Bounded(KEYS_KEPT))
     _fetching: SingleFlight[KeyDocument | None] = field(init=False, factory=SingleFlight)
+    # Which batch for a notary asks about a server (_place), while it runs.
+    _asked_in: dict[str, int] = field(init=False, factory=dict)
+    _batches: SingleFlight[None] = field(init=False, factory=SingleFlight)
     # Events may name any number of slow servers: who calls us, and waits to be known, must not stand behind those.
     _slots: Slots = field(init=False, factory=lambda: Slots(MAX_FETCHES, MAX_FETCHES // 2))
 
@@ -140,14 +159,32 @@ class KeyRing:
     # -- fetching ------------------------------------------------------------------------------------------------------
 
     async def _fetch_missing(self, missing: Sequence[KeyRequest], rows: Rows, patient: bool) -> None:
-        servers = dict.fromkeys(request.server for request in self._unmet(missing, rows))
-        documents = await gather(self.fetch_document(server, patient=patient) for server in servers)
-        await self._accept([document for document in documents if document is not None], rows)
+        unmet = self._unmet(missing, rows)
+
+        def is_enough() -> bool:
+            nonlocal unmet
+            unmet = self._unmet(unmet, rows)
+            return not unmet
+
+        asking, found = Contest(is_enough), _Found()
+        for server in dict.fromkeys(request.server for request in unmet):
+            asking.add(self._fetch_from_itself(server, patient, found))
+        with suppress(TimeoutError):
+            await within(self.clock, HEAD_START_MS, asking.wait())
         for notary in self.notaries:
-            unmet = [request for request in self._unmet(missing, rows) if request.server != notary]
-            if not unmet:
-                return
-            await self._accept(await self._fetch_from(notary, unmet), rows)
+            wanted = [request for request in unmet if request.server != notary]
+            if wanted:
+                asking.add(self._fetch_from(notary, wanted))
+        await asking.wait()
+        found.is_over = True
+        await self._accept(found.documents)
+
+    async def _fetch_from_itself(self, server: ServerName, patient: bool, found: _Found) -> None:
+        document = await self.fetch_document(server, patient=patient)
+        if document is not None and found.is_over:
+            await self._accept([document])
+        elif document is not None:
+            found.documents.append(document)
 
     async def _fetch_direct(self, server: ServerName, patient: bool) -> KeyDocument | None:
         # A patient caller was called by it a moment ago, so it can't be long.
@@ -171,12 +208,13 @@ class KeyRing:
         self._learn(document.keys, {})
         return document
 
-    async def _accept(self, documents: Sequence[KeyDocument], rows: Rows) -> None:
+    async def _accept(self, documents: Sequence[KeyDocument]) -> None:
+        """Have their keys in memory and in the database."""
         if not documents:
             return
         now_ms = self.clock.time_ms()
         keys = [key for document in documents for key in document.keys]
-        self._learn(keys, rows)
+        self._learn(keys, {})
         await self.database.run(save_key_documents, [document.to_row(now_ms) for document in documents], keys)
 
     def _learn(self, keys: Iterable[ServerKeyRow], rows: Rows) -> None:
@@ -197,18 +235,32 @@ class KeyRing:
 
     # -- notaries ------------------------------------------------------------------------------------------------------
 
-    async def _fetch_from(self, notary: ServerName, wanted: Sequence[KeyRequest]) -> list[KeyDocument]:
-        """What a notary knows, as far as it is proven. Raises nothing."""
-        ask = {(notary, request.server): request for request in wanted}
+    async def _fetch_from(self, notary: ServerName, wanted: Sequence[KeyRequest]) -> None:
+        """Learn what a notary knows, as far as it is proven; with somebody else, where they ask for the same already."""
+        asked = {_place(notary, request.server): request for request in wanted}
+        numbers = {number for place in asked if (number := self._asked_in.get(place)) is not None}
         now_ms = self.clock.time_ms()
-        if all(now_ms < (self._ask_after_ms.get(_place(place)) or 0) for place in ask):
-            return []
-        for place in ask:
-            self._ask_after_ms.put(_place(place), now_ms + ASK_FAILED_AGAIN_MS)
-        documents: list[KeyDocument] = []
-        for start in range(0, len(wanted), NOTARY_BATCH):
-            documents += await self._ask_notary(notary, wanted[start : start + NOTARY_BATCH])
-        return documents
+        new = [place for place in asked if place not in self._asked_in]
+        new = [place for place in new if now_ms >= (self._ask_after_ms.get(place) or 0)]
+        if new:
+            number = next(_numbers)
+            self._asked_in.update(dict.fromkeys(new, number))
+            numbers.add(number)
+            servers = {asked[place].server for place in new}
+            requests = [request for request in wanted if request.server in servers]
+            await self._batches.do(number, lambda: self._ask_in_batches(notary, requests, new))
+        await gather(self._batches.do(number, _nothing) for number in numbers if self._batches.is_running(number))
+
+    async def _ask_in_batches(self, notary: ServerName, wanted: Sequence[KeyRequest], places: Sequence[str]) -> None:
+        after_ms = self.clock.time_ms() + ASK_FAILED_AGAIN_MS
+        for place in places:
+            self._ask_after_ms.put(place, after_ms)
+        try:
+            for start in range(0, len(wanted), NOTARY_BATCH):
+                await self._accept(await self._ask_notary(notary, wanted[start : start + NOTARY_BATCH]))
+        finally:
+            for place in places:
+                del self._asked_in[place]
 
     async def _ask_notary(self, notary: ServerName, wanted: Sequence[KeyRequest]) -> list[KeyDocument]:
         now_ms = self.clock.time_ms()
@@ -253,7 +305,7 @@ class KeyRing:
         self._learn(await self.database.read(load_server_keys, {(each.server, each.key_id) for each in wanted}), rows)
         if self._unmet(wanted, rows):
             document = await self.fetch_document(notary)
-            await self._accept([document] if document is not None else [], rows)
+            await self._accept([document] if document is not None else [])
             self._unmet(wanted, rows)
         return list(_fitting(wanted, rows).values())
 
@@ -276,8 +328,12 @@ def _fitting(wanted: Iterable[KeyRequest], rows: Rows) -> dict[KeyRequest, Verif
     }
 
 
-def _place(place: tuple[str, str]) -> str:
-    return " ".join(place)  # no server name holds a space
+def _place(notary: ServerName, server: ServerName) -> str:
+    return f"{notary} {server}"  # no server name holds a space
+
+
+async def _nothing() -> None:
+    """What nobody runs: it is joined only while another runs."""
 
 
 def _check_signed_by(notary: ServerName, json: dict[str, Any], keys: Sequence[VerifyKey]) -> None:

@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,8 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.python.failure import Failure
 
 from homeserver.runtime.clock import Clock
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -97,6 +100,48 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         if not succeeded:
             value.raiseException()
     return [value for _, value in outcomes]
+
+
+class Contest:
+    """Coroutines that run side by side until there is enough of what they bring. Those that still run then go on by
+    themselves; what they raise is logged."""
+
+    __slots__ = ("_failure", "_is_enough", "_running", "_waiter")
+
+    def __init__(self, is_enough: Callable[[], bool]) -> None:
+        self._is_enough = is_enough
+        self._running = 0
+        self._waiter: Deferred[None] | None = None
+        self._failure: Any = None
+
+    def add(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._running += 1
+        Deferred.fromCoroutine(coroutine).addBoth(self._on_end)
+
+    async def wait(self) -> None:
+        """Until there is enough, or all have ended. May be cancelled, and called again.
+
+        Raises: what one of them raised.
+        """
+        if self._failure is None and self._running and not self._is_enough():
+            self._waiter = Deferred()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._failure is not None:
+            self._failure.raiseException()
+
+    def _on_end(self, result: Any) -> None:
+        self._running -= 1
+        if isinstance(result, Failure):
+            self._failure = self._failure or result
+            if self._waiter is None:
+                logger.info("What is no longer waited for failed: %s", result.value)
+        waiter = self._waiter
+        if waiter is not None and (self._failure is not None or not self._running or self._is_enough()):
+            self._waiter = None
+            waiter.callback(None)
 
 
 def shielded(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
-from federation.keys.key_ring import ASK_AGAIN_MS, KeyRequest
+from federation.keys.key_ring import ASK_AGAIN_MS, HEAD_START_MS, KeyRequest
 from federation.xmatrix import Unauthorized
 from homeserver.matrix.ids import ServerName
 from homeserver.matrix.signing import KeyId, SigningKey, format_signing_keys, sign_json, verify_json
 from homeserver.runtime.clock import ManualClock
 from homeserver.runtime.coroutine import gather
 from tests.kit.federation import Answer, FederatedServer, ScriptedPeer
-from tests.kit.reactor import run_in_reactor
+from tests.kit.reactor import run_in_reactor, wait
 
 KEYS = "/_matrix/key/v2/server"
 QUERY = "/_matrix/key/v2/query"
@@ -251,6 +253,47 @@ def test_keys_of_a_server_that_is_gone_come_from_the_notary(hearth: Any, notary:
     assert asked.json == {"server_keys": {peer.server_name: wanted}}
     hearth.restart()
     assert is_signed(hearth, peer.server_name, signed, at_ms)
+    assert len(notary.received(QUERY)) == 1
+
+
+def test_server_that_does_not_answer_holds_nobody_up(
+    start_federated: Any, start_peer: Any, notary: ScriptedPeer
+) -> None:
+    """Nor does a notary that hangs. The clock stands still but for the head start that servers have before notaries."""
+    silent, hanging, asked, over = start_peer(), start_peer(), threading.Event(), threading.Event()
+    clock = ManualClock(now_ms())
+    names = [str(hanging.server_name), str(notary.server_name)]
+    hearth = start_federated(clock=clock, settings={"federation": {"trusted_key_servers": names}})
+
+    def hang(_: Any) -> None:
+        asked.set()
+        over.wait(60)
+
+    silent.answer_raw("GET", KEYS, hang)
+    hanging.answer_raw("POST", QUERY, hang)
+    notary.answer("POST", QUERY, notarized(notary, silent.key_document()))
+    ring, wanted = hearth.federation.ring, KeyRequest(silent.server_name, silent.key.key_id, now_ms())
+    loading = run_in_reactor(lambda: [Deferred.fromCoroutine(ring.load_verify_keys([wanted]))])
+    try:
+        assert asked.wait(60)
+        run_in_reactor(lambda: clock.advance(HEAD_START_MS))
+        assert wait(loading[0]) == {wanted: silent.key.verify_key}
+    finally:
+        over.set()
+
+
+def test_server_that_failed_lately_is_not_waited_for(
+    start_federated: Any, start_peer: Any, notary: ScriptedPeer
+) -> None:
+    clock, peer = ManualClock(now_ms()), start_peer()
+    names = [str(notary.server_name)]
+    hearth = start_federated(clock=clock, settings={"federation": {"trusted_key_servers": names}})
+    notary.answer("POST", QUERY, notarized(notary, peer.key_document()))
+    run_in_reactor(hearth.federation.destinations.note_failure, peer.server_name, "it is away")
+    ring, wanted = hearth.federation.ring, KeyRequest(peer.server_name, peer.key.key_id, now_ms())
+    found = run_in_reactor(lambda: gather(ring.load_verify_keys([wanted]) for _ in range(5)))
+    assert found == [{wanted: peer.key.verify_key}] * 5
+    assert peer.received(KEYS) == []
     assert len(notary.received(QUERY)) == 1
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from homeserver.matrix.canonical import canonical_json
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import ServerName, is_server_name
 from homeserver.matrix.signing import KeyId, SigningKey, is_supported_key_id, sign_json
@@ -102,6 +103,15 @@ def signed_object(method: str, uri: str, origin: ServerName, destination: Server
     """What is signed; `content` is None for a request without a body."""
     signed = {"method": method, "uri": uri, "origin": origin, "destination": destination}
     return signed if content is None else {**signed, "content": content}
+
+
+def signed_bytes(about: dict[str, Any], body: bytes) -> bytes:
+    """What is signed, for a body in canonical JSON; `about` is signed_object without content.
+
+    If another body than that is put there, no signature fits: JSON that begins alike is the same up to its end.
+    """
+    rest = canonical_json(about)
+    return b'{"content":' + body + b"," + rest[1:] if body else rest
 
 
 def build_header(

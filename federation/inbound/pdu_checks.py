@@ -9,7 +9,7 @@ Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define, frozen
@@ -21,7 +21,7 @@ from homeserver.matrix.errors import BadJson, BadSignature, MatrixError
 from homeserver.matrix.hashing import signed_bytes
 from homeserver.matrix.ids import EventId, RoomId, ServerName
 from homeserver.matrix.pdu import Pdu, parse_pdu, redact_unless_hash_matches
-from homeserver.matrix.signing import VerifyKey, required_signers, signature_key_ids, verify_signature
+from homeserver.matrix.signing import KeyId, VerifyKey, required_signers, signature_key_ids, verify_signature
 from homeserver.matrix.versions import RoomVersion
 
 logger = logging.getLogger(__name__)
@@ -104,15 +104,44 @@ class PduChecks:
         number = len(raws)
         checked: list[SignedPdu | Refusal] = []
         for start in range(0, number, CHUNK):
-            checked += await self._apart(number, _parse_all, raws[start : start + CHUNK], version, room_id)
-        if only is not None:
-            checked = [each for each in checked if isinstance(each, Refusal) or each.pdu.event_id in only]
-        wanted = {key for each in checked if isinstance(each, SignedPdu) for key in each.wanted_keys}
-        keys = await self.ring.load_verify_keys(wanted)
+            parsed = await self._apart(number, _parse_all, raws[start : start + CHUNK], version, room_id)
+            checked += [
+                each for each in parsed if only is None or isinstance(each, Refusal) or each.pdu.event_id in only
+            ]
+        chunks = [checked[start : start + CHUNK] for start in range(0, len(checked), CHUNK)]
+        keys = await self._load_keys(chunks)
         verified: list[Pdu | Refusal] = []
-        for start in range(0, len(checked), CHUNK):
-            verified += await self._apart(number, _verify_all, checked[start : start + CHUNK], keys)
+        for chunk in chunks:
+            verified += await self._apart(number, _verify_all, chunk, self._keys_of(chunk, keys))
         return verified
+
+    async def _load_keys(self, chunks: Sequence[Sequence[SignedPdu | Refusal]]) -> Keys:
+        """The keys that memory lacks, asked for at once: of each the one that is good for longest. Others have their turn
+        between chunks."""
+        latest: dict[tuple[ServerName, KeyId], KeyRequest] = {}
+        for number, chunk in enumerate(chunks):
+            if number:
+                await self._turn()
+            for request in _wanted_keys(chunk):
+                known = latest.get((request.server, request.key_id))
+                if self.ring.get_verify_key(request) is None and (known is None or _is_later(request, known)):
+                    latest[request.server, request.key_id] = request
+        return await self.ring.load_verify_keys(list(latest.values())) if latest else {}
+
+    def _keys_of(self, chunk: Sequence[SignedPdu | Refusal], loaded: Keys) -> Keys:
+        """What is known now; a key that is good at a later time is good for the events before."""
+        found = {(request.server, request.key_id): key for request, key in loaded.items()}
+        keys = {}
+        for request in _wanted_keys(chunk):
+            key = self.ring.get_verify_key(request) or found.get((request.server, request.key_id))
+            if key is not None:
+                keys[request] = key
+        return keys
+
+    async def _turn(self) -> None:
+        done: Deferred[None] = Deferred()
+        self.reactor.callLater(0, done.callback, None)
+        await done
 
     async def _apart(self, number: int, fn: Callable[..., Any], *args: Any) -> Any:
         """fn(*args), in a thread where there is much of it."""
@@ -173,6 +202,14 @@ def _check_signed_by(
         except BadSignature:
             continue
     raise BadSignature(f"The signature of {server} on {pdu.event_id} is wrong")
+
+
+def _wanted_keys(chunk: Iterable[SignedPdu | Refusal]) -> Iterator[KeyRequest]:
+    return (request for each in chunk if isinstance(each, SignedPdu) for request in each.wanted_keys)
+
+
+def _is_later(request: KeyRequest, than: KeyRequest) -> bool:
+    return than.valid_at_ms is not None and request.valid_at_ms is not None and request.valid_at_ms > than.valid_at_ms
 
 
 def _parse_all(raws: Sequence[object], version: RoomVersion, room_id: RoomId | None) -> list[SignedPdu | Refusal]:

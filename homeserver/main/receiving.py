@@ -53,5 +53,5 @@ def build_receiving(core: Core, client: FederationClient, ring: KeyRing) -> Rece
         core.server_name, core.clock, core.database, core.heads, acls, checks, queues, edus, ends
     )
     return ReceivingServices(
-        acls, checks, fetcher, policies, receiver, queues, edus, transactions, [SendEndpoint(transactions)]
+        acls, checks, fetcher, policies, receiver, queues, edus, transactions, [SendEndpoint(transactions, core.clock)]
     )

@@ -47,6 +47,10 @@ class SpooledBody:
         self.size_bytes += len(data)
 
 
+class JsonBytes(bytes):
+    """JSON as it came, for handlers that decode it by themselves; annotate `body` with it."""
+
+
 def error_of(error: msgspec.ValidationError, *, in_body: bool) -> MatrixError:
     """The Matrix error for a value that does not fit its struct, naming the field."""
     text = str(error)

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from homeserver.runtime.http.endpoint import Auth
+from homeserver.runtime.http.body import JsonBytes
+from homeserver.runtime.http.endpoint import Auth, JsonObject
 from homeserver.runtime.http.plan import Plan, evaluate, path_names
 from homeserver.runtime.http.response import RawJson, Response
 
@@ -152,7 +153,8 @@ def _request_body(plan: Plan, schemas: _Schemas) -> Json | None:
     required = not plan.declaration.optional_body
     if plan.spools or plan.body_type is bytes:
         return {"required": required, "content": {"application/octet-stream": {}}}
-    return {"required": required, "content": _json_content(schemas.of(plan.body_type))}
+    body_type = JsonObject if plan.body_type is JsonBytes else plan.body_type
+    return {"required": required, "content": _json_content(schemas.of(body_type))}
 
 
 def _responses(plan: Plan, schemas: _Schemas) -> Json:

@@ -10,6 +10,7 @@ from typing import Any, Final, get_origin
 import msgspec
 
 from homeserver.runtime.http.body import (
+    JsonBytes,
     SpooledBody,
     body_parser,
     parse_body,
@@ -152,7 +153,7 @@ def evaluate(handler: Callable[..., Any], annotation: Any) -> Any:
 def _parser_of(body_type: Any) -> Callable[[bytes, bool], Any] | None:
     if body_type is None or body_type is SpooledBody:
         return None
-    if body_type is bytes:
+    if body_type is bytes or body_type is JsonBytes:
         return _raw
     if body_type is Any or body_type is object:
         return parse_body

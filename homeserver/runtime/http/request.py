@@ -295,6 +295,8 @@ class Request:
     async def _authenticate(self, plan: Plan, auth: Auth) -> Any:
         assert self.channel is not None
         requester = await self.channel.site.authenticator.authenticate(self, auth)
+        if self.disconnected:
+            raise CancelledError
         if requester is not None:
             self._admit(requester, auth)
         result = self._invoke(plan)

@@ -296,7 +296,7 @@ def test_many_unknown_prev_events_cost_few_requests(room: PeerRoom, log: Log) ->
     pdus = [room.build("m.room.message", message(str(each)), prev_events=prev, advance=False) for each in range(5)]
     log.clear()
     room.send(*pdus)
-    room.wait_until(lambda: len([line for line in log.lines() if "not taken in" in line]) == 5)
+    room.wait_until(lambda: len([line for line in log.lines() if "given up" in line]) == 5)
     assert len(room.peer.requests) < 100
     assert log.faults() == []
     still_works(room)

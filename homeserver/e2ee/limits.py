@@ -38,9 +38,14 @@ def check_string(value: object, field: str, max_bytes: int = MAX_NAME_BYTES) -> 
 def encode_bounded(value: object, field: str, max_bytes: int) -> bytes:
     """The value as JSON. Raises: TooLarge."""
     encoded = encode_json(value)
+    check_size(encoded, field, max_bytes)
+    return encoded
+
+
+def check_size(encoded: bytes, field: str, max_bytes: int) -> None:
+    """Raises: TooLarge."""
     if len(encoded) > max_bytes:
         raise TooLarge(f"{field}: {len(encoded)} bytes, of at most {max_bytes}")
-    return encoded
 
 
 def check_count(count: int, field: str, at_most: int) -> None:

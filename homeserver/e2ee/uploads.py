@@ -9,7 +9,8 @@ Spec: client-server-api#post_matrixclientv3keysupload
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -23,20 +24,23 @@ from homeserver.e2ee.limits import (
     MAX_ONE_TIME_KEYS,
     check_count,
     check_object,
+    check_size,
     check_string,
     encode_bounded,
 )
+from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import InvalidParam, LimitExceeded, MatrixError
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.db import Database
 from homeserver.store import device_keys as store
 from homeserver.store.cross_signing import delete_signatures
-from homeserver.store.device_keys import KeyCounts, UploadedKey
+from homeserver.store.device_keys import UploadedKey
 from homeserver.store.device_lists import save_device_list_change
 from homeserver.store.log_writer import LogItem, LogWriter
 
 DEVICE_LIST = "device_list"
 ONE_TIME_KEYS = "one_time_keys"
+_ESCAPED_NUL = b"\\u0000"
 
 
 @frozen
@@ -50,15 +54,6 @@ class KeyUpload:
     @property
     def has_keys(self) -> bool:
         return bool(self.one_time_keys or self.fallback_keys)
-
-
-@frozen
-class _Known:
-    """What the device has already: identity keys, keys of the ids that are uploaded, counts."""
-
-    device_keys: bytes | None
-    one_time_keys: dict[str, bytes]
-    counts: KeyCounts
 
 
 @define(eq=False)
@@ -110,19 +105,33 @@ class _Upload:
             self.error = error
 
     def _save(self, conn: Connection, position: int) -> None:
-        """What is checked is checked before anything is written."""
+        """What is checked is checked before anything is written, or what was written is taken back."""
         user_id, device_id, upload = self.user_id, self.device_id, self.upload
-        known = _load_known(conn, user_id, device_id, [key.key_id for key in upload.one_time_keys])
-        new = _new_keys(upload.one_time_keys, known)
-        self.counts = dict(known.counts.one_time)
-        for key in new:
-            self.counts[key.algorithm] = self.counts.get(key.algorithm, 0) + 1
-        if upload.device_keys is not None and upload.device_keys != known.device_keys:
-            self._save_device_keys(conn, position, upload.device_keys, known.device_keys)
+        new = self._save_one_time_keys(conn, position)
+        if upload.device_keys is not None:
+            known = store.load_one_device_keys(conn, user_id, device_id)
+            if upload.device_keys != known:
+                self._save_device_keys(conn, position, upload.device_keys, known)
         if new or upload.fallback_keys:
-            store.save_one_time_keys(conn, user_id, device_id, position, new)
             store.save_fallback_keys(conn, user_id, device_id, upload.fallback_keys)
             self.keys_data["device_ids"] = [device_id]
+
+    def _save_one_time_keys(self, conn: Connection, position: int) -> Sequence[UploadedKey]:
+        """Those of the keys that are new; `counts` with them. Raises: MatrixError, LimitExceeded."""
+        user_id, device_id, keys = self.user_id, self.device_id, self.upload.one_time_keys
+        known = store.load_one_time_counts(conn, user_id, device_id)
+        # Mostly all keys are new, and the statement that stores them tells so.
+        if sum(known.values()) + len(keys) > MAX_ONE_TIME_KEYS or (
+            store.save_one_time_keys(conn, user_id, device_id, position, keys) < len(keys)
+        ):
+            store.delete_uploaded_keys(conn, user_id, device_id, position)
+            before = store.load_one_time_keys(conn, user_id, device_id, [key.key_id for key in keys])
+            keys = _new_keys(keys, before, sum(known.values()))
+            store.save_one_time_keys(conn, user_id, device_id, position, keys)
+        self.counts = known
+        for algorithm, count in Counter(key.algorithm for key in keys).items():
+            self.counts[algorithm] = self.counts.get(algorithm, 0) + count
+        return keys
 
     def _save_device_keys(self, conn: Connection, position: int, keys: bytes, before: bytes | None) -> None:
         store.save_device_keys(conn, self.user_id, self.device_id, keys)
@@ -132,22 +141,14 @@ class _Upload:
         self.list_data["device_ids"] = [self.device_id]
 
 
-def _load_known(conn: Connection, user_id: UserId, device_id: DeviceId, key_ids: list[str]) -> _Known:
-    return _Known(
-        store.load_one_device_keys(conn, user_id, device_id),
-        store.load_one_time_keys(conn, user_id, device_id, key_ids),
-        store.load_key_counts(conn, user_id, device_id),
-    )
-
-
-def _new_keys(keys: list[UploadedKey], known: _Known) -> list[UploadedKey]:
-    """Those that the device has not uploaded before."""
+def _new_keys(keys: Sequence[UploadedKey], known: Mapping[str, bytes], unclaimed: int) -> list[UploadedKey]:
+    """Those that the device has not uploaded before. known: by name; unclaimed: how many keys the device has."""
     for key in keys:
-        before = known.one_time_keys.get(key.name)
+        before = known.get(key.name)
         if before is not None and orjson.loads(before) != orjson.loads(key.json):
             raise MatrixError(f"One-time key {key.name} exists already, and is another one")
-    new = [key for key in keys if key.name not in known.one_time_keys]
-    if sum(known.counts.one_time.values()) + len(new) > MAX_ONE_TIME_KEYS:
+    new = [key for key in keys if key.name not in known]
+    if unclaimed + len(new) > MAX_ONE_TIME_KEYS:
         raise LimitExceeded(60_000, f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys")
     return new
 
@@ -213,14 +214,33 @@ def _parse_key(name: str, key: object, field: str) -> UploadedKey:
     algorithm, separator, key_id = check_string(name, field).partition(":")
     if not (algorithm and separator and key_id):
         raise InvalidParam(field, 'names must be "<algorithm>:<key id>"')
-    where = f"{field}.{name}"
+    encoded = encode_json(key)
+    # PERF(half of reading 50 keys): in what is short and without NUL, no string is too long or has one.
+    if len(encoded) > MAX_KEY_BYTES or _ESCAPED_NUL in encoded or not _is_signed_key(key):
+        _check_key(key, f"{field}.{name}", encoded)
+    return UploadedKey(algorithm, key_id, encoded)
+
+
+def _is_signed_key(key: object) -> bool:
+    """It has the shape of a key with signatures; its strings are not looked at."""
+    if type(key) is not dict or type(key.get("key")) is not str or type(key.get("signatures")) is not dict:
+        return False
+    signed: dict[str, Any] = key["signatures"]
+    return all(
+        type(by_key) is dict and all(type(signature) is str for signature in by_key.values())
+        for by_key in signed.values()
+    )
+
+
+def _check_key(key: object, where: str, encoded: bytes) -> None:
+    """Raises: InvalidParam, TooLarge."""
     if isinstance(key, dict):
         check_string(key.get("key"), f"{where}.key", MAX_KEY_BYTES)
         if "signatures" in key:
             check_signatures(key["signatures"], where)
     elif not isinstance(key, str):
         raise InvalidParam(where, "must be a string or an object")
-    return UploadedKey(algorithm, key_id, encode_bounded(key, where, MAX_KEY_BYTES))
+    check_size(encoded, where, MAX_KEY_BYTES)
 
 
 def _identity(json: bytes) -> object:

@@ -20,11 +20,13 @@ from random import Random
 from typing import Any, TypeVar
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
+
+from homeserver.runtime.statement import Statement
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ DatabaseFault = (OperationalError, InterfaceError)
 RowExists = IntegrityError  # somebody else stored it in between
 
 T = TypeVar("T")
+
+_BEGIN_READ = Statement(text("BEGIN DEFERRED"))
+_BEGIN_WRITE = Statement(text("BEGIN IMMEDIATE"))
 
 SQLITE_READERS = 2
 POSTGRES_WRITERS = 3
@@ -82,8 +87,7 @@ def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        mode = "DEFERRED" if connection.get_execution_options().get("read_only") else "IMMEDIATE"
-        connection.exec_driver_sql(f"BEGIN {mode}")
+        (_BEGIN_READ if connection.get_execution_options().get("read_only") else _BEGIN_WRITE).run(connection, {})
 
     return engine
 

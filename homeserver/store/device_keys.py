@@ -8,6 +8,7 @@ from attrs import frozen
 from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
 from homeserver.matrix.ids import DeviceId, UserId
+from homeserver.runtime.statement import Statement
 from homeserver.store.events import chunked
 from homeserver.store.tables.accounts import devices
 from homeserver.store.tables.e2ee import device_keys, fallback_keys, one_time_keys
@@ -64,18 +65,27 @@ _OF_USERS = (
     .where(device_keys.c.user_id.in_(bindparam("users", expanding=True)))
     .order_by(device_keys.c.user_id, device_keys.c.device_id)
 )
-_ONE = select(device_keys.c.json).where(
-    device_keys.c.user_id == bindparam("user"), device_keys.c.device_id == bindparam("device")
+_ONE = Statement(
+    select(device_keys.c.json).where(
+        device_keys.c.user_id == bindparam("user"), device_keys.c.device_id == bindparam("device")
+    )
 )
-_UPSERT_DEVICE = upsert(device_keys)
-_INSERT_KEY = insert_if_absent(one_time_keys)
-_UPSERT_FALLBACK = upsert(fallback_keys)
-_COUNTS = (
+_UPSERT_DEVICE = Statement(upsert(device_keys))
+_INSERT_KEY = Statement(insert_if_absent(one_time_keys))
+_DELETE_UPLOAD = Statement(
+    delete(one_time_keys).where(
+        one_time_keys.c.user_id == bindparam("user"),
+        one_time_keys.c.device_id == bindparam("device"),
+        one_time_keys.c.position == bindparam("at"),
+    )
+)
+_UPSERT_FALLBACK = Statement(upsert(fallback_keys))
+_COUNTS = Statement(
     select(one_time_keys.c.algorithm, func.count())
     .where(one_time_keys.c.user_id == bindparam("user"), one_time_keys.c.device_id == bindparam("device"))
     .group_by(one_time_keys.c.algorithm)
 )
-_UNUSED = (
+_UNUSED = Statement(
     select(fallback_keys.c.algorithm)
     .where(
         fallback_keys.c.user_id == bindparam("user"),
@@ -85,18 +95,20 @@ _UNUSED = (
     .order_by(fallback_keys.c.algorithm)
 )
 # SQLite and PostgreSQL both take this; SKIP LOCKED is not needed, the log's head serialises writers.
-_TAKE = text(
-    "DELETE FROM one_time_keys WHERE user_id = :user AND device_id = :device AND algorithm = :algorithm AND key_id = ("
-    "SELECT key_id FROM one_time_keys WHERE user_id = :user AND device_id = :device AND algorithm = :algorithm "
-    "ORDER BY position, place LIMIT 1) RETURNING key_id, json"
+_TAKE = Statement(
+    text(
+        "DELETE FROM one_time_keys WHERE user_id = :user AND device_id = :device AND algorithm = :algorithm "
+        "AND key_id = (SELECT key_id FROM one_time_keys WHERE user_id = :user AND device_id = :device "
+        "AND algorithm = :algorithm ORDER BY position, place LIMIT 1) RETURNING key_id, json"
+    )
 )
-_FALLBACK = (
+_FALLBACK = Statement(
     select(fallback_keys.c.key_id, fallback_keys.c.json)
     .where(fallback_keys.c.user_id == bindparam("user"))
     .where(fallback_keys.c.device_id == bindparam("device"))
     .where(fallback_keys.c.algorithm == bindparam("algorithm"))
 )
-_USE_FALLBACK = (
+_USE_FALLBACK = Statement(
     update(fallback_keys)
     .where(fallback_keys.c.user_id == bindparam("user"))
     .where(fallback_keys.c.device_id == bindparam("device"))
@@ -113,11 +125,12 @@ def load_device_keys(conn: Connection, user_ids: Collection[UserId]) -> list[Dev
 
 
 def load_one_device_keys(conn: Connection, user_id: str, device_id: str) -> bytes | None:
-    return conn.scalar(_ONE, {"user": user_id, "device": device_id})
+    row = _ONE.first(conn, {"user": user_id, "device": device_id})
+    return None if row is None else bytes(row[0])
 
 
 def save_device_keys(conn: Connection, user_id: str, device_id: str, json: bytes) -> None:
-    conn.execute(_UPSERT_DEVICE, {"user_id": user_id, "device_id": device_id, "json": json})
+    _UPSERT_DEVICE.run(conn, {"user_id": user_id, "device_id": device_id, "json": json})
 
 
 def load_one_time_keys(conn: Connection, user_id: str, device_id: str, key_ids: Collection[str]) -> dict[str, bytes]:
@@ -133,8 +146,8 @@ def load_one_time_keys(conn: Connection, user_id: str, device_id: str, key_ids: 
 
 def save_one_time_keys(
     conn: Connection, user_id: str, device_id: str, position: int, keys: Sequence[UploadedKey]
-) -> None:
-    """Keys that are there already are left alone."""
+) -> int:
+    """Keys that are there already are left alone; how many were not there."""
     values = [
         {
             "user_id": user_id,
@@ -147,24 +160,32 @@ def save_one_time_keys(
         }
         for place, key in enumerate(keys)
     ]
-    if values:
-        conn.execute(_INSERT_KEY, values)
+    return _INSERT_KEY.run_many(conn, values)
+
+
+def delete_uploaded_keys(conn: Connection, user_id: str, device_id: str, position: int) -> None:
+    """The one-time keys that came at that position."""
+    _DELETE_UPLOAD.run(conn, {"user": user_id, "device": device_id, "at": position})
 
 
 def save_fallback_keys(conn: Connection, user_id: str, device_id: str, keys: Sequence[UploadedKey]) -> None:
     """One for each algorithm; the same key again does not become unused."""
     for key in keys:
-        known = conn.execute(_FALLBACK, {"user": user_id, "device": device_id, "algorithm": key.algorithm}).first()
+        known = _FALLBACK.first(conn, {"user": user_id, "device": device_id, "algorithm": key.algorithm})
         if known is not None and known[0] == key.key_id and known[1] == key.json:
             continue
         values = {"user_id": user_id, "device_id": device_id, "algorithm": key.algorithm, "key_id": key.key_id}
-        conn.execute(_UPSERT_FALLBACK, {**values, "json": key.json, "is_used": False})
+        _UPSERT_FALLBACK.run(conn, {**values, "json": key.json, "is_used": False})
 
 
 def load_key_counts(conn: Connection, user_id: str, device_id: str) -> KeyCounts:
-    names = {"user": user_id, "device": device_id}
-    counts = {row[0]: row[1] for row in conn.execute(_COUNTS, names)}
-    return KeyCounts(counts, list(conn.scalars(_UNUSED, names)))
+    unused = [row[0] for row in _UNUSED.all(conn, {"user": user_id, "device": device_id})]
+    return KeyCounts(load_one_time_counts(conn, user_id, device_id), unused)
+
+
+def load_one_time_counts(conn: Connection, user_id: str, device_id: str) -> dict[str, int]:
+    """Unclaimed keys by algorithm."""
+    return dict(_COUNTS.all(conn, {"user": user_id, "device": device_id}))
 
 
 def claim_keys(conn: Connection, claims: Iterable[Claim]) -> dict[Claim, UploadedKey]:
@@ -172,12 +193,12 @@ def claim_keys(conn: Connection, claims: Iterable[Claim]) -> dict[Claim, Uploade
     found = {}
     for claim in claims:
         names = {"user": claim.user_id, "device": claim.device_id, "algorithm": claim.algorithm}
-        row = conn.execute(_TAKE, names).first()
+        row = _TAKE.first(conn, names)
         if row is None:
-            row = conn.execute(_FALLBACK, names).first()
+            row = _FALLBACK.first(conn, names)
             if row is None:
                 continue
-            conn.execute(_USE_FALLBACK, {"user": claim.user_id, "device": claim.device_id, "of": claim.algorithm})
+            _USE_FALLBACK.run(conn, {"user": claim.user_id, "device": claim.device_id, "of": claim.algorithm})
         found[claim] = UploadedKey(claim.algorithm, row[0], bytes(row[1]))
     return found
 

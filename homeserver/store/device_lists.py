@@ -8,6 +8,7 @@ from attrs import frozen
 from sqlalchemy import Connection, bindparam, delete, select
 
 from homeserver.matrix.ids import UserId
+from homeserver.runtime.statement import Statement
 from homeserver.store.cross_signing import delete_signatures
 from homeserver.store.device_keys import delete_keys_of_devices
 from homeserver.store.events import chunked
@@ -30,8 +31,8 @@ class RemoteDeviceList:
     is_stale: bool
 
 
-_UPSERT = upsert(device_list_changes)
-_LAST = select(device_list_changes.c.position).where(device_list_changes.c.user_id == bindparam("user"))
+_UPSERT = Statement(upsert(device_list_changes))
+_LAST = Statement(select(device_list_changes.c.position).where(device_list_changes.c.user_id == bindparam("user")))
 _LAST_OF_MANY = select(device_list_changes.c.user_id, device_list_changes.c.position).where(
     device_list_changes.c.user_id.in_(bindparam("users", expanding=True))
 )
@@ -44,8 +45,8 @@ _UPSERT_REMOTE = upsert(remote_device_lists)
 
 def save_device_list_change(conn: Connection, user_id: str, position: int) -> int | None:
     """Note a change; the position of the one before it."""
-    previous: int | None = conn.scalar(_LAST, {"user": user_id})
-    conn.execute(_UPSERT, {"user_id": user_id, "position": position})
+    previous = load_list_position(conn, user_id) or None
+    _UPSERT.run(conn, {"user_id": user_id, "position": position})
     return previous
 
 
@@ -88,4 +89,5 @@ def delete_encryption_of_devices(conn: Connection, user_id: str, device_ids: Col
 
 def load_list_position(conn: Connection, user_id: str) -> int:
     """Where the user's devices or keys changed last; 0 for never."""
-    return conn.scalar(_LAST, {"user": user_id}) or 0
+    row = _LAST.first(conn, {"user": user_id})
+    return 0 if row is None else row[0]

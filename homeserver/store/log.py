@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from homeserver.matrix.ids import EventId, UserId
 from homeserver.matrix.state_map import StateKey
-from homeserver.store.bulk import Bulk
+from homeserver.runtime.statement import Statement
 from homeserver.store.events import StoredEvent
 from homeserver.store.tables.log import cursors, log, log_head
 
@@ -72,7 +72,7 @@ def membership_of_row(kind: str, data: dict[str, Any]) -> MembershipChange | Non
     return MembershipChange(data["user_id"], data["membership"], data["event_id"], data["sender"])
 
 
-_TAKE = (
+_TAKE = Statement(
     update(log_head)
     .where(log_head.c.id == 1)
     .values(position=log_head.c.position + bindparam("count"))
@@ -83,15 +83,15 @@ _TAKE = (
 def take_positions(conn: Connection, count: int) -> int:
     """The first of `count` new positions. Holds the log head to the end of the transaction: call it after every
     other lock is taken."""
-    last: int = conn.execute(_TAKE, {"count": count}).scalar_one()
-    return last - count + 1
+    ((last,),) = _TAKE.all(conn, {"count": count})
+    return int(last) - count + 1
 
 
-_INSERT = Bulk(insert(log), "position", "kind", "key", "data")
+_INSERT = Statement(insert(log), "position", "kind", "key", "data")
 
 
 def save_rows(conn: Connection, rows: Sequence[LogRow]) -> None:
-    _INSERT.execute(
+    _INSERT.run_many(
         conn,
         [{"position": row.position, "kind": row.kind, "key": row.key, "data": orjson.dumps(row.data)} for row in rows],
     )

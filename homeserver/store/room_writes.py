@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, case, delete, insert, literal_colu
 from sqlalchemy.dialects import postgresql, sqlite
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
-from homeserver.store.bulk import Bulk
+from homeserver.runtime.statement import Statement
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import MembershipChange, StateDelta
 from homeserver.store.relations import save_relations
@@ -208,7 +208,7 @@ def add_unsaved_snapshot(unsaved: dict[Snapshot, int], snapshot: Snapshot | None
         unsaved.setdefault(snapshot, snapshot_id)
 
 
-_INSERT_EVENTS = Bulk(
+_INSERT_EVENTS = Statement(
     insert(events),
     "room_id",
     "nid",
@@ -258,7 +258,7 @@ _LOCAL = frozenset({"txn_device_id", "txn_id"})
 
 def save_events(conn: Connection, news: Sequence[NewEvent]) -> None:
     """Insert events, or complete those that were outliers."""
-    _INSERT_EVENTS.execute(conn, [_event_row(new) for new in news if not new.was_outlier])
+    _INSERT_EVENTS.run_many(conn, [_event_row(new) for new in news if not new.was_outlier])
     completed = [_event_row(new) for new in news if new.was_outlier]
     if completed:
         conn.execute(
@@ -299,7 +299,9 @@ def _event_row(new: NewEvent) -> dict[str, Any]:
     }
 
 
-_INSERT_DELTAS = Bulk(insert(state_deltas), "room_id", "position", "type", "state_key", "event_id", "prev_event_id")
+_INSERT_DELTAS = Statement(
+    insert(state_deltas), "room_id", "position", "type", "state_key", "event_id", "prev_event_id"
+)
 _DELETE_STATE = delete(current_state).where(
     current_state.c.room_id == bindparam("b_room_id"),
     current_state.c.type == bindparam("b_type"),
@@ -307,7 +309,7 @@ _DELETE_STATE = delete(current_state).where(
 )
 
 
-def _upserts(dialect: Any) -> tuple[Bulk, Bulk]:
+def _upserts(dialect: Any) -> tuple[Statement, Statement]:
     state = dialect.insert(current_state)
     state = state.on_conflict_do_update(
         index_elements=["room_id", "type", "state_key"], set_={"event_id": state.excluded.event_id}
@@ -329,8 +331,8 @@ def _upserts(dialect: Any) -> tuple[Bulk, Bulk]:
         },
     )
     return (
-        Bulk(state, "room_id", "type", "state_key", "event_id"),
-        Bulk(member, "user_id", "room_id", "membership", "event_id", "sender", "position", "forgotten"),
+        Statement(state, "room_id", "type", "state_key", "event_id"),
+        Statement(member, "user_id", "room_id", "membership", "event_id", "sender", "position", "forgotten"),
     )
 
 
@@ -349,7 +351,7 @@ def _save_state(
     ]
     if not changed:
         return
-    _INSERT_DELTAS.execute(
+    _INSERT_DELTAS.run_many(
         conn,
         [
             {
@@ -374,7 +376,7 @@ def _save_state(
         for key, event_id in newest.items()
         if event_id is None
     ]
-    _UPSERTS[conn.dialect.name][0].execute(conn, taken)
+    _UPSERTS[conn.dialect.name][0].run_many(conn, taken)
     if gone:
         conn.execute(_DELETE_STATE, gone)
 
@@ -396,7 +398,7 @@ def _save_memberships(conn: Connection, writes: Sequence[tuple[RoomWrite, int]])
 
 def save_memberships(conn: Connection, changes: Sequence[tuple[RoomId, MembershipChange, int]]) -> None:
     """Write memberships of rooms, each with the position of its row; at most one for a user in a room."""
-    _UPSERTS[conn.dialect.name][1].execute(
+    _UPSERTS[conn.dialect.name][1].run_many(
         conn,
         [
             {

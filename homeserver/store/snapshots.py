@@ -23,7 +23,7 @@ from sqlalchemy import Connection, bindparam, insert, literal_column, select
 
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.state_map import StateKey
-from homeserver.store.bulk import Bulk
+from homeserver.runtime.statement import Statement
 from homeserver.store.events import StoredEvent, chunked
 from homeserver.store.tables.rooms import events as e
 from homeserver.store.tables.rooms import state_snapshots as s
@@ -103,10 +103,10 @@ def save_snapshots(conn: Connection, snapshots: Sequence[tuple[Snapshot, int]]) 
             _load_path(conn, parent)
         _lay(snapshot, parent)
         snapshot.snapshot_id = snapshot_id
-    _INSERT.execute(conn, [_row(snapshot) for snapshot, _ in snapshots])
+    _INSERT.run_many(conn, [_row(snapshot) for snapshot, _ in snapshots])
 
 
-_INSERT = Bulk(insert(s), "room_id", "snapshot_id", "height", "base_id", "delta")
+_INSERT = Statement(insert(s), "room_id", "snapshot_id", "height", "base_id", "delta")
 
 
 def _row(snapshot: Snapshot) -> dict[str, object]:

@@ -8,6 +8,7 @@ from attrs import frozen
 from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select
 
 from homeserver.matrix.ids import DeviceId, UserId
+from homeserver.runtime.statement import Statement
 from homeserver.store.events import chunked
 from homeserver.store.tables.accounts import devices
 from homeserver.store.tables.e2ee import to_device_messages as m
@@ -33,35 +34,38 @@ class Waiting:
 
 NOTHING_WAITS = Waiting(0, 0)
 
-_INSERT = insert(m)
-_INSERT_TRANSACTION = insert_if_absent(t)
-_PAGE = (
+_INSERT = Statement(insert(m))
+_INSERT_TRANSACTION = Statement(insert_if_absent(t))
+_PAGE = Statement(
     select(m.c.position, m.c.json)
     .where(m.c.user_id == bindparam("user"), m.c.device_id == bindparam("device"))
     .where(m.c.position > bindparam("after"), m.c.position <= bindparam("upto"))
     .order_by(m.c.position)
     .limit(bindparam("limit"))
 )
-_WAITING = select(func.min(m.c.position), func.max(m.c.position)).where(
-    m.c.user_id == bindparam("user"), m.c.device_id == bindparam("device")
+_WAITING = Statement(
+    select(func.min(m.c.position), func.max(m.c.position)).where(
+        m.c.user_id == bindparam("user"), m.c.device_id == bindparam("device")
+    )
 )
-_DELETE = delete(m).where(
-    m.c.user_id == bindparam("user"), m.c.device_id == bindparam("device"), m.c.position <= bindparam("upto")
+_DELETE = Statement(
+    delete(m).where(
+        m.c.user_id == bindparam("user"), m.c.device_id == bindparam("device"), m.c.position <= bindparam("upto")
+    )
 )
 
 
 def save_messages(conn: Connection, messages: Sequence[ToDeviceMessage]) -> None:
-    if messages:
-        values = [
-            {"user_id": x.user_id, "device_id": x.device_id, "position": x.position, "json": x.json} for x in messages
-        ]
-        conn.execute(_INSERT, values)
+    _INSERT.run_many(
+        conn,
+        [{"user_id": x.user_id, "device_id": x.device_id, "position": x.position, "json": x.json} for x in messages],
+    )
 
 
 def save_transaction(conn: Connection, sender: str, device_id: str, txn_id: str, now_ms: int) -> bool:
     """False when that transaction was there before."""
     values = {"sender": sender, "device_id": device_id, "txn_id": txn_id, "received_ts_ms": now_ms}
-    return conn.execute(_INSERT_TRANSACTION, values).rowcount == 1
+    return _INSERT_TRANSACTION.run(conn, values) == 1
 
 
 def delete_old_transactions(conn: Connection, before_ts_ms: int) -> None:
@@ -73,17 +77,17 @@ def load_messages(
 ) -> list[tuple[int, bytes]]:
     """The oldest `limit` messages in (after, upto], each with its position."""
     names = {"user": user_id, "device": device_id, "after": after, "upto": upto, "limit": limit}
-    return [(row[0], row[1]) for row in conn.execute(_PAGE, names)]
+    return [(row[0], row[1]) for row in _PAGE.all(conn, names)]
 
 
 def load_waiting(conn: Connection, user_id: str, device_id: str) -> Waiting:
-    row = conn.execute(_WAITING, {"user": user_id, "device": device_id}).one()
-    return Waiting(row[0], row[1]) if row[0] is not None else NOTHING_WAITS
+    ((oldest, newest),) = _WAITING.all(conn, {"user": user_id, "device": device_id})
+    return Waiting(oldest, newest) if oldest is not None else NOTHING_WAITS
 
 
 def delete_messages(conn: Connection, user_id: str, device_id: str, upto: int) -> Waiting:
     """Delete what was acknowledged; what still waits."""
-    conn.execute(_DELETE, {"user": user_id, "device": device_id, "upto": upto})
+    _DELETE.run(conn, {"user": user_id, "device": device_id, "upto": upto})
     return load_waiting(conn, user_id, device_id)
 
 

@@ -225,11 +225,13 @@ def _is_signed_key(key: object) -> bool:
     """It has the shape of a key with signatures; its strings are not looked at."""
     if type(key) is not dict or type(key.get("key")) is not str or type(key.get("signatures")) is not dict:
         return False
-    signed: dict[str, Any] = key["signatures"]
-    return all(
-        type(by_key) is dict and all(type(signature) is str for signature in by_key.values())
-        for by_key in signed.values()
-    )
+    for by_key in key["signatures"].values():
+        if type(by_key) is not dict:
+            return False
+        for signature in by_key.values():
+            if type(signature) is not str:
+                return False
+    return True
 
 
 def _check_key(key: object, where: str, encoded: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from attrs import frozen
 from sqlalchemy import Connection, bindparam, delete, func, select, text, update
@@ -15,8 +16,7 @@ from homeserver.store.tables.e2ee import device_keys, fallback_keys, one_time_ke
 from homeserver.store.upsert import insert_if_absent, upsert
 
 
-@frozen
-class UploadedKey:
+class UploadedKey(NamedTuple):
     """A one-time or fallback key. name: "<algorithm>:<key id>". json: what clients get."""
 
     algorithm: str

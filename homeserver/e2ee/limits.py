@@ -30,11 +30,14 @@ def check_object(value: object, field: str) -> dict[str, Any]:
 
 def check_string(value: object, field: str, max_bytes: int = MAX_NAME_BYTES) -> str:
     """Raises: InvalidParam."""
-    if isinstance(value, str) and "\0" not in value:
-        # Of a short one it is known without encoding it.
-        if len(value) * 4 <= max_bytes or len(value.encode("utf-8", "surrogatepass")) <= max_bytes:
-            return value
-    raise InvalidParam(field, f"must be a string of at most {max_bytes} bytes, without NUL")
+    if not isinstance(value, str) or "\0" in value or not _fits(value, max_bytes):
+        raise InvalidParam(field, f"must be a string of at most {max_bytes} bytes, without NUL")
+    return value
+
+
+def _fits(text: str, max_bytes: int) -> bool:
+    """Of a short one it is known without encoding it."""
+    return len(text) * 4 <= max_bytes or len(text.encode("utf-8", "surrogatepass")) <= max_bytes
 
 
 def encode_bounded(value: object, field: str, max_bytes: int) -> bytes:

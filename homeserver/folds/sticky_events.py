@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
 from homeserver.matrix.ids import EventId, RoomId
-from homeserver.matrix.sticky import STICKY, sticky_duration_ms, sticky_until_ms
+from homeserver.matrix.sticky import names_sticky, sticky_duration_ms, sticky_until_ms
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent
@@ -66,7 +66,7 @@ class StickyEvents:
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
-            if row.event is not None and STICKY in row.event.pdu.json:
+            if row.event is not None and names_sticky(row.event.pdu):
                 self._take(row.event)
             if row.kind == "event" and (target := row.data.get("redacts")) is not None:
                 self._remove(target)

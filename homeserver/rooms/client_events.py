@@ -19,7 +19,7 @@ from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.format import client_event_json, federation_event
 from homeserver.matrix.ids import DeviceId, EventId, RoomId, UserId
 from homeserver.matrix.pdu import Pdu
-from homeserver.matrix.sticky import STICKY, sticky_until_ms
+from homeserver.matrix.sticky import names_sticky, sticky_until_ms
 from homeserver.matrix.versions import RoomVersion
 from homeserver.store.events import StoredEvent
 
@@ -69,7 +69,7 @@ def encode(
         room,
         age_ms,
         _unsigned(event, reader, membership, related, with_room_id),
-        _sticky(pdu, now_ms) if STICKY in pdu.json else b"",
+        _sticky(pdu, now_ms) if names_sticky(pdu) else b"",
         b"" if bundle is None else b',"m.relations":%b' % bundle,
     )
 

@@ -8,14 +8,13 @@ from attrs import frozen
 from sqlalchemy import Connection, delete, insert, select
 
 from homeserver.matrix.ids import RoomId
-from homeserver.matrix.sticky import STICKY, sticky_duration_ms
+from homeserver.matrix.sticky import sticky_duration_ms
 from homeserver.matrix.versions import room_version
 from homeserver.store.events import StoredEvent, load_events
 from homeserver.store.tables.rooms import rooms
 from homeserver.store.tables.sticky import sticky_events as t
 
 _INSERT = insert(t)
-_STICKY = STICKY.encode()
 
 
 @frozen
@@ -35,9 +34,7 @@ def save_sticky(conn: Connection, events: Collection[StoredEvent]) -> None:
             "expires_ts_ms": event.pdu.origin_server_ts + duration_ms,
         }
         for event in events
-        if _STICKY in event.pdu.json_bytes
-        and STICKY in event.pdu.json
-        and (duration_ms := sticky_duration_ms(event.pdu)) is not None
+        if (duration_ms := sticky_duration_ms(event.pdu)) is not None
     ]
     if rows:
         conn.execute(_INSERT, rows)

@@ -20,7 +20,7 @@ from homeserver.folds.histories import UserHistory
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
-from homeserver.matrix.sticky import STICKY
+from homeserver.matrix.sticky import names_sticky
 from homeserver.rooms.client_events import NO_RELATED, Reader
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.store.account_data import AccountDataRow, load_room_account_data
@@ -134,7 +134,7 @@ def _shared_segment(build: Build, room_id: RoomId) -> Segment | None:
     if segment is None:
         segment = _segment(build, room_id, None)
         # What remains of stickiness is told as of now.
-        if segment is not None and not any(STICKY in event.pdu.json for event in segment.window.events):
+        if segment is not None and not any(names_sticky(event.pdu) for event in segment.window.events):
             build.segments.put(key, segment)
     return segment
 

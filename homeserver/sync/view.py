@@ -2,7 +2,7 @@
 
 A response is built in one go, without waiting, from the state of memory at one position of the log. Where
 something is missing, the view notes it as a need and the building goes on with the next room; then all needs
-are loaded in a few reads, and the response is built anew at the position that memory has reached by then. So
+are loaded in a few reads, side by side, and the response is built anew at the position that memory has reached by then. So
 there is no interleaving to think about: every response is the truth at one position.
 
 What was loaded and does not stay in memory (it may not fit) is kept in the view with the position it stands
@@ -11,7 +11,8 @@ for, and is good for as long as nothing happened to its room or user behind that
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from attrs import define, field, frozen
@@ -31,6 +32,7 @@ from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.unread import Counts
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
 from homeserver.store import account_data as account_data_store
 from homeserver.store.account_data import AccountDataRow
@@ -100,6 +102,7 @@ class RoomLog:
 
 
 HistoryKey = tuple[RoomId, UserId]
+Load = Coroutine[Any, Any, None]
 
 
 @frozen
@@ -133,6 +136,8 @@ class View:
         self._receipts: _Loaded[RoomId, list[Receipt]] = _Loaded(recent, str)
         self._values: _Loaded[Lookup, Any] = _Loaded(recent, lambda lookup: lookup.subject)
         self._rooms_of: _Loaded[UserId, UserRooms] = _Loaded(recent, str)
+        # What was picked of rooms' logs, by room and whatever else it depends on: it need not be picked anew after a load.
+        self.picked: _Loaded[tuple[Any, ...], Any] = _Loaded(recent, lambda key: key[0])
         self._bundles: dict[EventId, bytes] = {}
         self._bundled: set[EventId] = set()  # for which it is known whether anything is bundled with them
         self._gaps: dict[Gap, LoadedGap] = {}
@@ -300,58 +305,85 @@ class View:
     # -- loading ---------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Load all that was needed; the next `begin` starts anew."""
-        needs, sources = self._needs, self.sources
-        if needs.rooms:
-            rooms = await sources.memberships.load(self.user_id)
-            self._rooms.put_all({self.user_id: rooms}, self._position())
-        await self._load_user(needs)
-        await self._load_for_extensions(needs)
+        """Load all that was needed, side by side; the next `begin` starts anew."""
+        needs = self._needs
+        loads = [*self._user_loads(needs), *self._extension_loads(needs), *self._room_loads(needs)]
+        if len(loads) == 1:
+            await loads[0]
+        else:
+            await gather(loads)
+
+    def _room_loads(self, needs: _Needs) -> Iterator[Load]:
         if needs.heads:
-            heads = await sources.heads.load_many(needs.heads)
-            self._heads.put_all(heads, self._position())
-            self._absent |= needs.heads - heads.keys()
+            yield self._load_heads(needs.heads)
         if needs.tails:
-            tails = await sources.tails.load_many(needs.tails)
-            logs = {room_id: RoomLog(tail.floor, tail.rows) for room_id, tail in tails.items()}
-            sources.events.put_all(row.event for log in logs.values() for row in log.rows if row.event)
-            self._tails.put_all(logs, self._position())
+            yield self._load_tails(needs.tails)
         if needs.gaps:
-            self._gaps |= await sources.database.read(load_gaps, list(needs.gaps))
+            yield self._load_gaps(needs.gaps)
         if needs.histories:
-            histories = await sources.histories.load_many(list(needs.histories))
-            self._histories.put_all(histories, self._position())
+            yield self._load_histories(needs.histories)
         if needs.events:
-            await self._load_events(needs.events)
+            yield self._load_events(needs.events)
         if needs.bundles:
-            await self._load_bundles(needs.bundles)
+            yield self._load_bundles(needs.bundles)
         for after, room_ids in needs.receipts.items():
-            at, receipts = await sources.database.read(load_receipts, room_ids, after, self.user_id)
-            self._receipts.put_all(receipts, at)
+            yield self._load_receipts(after, room_ids)
 
-    async def _load_for_extensions(self, needs: _Needs) -> None:
+    async def _load_heads(self, wanted: set[RoomId]) -> None:
+        heads = await self.sources.heads.load_many(wanted)
+        self._heads.put_all(heads, self._position())
+        self._absent |= wanted - heads.keys()
+
+    async def _load_tails(self, wanted: set[RoomId]) -> None:
+        tails = await self.sources.tails.load_many(wanted)
+        logs = {room_id: RoomLog(tail.floor, tail.rows) for room_id, tail in tails.items()}
+        self.sources.events.put_all(row.event for log in logs.values() for row in log.rows if row.event)
+        self._tails.put_all(logs, self._position())
+
+    async def _load_gaps(self, wanted: set[Gap]) -> None:
+        self._gaps |= await self.sources.database.read(load_gaps, list(wanted))
+
+    async def _load_histories(self, wanted: set[HistoryKey]) -> None:
+        histories = await self.sources.histories.load_many(list(wanted))
+        self._histories.put_all(histories, self._position())
+
+    async def _load_receipts(self, after: int, room_ids: set[RoomId]) -> None:
+        at, receipts = await self.sources.database.read(load_receipts, room_ids, after, self.user_id)
+        self._receipts.put_all(receipts, at)
+
+    def _extension_loads(self, needs: _Needs) -> Iterator[Load]:
         if needs.rooms_of:
-            at = self._position()
-            self._rooms_of.put_all(await self.sources.memberships.load_many(list(needs.rooms_of)), at)
+            wanted = list(needs.rooms_of)
+            yield self._load_all(self._rooms_of, lambda: self.sources.memberships.load_many(wanted))
         for lookup in needs.lookups:
-            at = self._position()
-            self._values.put_all({lookup: await lookup.load()}, at)
+            yield self._load_one(self._values, lookup, lookup.load)
 
-    async def _load_user(self, needs: _Needs) -> None:
+    def _user_loads(self, needs: _Needs) -> Iterator[Load]:
         sources, user_id = self.sources, self.user_id
+        if needs.rooms:
+            yield self._load_own_rooms()
         if needs.ignored:
-            at = self._position()
-            self._ignored.put_all({user_id: await sources.ignored.load(user_id)}, at)
+            yield self._load_one(self._ignored, user_id, lambda: sources.ignored.load(user_id))
         if needs.account_data is not None:
-            at = self._position()
-            rows = await sources.database.read(_load_account_data, user_id, needs.account_data)
-            self._account_data.put_all({user_id: rows}, at)
+            after = needs.account_data
+            read = partial(sources.database.read, _load_account_data, user_id, after)
+            yield self._load_one(self._account_data, user_id, read)
         if needs.push_rules:
-            at = self._position()
-            self._push_rules.put_all({user_id: await sources.push_rules.load_content(user_id)}, at)
+            yield self._load_one(self._push_rules, user_id, lambda: sources.push_rules.load_content(user_id))
         if needs.counts:
-            at = self._position()
-            self._counts.put_all(await sources.counts.load_counts(user_id, needs.counts), at)
+            yield self._load_all(self._counts, lambda: sources.counts.load_counts(user_id, needs.counts))
+
+    async def _load_own_rooms(self) -> None:
+        rooms = await self.sources.memberships.load(self.user_id)
+        self._rooms.put_all({self.user_id: rooms}, self._position())
+
+    async def _load_one(self, loaded: _Loaded[K, V], key: K, load: Callable[[], Awaitable[V]]) -> None:
+        at = self._position()
+        loaded.put_all({key: await load()}, at)
+
+    async def _load_all(self, loaded: _Loaded[K, V], load: Callable[[], Awaitable[Mapping[K, V]]]) -> None:
+        at = self._position()
+        loaded.put_all(await load(), at)
 
     async def _load_events(self, wanted: Mapping[EventId, RoomHead]) -> None:
         rooms_of = {event_id: head.room_id for event_id, head in wanted.items()}

@@ -173,11 +173,16 @@ class RoomBuilder:
     def _window(
         self, head: RoomHead, history: UserHistory, after: int, limit: int, *, with_state: bool
     ) -> Window | None:
-        log = self.view.get_room_log(Gap(head.room_id, after, None, limit + 1, with_state))
-        if log is None:
-            return None
-        sees = None if history.sees_all and not self.ignored else (lambda event: self._sees(history, event))
-        return pick_window(log, head.state, after=after, upto=self.view.now, limit=limit, matches=sees)
+        key = (head.room_id, after, limit, with_state, self.ignored)
+        window: Window | None = self.view.picked.get(key)
+        if window is None:
+            log = self.view.get_room_log(Gap(head.room_id, after, None, limit + 1, with_state))
+            if log is None:
+                return None
+            sees = None if history.sees_all and not self.ignored else (lambda event: self._sees(history, event))
+            window = pick_window(log, head.state, after=after, upto=self.view.now, limit=limit, matches=sees)
+            self.view.picked.put_all({key: window}, self.view.now)
+        return window
 
     def _has_rows(self, room_id: RoomId, after: int) -> bool:
         recent = self.view.sources.recent

@@ -30,6 +30,7 @@ from federation.inbound.policy import PolicyServers
 from federation.inbound.slots import Slots
 from homeserver.matrix.errors import BadJson
 from homeserver.matrix.ids import EventId, ServerName, domain_of
+from homeserver.matrix.limits import MAX_SAFE_INTEGER
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.state_map import StateKey
 from homeserver.rooms.head import RoomHead
@@ -198,7 +199,7 @@ class PduReceiver:
             "earliest_events": list(head.extremities[:MAX_EARLIEST]),
             "latest_events": list(latest),
             "limit": MISSING_PER_ROUND,
-            "min_depth": min_depth,
+            "min_depth": min(min_depth, MAX_SAFE_INTEGER),  # depths of old rooms may be beyond what JSON holds
         }
         for server in servers:
             try:

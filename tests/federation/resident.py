@@ -20,10 +20,10 @@ from attrs import define, field
 
 from homeserver.matrix.auth_types import auth_types_for
 from homeserver.matrix.build import add_signature, build_pdu
-from homeserver.matrix.hashing import encode_base64, reference_hash
+from homeserver.matrix.hashing import content_hash, encode_base64, reference_hash
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
 from homeserver.matrix.pdu import Pdu, parse_pdu
-from homeserver.matrix.signing import SigningKey
+from homeserver.matrix.signing import SigningKey, sign_event
 from homeserver.matrix.state_map import StateKey
 from homeserver.matrix.versions import RoomVersion, room_version
 from tests.kit.federation import Answer, Received, ScriptedPeer
@@ -127,6 +127,15 @@ class PeerRoom:
             event_id=event_id,
             hashes_of=self._hash if self.version.references_carry_hashes else None,
         )
+
+    def resign(self, json: Mapping[str, Any]) -> dict[str, Any]:
+        """The event changed so, hashed and signed anew."""
+        bare = {name: value for name, value in json.items() if name not in ("hashes", "signatures", "unsigned")}
+        hashed = {**bare, "hashes": {"sha256": encode_base64(content_hash(bare))}}
+        return sign_event(hashed, self.version, self.peer.server_name, self.peer.key)
+
+    def id_of(self, json: Mapping[str, Any]) -> EventId:
+        return parse_pdu(dict(json), self.version).event_id
 
     def add(self, pdu: Pdu) -> None:
         """Take an event in, as the room's newest."""

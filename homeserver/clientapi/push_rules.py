@@ -11,8 +11,9 @@ import msgspec
 
 from homeserver.accounts.limits import check_text
 from homeserver.accounts.requester import Requester
+from homeserver.matrix.errors import NotFound
 from homeserver.matrix.push_rule_changes import delete_rule, put_rule, set_actions, set_enabled
-from homeserver.matrix.push_rules import parse_kind
+from homeserver.matrix.push_rules import Kind, parse_kind
 from homeserver.push.rules import PushRules
 from homeserver.runtime.http.endpoint import Auth, JsonObject, JsonValue, endpoint
 
@@ -52,7 +53,7 @@ class PushRuleEndpoints:
         spec="client-server-api#get_matrixclientv3pushrules",
     )
     async def get_rules(self, requester: Requester) -> JsonObject:
-        return (await self._rules.load(requester.user_id)).to_json(requester.user_id)
+        return (await self._rules.load(requester.user_id)).to_json(requester.user_id, self._rules.kinds)
 
     @endpoint(
         "GET",
@@ -63,7 +64,7 @@ class PushRuleEndpoints:
         spec="client-server-api#get_matrixclientv3pushrulesglobal",
     )
     async def get_global_rules(self, requester: Requester) -> JsonObject:
-        rules: JsonObject = (await self._rules.load(requester.user_id)).to_json(requester.user_id)["global"]
+        rules: JsonObject = (await self.get_rules(requester))["global"]
         return rules
 
     @endpoint(
@@ -112,7 +113,7 @@ class PushRuleEndpoints:
         spec="client-server-api#delete_matrixclientv3pushrulesglobalkindruleid",
     )
     async def delete_rule(self, requester: Requester, path: RulePath) -> JsonObject:
-        kind = parse_kind(path.kind)
+        kind = self._kind(path)
         await self._rules.change(requester.user_id, lambda rules: delete_rule(rules, kind, path.rule_id))
         return {}
 
@@ -124,7 +125,7 @@ class PushRuleEndpoints:
         spec="client-server-api#put_matrixclientv3pushrulesglobalkindruleidenabled",
     )
     async def put_enabled(self, requester: Requester, path: RulePath, body: EnabledBody) -> JsonObject:
-        kind = parse_kind(path.kind)
+        kind = self._kind(path)
         await self._rules.change(requester.user_id, lambda rules: set_enabled(rules, kind, path.rule_id, body.enabled))
         return {}
 
@@ -136,11 +137,18 @@ class PushRuleEndpoints:
         spec="client-server-api#put_matrixclientv3pushrulesglobalkindruleidactions",
     )
     async def put_actions(self, requester: Requester, path: RulePath, body: ActionsBody) -> JsonObject:
-        kind = parse_kind(path.kind)
+        kind = self._kind(path)
         await self._rules.change(requester.user_id, lambda rules: set_actions(rules, kind, path.rule_id, body.actions))
         return {}
 
     async def _rule(self, requester: Requester, path: RulePath) -> dict[str, Any]:
         """Raises: InvalidParam, NotFound."""
-        kind = parse_kind(path.kind)
+        kind = self._kind(path)
         return (await self._rules.load(requester.user_id)).rule(kind, path.rule_id).to_json(kind, requester.user_id)
+
+    def _kind(self, path: RulePath) -> Kind:
+        """Raises: InvalidParam; NotFound for a kind that has no rules here."""
+        kind = parse_kind(path.kind)
+        if kind not in self._rules.kinds:
+            raise NotFound("The push rule was not found.")
+        return kind

@@ -51,8 +51,8 @@ from homeserver.main.core import Core
 from homeserver.rooms.config import RoomsConfig
 from homeserver.runtime.config_sections import RtcConfig, TurnConfig
 
-# What is true beyond the specification's versions. Each entry has a test. Not here, as only a part of it is there: msc4306
-# (subscriptions change no notification), msc4354 (servers that join later are not sent the events).
+# What is true beyond the specification's versions. Each entry has a test. Not here, as only a part of it is there: msc4354
+# (servers that join later are not sent the events).
 UNSTABLE_FEATURES = {
     "im.hearth.stream": True,
     "org.matrix.msc3814.v1": True,
@@ -111,7 +111,7 @@ def build_accounts(
         filters,
         AccountCommands(core.server_name, creator, accounts),
         [
-            Versions(UNSTABLE_FEATURES),
+            Versions({**UNSTABLE_FEATURES, "org.matrix.msc4306": config.section(RoomsConfig).thread_subscriptions}),
             WellKnown(public_base_url, config.section(WellKnownConfig)),
             Capabilities(config.section(RoomsConfig).default_version, login_tokens=login.login_tokens),
             RegistrationEndpoints(Registrations(core.server_name, registration, creator, auth, access, tokens), tokens),

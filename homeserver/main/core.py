@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from attrs import frozen
@@ -15,7 +16,9 @@ from homeserver.folds.sticky_events import StickyEvents
 from homeserver.main.keys import load_signing_key
 from homeserver.main.memory import MemoryConfig
 from homeserver.matrix.ids import ServerName
+from homeserver.matrix.push_rules import ALL_KINDS, USUAL_KINDS, Kind
 from homeserver.matrix.signing import SigningKey
+from homeserver.rooms.config import RoomsConfig
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.ingest import Ingest
 from homeserver.rooms.ingest_completion import Completion
@@ -62,6 +65,11 @@ class Core:
     sticky: StickyEvents
 
 
+def rule_kinds(config: Config) -> Collection[Kind]:
+    """The kinds of push rules that there are on this server."""
+    return ALL_KINDS if config.section(RoomsConfig).thread_subscriptions else USUAL_KINDS
+
+
 async def build_core(config: Config, reactor: Any, clock: Clock, database: Database) -> Core:
     """Order of the followers: caches of events first, then what is computed from them."""
     memory = config.section(MemoryConfig)
@@ -73,7 +81,7 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     memberships = Memberships(database, memory.users)
     histories = Histories(database, memory.histories)
     heads = RoomHeads(database, events, memory.room_state_entries)
-    unread = Unread(database, heads, memory.unread)
+    unread = Unread(database, heads, memory.unread, rule_kinds(config))
     writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
     partial = PartialStates(database, clock)
     await partial.start()

@@ -17,7 +17,7 @@ from homeserver.folds.recent_log import RecentLog
 from homeserver.folds.room_activity import RoomActivity
 from homeserver.folds.room_tails import RoomTails
 from homeserver.main.accounts import AccountServices
-from homeserver.main.core import Core
+from homeserver.main.core import Core, rule_kinds
 from homeserver.main.encryption import EncryptionServices
 from homeserver.main.memory import MemoryConfig
 from homeserver.main.rooms import RoomServices
@@ -52,7 +52,7 @@ def build_sync(
     core: Core, accounts: AccountServices, rooms: RoomServices, encryption: EncryptionServices
 ) -> SyncServices:
     """The notifier follows the log last: when it wakes anybody, everything else knows the news."""
-    push_rules = PushRules(core.database, core.log)
+    push_rules = PushRules(core.database, core.log, rule_kinds(core.config))
     notifications = Notifications(core.database, core.log, core.memberships, push_rules, core.unread)
     core.log.follow(push_rules.on_rows)
     recent = RecentLog(core.log.position, core.config.section(MemoryConfig).recent_rows)

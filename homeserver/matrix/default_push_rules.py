@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from homeserver.matrix.push_conditions import Template
+from homeserver.matrix.push_conditions import THREAD_SUBSCRIPTION, Template
 
 NOTIFY: Final = "notify"
 HIGHLIGHT: Final = {"set_tweak": "highlight"}
@@ -80,6 +80,17 @@ OVERRIDE_RULES: Final = (
     _rule(
         ".m.rule.suppress_edits",
         [{"kind": "event_property_is", "key": r"content.m\.relates_to.rel_type", "value": "m.replace"}],
+    ),
+)
+
+# Only where subscriptions to threads count.
+# Spec: MSC4306
+POSTCONTENT_RULES: Final = (
+    _rule(".io.element.msc4306.rule.unsubscribed_thread", [{"kind": THREAD_SUBSCRIPTION, "subscribed": False}]),
+    _rule(
+        ".io.element.msc4306.rule.subscribed_thread",
+        [{"kind": THREAD_SUBSCRIPTION, "subscribed": True}],
+        [NOTIFY, SOUND],
     ),
 )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -29,6 +29,8 @@ from homeserver.matrix.patterns import (
 
 BODY: Final = ("content", "body")
 TYPE: Final = ("type",)
+RELATION: Final = ("content", "m.relates_to")
+THREAD_SUBSCRIPTION: Final = "io.element.msc4306.thread_subscription"
 MAX_INTEGER: Final = 2**53 - 1
 
 _COUNT = re.compile(r"(==|<=|>=|<|>)?([0-9]{1,15})")
@@ -116,6 +118,15 @@ class EventFacts:
             value = self.value(path)
             text = self._folded[path] = fold(value) if isinstance(value, str) else None
         return text
+
+    @property
+    def thread_root(self) -> str | None:
+        """The root of the thread that the event is part of."""
+        relation = self.value(RELATION)
+        if not isinstance(relation, dict) or relation.get("rel_type") != "m.thread":
+            return None
+        root = relation.get("event_id")
+        return root if isinstance(root, str) else None
 
     def _look_up(self, path: tuple[str, ...]) -> Any:
         value: Any = self._top_level(path[0])
@@ -230,6 +241,15 @@ class Never:
 
 
 @frozen
+class Reader:
+    """Whom an event is judged for. threads: the roots of those that they are subscribed to."""
+
+    user_id: str
+    display_name: str | None = None
+    threads: Collection[str] = ()
+
+
+@frozen
 class OwnIdIs:
     """The property is the user's own id. Not a glob: ids are text."""
 
@@ -238,8 +258,8 @@ class OwnIdIs:
     def possible(self, facts: EventFacts) -> bool:
         return isinstance(facts.value(self.path), str)
 
-    def holds_for(self, facts: EventFacts, user_id: str, display_name: str | None) -> bool:
-        return bool(facts.value(self.path) == user_id)
+    def holds_for(self, facts: EventFacts, reader: Reader) -> bool:
+        return bool(facts.value(self.path) == reader.user_id)
 
 
 @frozen
@@ -252,8 +272,8 @@ class OwnIdContained:
         values = facts.value(self.path)
         return isinstance(values, list) and bool(values)
 
-    def holds_for(self, facts: EventFacts, user_id: str, display_name: str | None) -> bool:
-        return user_id in facts.value(self.path)
+    def holds_for(self, facts: EventFacts, reader: Reader) -> bool:
+        return reader.user_id in facts.value(self.path)
 
 
 @frozen
@@ -263,12 +283,28 @@ class ContainsDisplayName:
     def possible(self, facts: EventFacts) -> bool:
         return bool(facts.folded(BODY))
 
-    def holds_for(self, facts: EventFacts, user_id: str, display_name: str | None) -> bool:
-        if not display_name or display_name.isspace():
+    def holds_for(self, facts: EventFacts, reader: Reader) -> bool:
+        if not reader.display_name or reader.display_name.isspace():
             return False
-        body, name = facts.folded(BODY), fold(display_name)
+        body, name = facts.folded(BODY), fold(reader.display_name)
         # PERF: the expression is compiled only for the few whose name occurs at all.
         return body is not None and name in body and compile_word(name)(body)
+
+
+@frozen
+class ThreadSubscribed:
+    """The event is part of a thread that the user is subscribed to, or is not.
+
+    Spec: MSC4306
+    """
+
+    subscribed: bool
+
+    def possible(self, facts: EventFacts) -> bool:
+        return facts.thread_root is not None
+
+    def holds_for(self, facts: EventFacts, reader: Reader) -> bool:
+        return (facts.thread_root in reader.threads) is self.subscribed
 
 
 # The same answer for everyone in the room: holds(facts).
@@ -276,9 +312,9 @@ SharedCondition = (
     EventMatch | EventPropertyIs | EventPropertyContains | RoomMemberCount | SenderNotificationPermission | Never
 )
 
-# About who the user is: possible(facts) tells whether it can hold for anyone, holds_for(facts, user_id,
-# display_name) whether it holds for this user, given that it is possible.
-PersonalCondition = OwnIdIs | OwnIdContained | ContainsDisplayName
+# About who the user is: possible(facts) tells whether it can hold for anyone, holds_for(facts, reader) whether
+# it holds for this user, given that it is possible.
+PersonalCondition = OwnIdIs | OwnIdContained | ContainsDisplayName | ThreadSubscribed
 
 Condition = SharedCondition | PersonalCondition
 
@@ -338,6 +374,11 @@ def _parse_permission(condition: Mapping[str, Any]) -> Condition | None:
     return SenderNotificationPermission(key) if isinstance(key, str) else None
 
 
+def _parse_thread_subscription(condition: Mapping[str, Any]) -> Condition | None:
+    subscribed = condition.get("subscribed")
+    return ThreadSubscribed(subscribed) if isinstance(subscribed, bool) else None
+
+
 _PARSERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Condition | None]]] = {
     "event_match": _parse_event_match,
     "event_property_is": _parse_property_is,
@@ -345,4 +386,5 @@ _PARSERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Condition | None]]] =
     "contains_display_name": lambda condition: ContainsDisplayName(),
     "room_member_count": _parse_member_count,
     "sender_notification_permission": _parse_permission,
+    THREAD_SUBSCRIPTION: _parse_thread_subscription,
 }

@@ -10,7 +10,7 @@ Spec: client-server-api#push-rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from attrs import define, field, frozen
@@ -25,12 +25,15 @@ from homeserver.matrix.push_conditions import (
     OwnIdIs,
     PersonalCondition,
     PushableEvent,
+    Reader,
     SharedCondition,
+    ThreadSubscribed,
     event_match,
     parse_condition,
 )
 from homeserver.matrix.push_rules import (
     DEFAULT_RULES,
+    USUAL_KINDS,
     WITH_CONDITIONS,
     Action,
     JsonObject,
@@ -91,7 +94,7 @@ def _compile_matcher(conditions: Iterable[JsonObject]) -> Matcher:
     shared: list[SharedCondition] = []
     personal: list[PersonalCondition] = []
     for condition in map(parse_condition, conditions):
-        if isinstance(condition, OwnIdIs | OwnIdContained | ContainsDisplayName):
+        if isinstance(condition, OwnIdIs | OwnIdContained | ContainsDisplayName | ThreadSubscribed):
             personal.append(condition)
         else:
             shared.append(condition)
@@ -138,12 +141,13 @@ class CompiledRules:
         yield from rules.after
 
 
-def compile_rules(rules: RuleSet) -> CompiledRules:
-    """The rules made ready for RoomEvaluation. Keep it by `rules.digest`: it takes about 0.1 ms."""
+def compile_rules(rules: RuleSet, kinds: Collection[Kind] = USUAL_KINDS) -> CompiledRules:
+    """The rules of these kinds made ready for RoomEvaluation. Keep it by `rules.digest`: it takes about 0.1 ms."""
     compiled = {
-        kind: {rule.rule_id: _compile(kind, rule) for rule in rules.rules(kind) if rule.enabled} for kind in Kind
+        kind: {rule.rule_id: _compile(kind, rule) for rule in rules.rules(kind) if rule.enabled and kind in kinds}
+        for kind in Kind
     }
-    before = (*compiled[Kind.OVERRIDE].values(), *compiled[Kind.CONTENT].values())
+    before = tuple(rule for kind in (Kind.OVERRIDE, Kind.CONTENT, Kind.POSTCONTENT) for rule in compiled[kind].values())
     after = tuple(compiled[Kind.UNDERRIDE].values())
     # PERF: two thirds of the predefined rules are for one event type; None stands for all the other types.
     types = {None, *(rule.matcher.event_type for rule in before + after)}
@@ -196,23 +200,28 @@ class RoomEvaluation:
         self._facts = EventFacts(self.event, self.context)
         self._sender = self.event.sender
 
-    def outcome(self, rules: CompiledRules, user_id: str, display_name: str | None) -> Outcome:
+    @property
+    def thread_root(self) -> str | None:
+        """The root of the thread that the event is part of."""
+        return self._facts.thread_root
+
+    def outcome(self, rules: CompiledRules, reader: Reader) -> Outcome:
         """What this user's rules say; nothing for one's own events.
 
         Spec: client-server-api#push-rules
         """
-        if user_id == self._sender:
+        if reader.user_id == self._sender:
             return NO_MATCH
         plan = self._plans.get(rules.digest)
         if plan is None:
             plan = self._plans[rules.digest] = self._make_plan(rules)
         for rule in plan.undecided:
-            if self._holds_for(rule.matcher, user_id, display_name):
+            if self._holds_for(rule.matcher, reader):
                 return rule.outcome
         return plan.otherwise
 
-    def _holds_for(self, matcher: Matcher, user_id: str, display_name: str | None) -> bool:
-        return all(c.holds_for(self._facts, user_id, display_name) for c in matcher.personal)
+    def _holds_for(self, matcher: Matcher, reader: Reader) -> bool:
+        return all(c.holds_for(self._facts, reader) for c in matcher.personal)
 
     def _make_plan(self, rules: CompiledRules) -> _Plan:
         undecided: list[CompiledRule] = []
@@ -231,13 +240,6 @@ class RoomEvaluation:
         return possible
 
 
-def evaluate(
-    rules: CompiledRules,
-    event: PushableEvent,
-    context: EventContext,
-    *,
-    user_id: str,
-    display_name: str | None,
-) -> Outcome:
+def evaluate(rules: CompiledRules, event: PushableEvent, context: EventContext, reader: Reader) -> Outcome:
     """One event for one user; a RoomEvaluation serves several better."""
-    return RoomEvaluation(event, context).outcome(rules, user_id, display_name)
+    return RoomEvaluation(event, context).outcome(rules, reader)

@@ -11,7 +11,7 @@ from typing import Final
 from attrs import evolve
 
 from homeserver.matrix.errors import BadJson, InvalidParam, MatrixError, MissingParam
-from homeserver.matrix.push_conditions import is_comparable, parse_member_count
+from homeserver.matrix.push_conditions import THREAD_SUBSCRIPTION, is_comparable, parse_member_count
 from homeserver.matrix.push_rules import (
     DEFAULT_RULES,
     WITH_CONDITIONS,
@@ -38,10 +38,12 @@ def put_rule(
 ) -> RuleSet:
     """Adds a rule, or replaces it and keeps whether it is enabled.
 
-    Raises: BadJson, MissingParam, InvalidParam; M_UNKNOWN if `before` or `after` is not an own rule of that
-    kind.
+    Raises: BadJson, MissingParam; InvalidParam, also for a kind that has predefined rules only; M_UNKNOWN if `before` or
+    `after` is not an own rule of that kind.
     Spec: client-server-api#put_matrixclientv3pushrulesglobalkindruleid
     """
+    if kind is Kind.POSTCONTENT:
+        raise InvalidParam("kind", "there are no rules of one's own of this kind")
     _check_own_rule_id(rule_id)
     rule = _parse_rule(kind, rule_id, body)
     old = rules.own_rules(kind)
@@ -205,6 +207,8 @@ def _check_condition(where: str, condition: object) -> None:
             raise BadJson(f"{where}.{name}: must be a string")
     if kind == "room_member_count" and parse_member_count(condition["is"]) is None:
         raise BadJson(f"{where}.is: must be a decimal integer, optionally after ==, <, >, >= or <=")
+    if kind == THREAD_SUBSCRIPTION and not isinstance(condition.get("subscribed"), bool):
+        raise BadJson(f"{where}.subscribed: must be a boolean")
     has_value = kind in ("event_property_is", "event_property_contains")
     if has_value and not ("value" in condition and is_comparable(condition["value"])):
         raise BadJson(f"{where}.value: must be a string, integer, boolean or null")

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Final
 
 from attrs import evolve, field, frozen
 
-from homeserver.matrix.default_push_rules import MASTER_RULE, OVERRIDE_RULES, UNDERRIDE_RULES
+from homeserver.matrix.default_push_rules import MASTER_RULE, OVERRIDE_RULES, POSTCONTENT_RULES, UNDERRIDE_RULES
 from homeserver.matrix.errors import InvalidParam, NotFound
 from homeserver.matrix.push_conditions import Template
 
@@ -33,6 +33,7 @@ class Kind(StrEnum):
 
     OVERRIDE = "override"
     CONTENT = "content"
+    POSTCONTENT = "postcontent"
     ROOM = "room"
     SENDER = "sender"
     UNDERRIDE = "underride"
@@ -46,7 +47,11 @@ def parse_kind(text: str) -> Kind:
         raise InvalidParam("kind", f"unknown kind of push rule {text!r}") from None
 
 
-WITH_CONDITIONS: Final = frozenset({Kind.OVERRIDE, Kind.UNDERRIDE})
+# Spec: MSC4306
+ALL_KINDS: Final = tuple(Kind)
+# Where subscriptions to threads do not count.
+USUAL_KINDS: Final = tuple(kind for kind in Kind if kind is not Kind.POSTCONTENT)
+WITH_CONDITIONS: Final = frozenset({Kind.OVERRIDE, Kind.POSTCONTENT, Kind.UNDERRIDE})
 
 
 @frozen(eq=False)
@@ -102,6 +107,7 @@ def _default_rule(definition: JsonObject) -> PushRule:
 _MASTER: Final = _default_rule(MASTER_RULE)
 DEFAULT_RULES: Final[Mapping[Kind, tuple[PushRule, ...]]] = {
     Kind.OVERRIDE: (_MASTER, *map(_default_rule, OVERRIDE_RULES)),
+    Kind.POSTCONTENT: tuple(map(_default_rule, POSTCONTENT_RULES)),
     Kind.UNDERRIDE: tuple(map(_default_rule, UNDERRIDE_RULES)),
 }
 
@@ -170,12 +176,12 @@ class RuleSet:
             raise NotFound("The push rule was not found.")
         return found
 
-    def to_json(self, user_id: str) -> JsonObject:
+    def to_json(self, user_id: str, kinds: Collection[Kind] = USUAL_KINDS) -> JsonObject:
         """The content of m.push_rules and of GET /pushrules/.
 
         Spec: client-server-api#get_matrixclientv3pushrules
         """
-        rules = {kind.value: [rule.to_json(kind, user_id) for rule in self.rules(kind)] for kind in Kind}
+        rules = {kind.value: [rule.to_json(kind, user_id) for rule in self.rules(kind)] for kind in kinds}
         return {"global": rules}
 
     def to_stored(self) -> JsonObject:

@@ -11,6 +11,7 @@ from attrs import define, frozen
 
 from homeserver.folds.memberships import Memberships
 from homeserver.matrix.ids import UserId
+from homeserver.matrix.push_conditions import Reader
 from homeserver.matrix.push_evaluation import CompiledRules, Outcome, compile_rules
 from homeserver.push.rules import PushRules
 from homeserver.rooms.judging import Judge, evaluate
@@ -46,7 +47,7 @@ class Notifications:
         rooms = await self.memberships.load(user_id)
         joined = [room_id for room_id, row in rooms.items() if row.membership == "join"]
         facts = await self.database.read(load_room_facts, joined)
-        compiled = compile_rules(await self.rules.load(user_id))
+        compiled = compile_rules(await self.rules.load(user_id), self.rules.kinds)
         readings = await self.unread.load_readings(user_id, joined)
         at = before if before is not None else self.log_writer.position + 1
         found: list[Notification] = []
@@ -71,6 +72,6 @@ def _outcome(
     """None for what does not notify, was there before the user, or is from somebody whom they ignore."""
     if event.order <= reading.stay.began or event.pdu.sender in reading.ignored:
         return None
-    judge = Judge(user_id, rules, reading.stay.display_name)
+    judge = Judge(rules, Reader(user_id, reading.stay.display_name, reading.threads))
     outcome = judge.outcome(evaluate(event, room.joined_members, room.levels))
     return outcome if outcome.notify else None

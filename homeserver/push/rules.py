@@ -1,4 +1,4 @@
-"""The push rules of users, and their changes.
+"""The push rules of users, and their changes; `kinds` are those that there are here.
 
 Log rows made here: "push_rules" {} keyed by user.
 
@@ -7,7 +7,7 @@ Spec: client-server-api#push-rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import orjson
 from attrs import define, field
@@ -18,7 +18,7 @@ from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import TooLarge
 from homeserver.matrix.ids import RoomId, UserId
 from homeserver.matrix.push_rule_changes import copy_room_rules
-from homeserver.matrix.push_rules import DEFAULT_RULE_SET, RuleSet
+from homeserver.matrix.push_rules import DEFAULT_RULE_SET, USUAL_KINDS, Kind, RuleSet
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogItem, LogWriter
@@ -37,6 +37,7 @@ class PushRules:
 
     database: Database
     log_writer: LogWriter
+    kinds: Collection[Kind] = USUAL_KINDS
     _cache: FoldedCache[UserId, RuleSet] = field(factory=lambda: FoldedCache(MAX_CACHED), init=False)
 
     async def load(self, user_id: UserId) -> RuleSet:
@@ -52,7 +53,7 @@ class PushRules:
     async def load_content(self, user_id: UserId, /) -> bytes:
         """The content of m.push_rules, as JSON."""
         rules = await self.load(user_id)
-        return orjson.dumps({"global": rules.to_json(user_id)["global"]})
+        return orjson.dumps({"global": rules.to_json(user_id, self.kinds)["global"]})
 
     async def change(self, user_id: UserId, change: Change) -> None:
         """Put what `change` makes of the user's rules in their place.

@@ -27,4 +27,9 @@ class RoomsConfig:
         minimum=0,
         maximum=36_500,
     )
+    thread_subscriptions: bool = setting(
+        False,
+        help="Whether what is said in a thread notifies only those who are subscribed to the thread, and whom it mentions "
+        "(MSC4306). People whose client can't subscribe are then not told of threads.",
+    )
     alias_requires_membership: bool = setting(True, help="Whether one must be in a room to give it an alias.")

@@ -8,14 +8,24 @@ Spec: client-server-api#push-rules
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from attrs import define, field, frozen
 
-from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.patterns import fold
 from homeserver.matrix.power_levels import PowerLevels
-from homeserver.matrix.push_conditions import EventContext
+from homeserver.matrix.push_conditions import EventContext, Reader
 from homeserver.matrix.push_evaluation import CompiledRules, Outcome, RoomEvaluation, compile_rules
-from homeserver.matrix.push_rules import DEFAULT_RULE_SET, WITH_CONDITIONS, JsonObject, Kind, PushRule, RuleSet
+from homeserver.matrix.push_rules import (
+    DEFAULT_RULE_SET,
+    USUAL_KINDS,
+    WITH_CONDITIONS,
+    JsonObject,
+    Kind,
+    PushRule,
+    RuleSet,
+)
 from homeserver.rooms.head import RoomHead
 from homeserver.store.events import StoredEvent
 
@@ -26,12 +36,11 @@ MAX_COMPILED = 2_000
 class Judge:
     """A user in a room for which their rules are not the predefined ones."""
 
-    user_id: UserId
     rules: CompiledRules
-    display_name: str | None
+    reader: Reader
 
     def outcome(self, evaluation: RoomEvaluation) -> Outcome:
-        return evaluation.outcome(self.rules, self.user_id, self.display_name)
+        return evaluation.outcome(self.rules, self.reader)
 
 
 def evaluate(event: StoredEvent, joined: int, levels: PowerLevels) -> RoomEvaluation:
@@ -53,14 +62,15 @@ class Evaluations:
 
 @define(eq=False)
 class RuleBook:
-    """Compiled rule sets by digest, so that those of equal users are one. Used by threads, too: its steps are atomic."""
+    """Rule sets compiled for some kinds, by digest: those of equal users are one. Used by threads, too: its steps are atomic."""
 
+    kinds: Collection[Kind] = USUAL_KINDS
     _known: dict[str, CompiledRules] = field(factory=dict, init=False)
 
     def compile(self, rules: RuleSet) -> CompiledRules:
         known = self._known.get(rules.digest)
         if known is None:
-            known = compile_rules(rules)
+            known = compile_rules(rules, self.kinds)
             if len(self._known) >= MAX_COMPILED:
                 self._known.clear()
             self._known[rules.digest] = known

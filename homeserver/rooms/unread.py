@@ -5,6 +5,8 @@ is stored with the event. So counting reads a number per event, and only events 
 by those who read them. For users who changed their rules each event is judged by these, as it comes or is loaded. In
 memory the unread events of a (user, room) are kept true by the log: an event adds one, a receipt takes those up to it away.
 
+Where subscriptions to threads count, what is said in a thread notifies those who are subscribed to it now, and whom it mentions.
+
 An event of one's own reads its thread up to it. What users send whom one ignores is none of one's business.
 
 Spec: client-server-api#receiving-notifications
@@ -23,9 +25,9 @@ from homeserver.accounts.ignored_users import NOBODY, is_new_list, load_ignored
 from homeserver.folds.fold import Fold
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.pdu import Pdu
-from homeserver.matrix.push_conditions import EventContext
+from homeserver.matrix.push_conditions import EventContext, Reader
 from homeserver.matrix.push_evaluation import RoomEvaluation, compile_rules
-from homeserver.matrix.push_rules import DEFAULT_RULE_SET
+from homeserver.matrix.push_rules import DEFAULT_RULE_SET, USUAL_KINDS, Kind
 from homeserver.matrix.relations import REPLACE, relation_of
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
@@ -36,12 +38,14 @@ from homeserver.store.history import load_moments
 from homeserver.store.log import LogRow
 from homeserver.store.push_rules import load_room_facts, load_rule_sets
 from homeserver.store.receipts import UNTHREADED, load_read_orders
+from homeserver.store.thread_subscriptions import load_subscribed_threads
 from homeserver.store.unread import (
     CONCERNS_OTHERS,
     HIGHLIGHTS,
     MAX_UNREAD,
     MENTIONS,
     NOTIFIES,
+    NOTIFIES_SUBSCRIBERS,
     READ_TYPES,
     READS,
     Floors,
@@ -55,7 +59,6 @@ MAIN = "main"
 _MEMBER = "m.room.member"
 # Messages by which nobody shows to have read anything.
 _READ_NOTHING = frozenset({"m.reaction", "m.room.redaction"})
-_RULES = compile_rules(DEFAULT_RULE_SET)
 
 Key = tuple[UserId, RoomId]
 K = TypeVar("K")
@@ -98,11 +101,12 @@ class Stay:
 
 @define(eq=False)
 class Reading:
-    """A user in a room. `read`: thread (or UNTHREADED) -> order up to which it is read."""
+    """A user in a room. `read`: thread (or UNTHREADED) -> order up to which it is read. `threads`: subscribed to."""
 
     stay: Stay
     read: dict[str, int]
     ignored: frozenset[str] = NOBODY
+    threads: frozenset[EventId] = frozenset()
     judge: Judge | None = None
     events: list[_Event] = field(factory=list)
     counts: Counts | None = None
@@ -146,9 +150,12 @@ def _plus(counts: Counts, event: _Event) -> Counts:
 class Unread:
     """Fold: (user, room) -> what is unread there. Also says, when an event is built, what the rules make of it."""
 
-    def __init__(self, database: Database, heads: RoomHeads, max_entries: int) -> None:
+    def __init__(
+        self, database: Database, heads: RoomHeads, max_entries: int, kinds: Collection[Kind] = USUAL_KINDS
+    ) -> None:
         self._heads = heads
-        self._rule_book = RuleBook()
+        self._rules = compile_rules(DEFAULT_RULE_SET, kinds)
+        self._rule_book = RuleBook(kinds)
         self._evaluations = Evaluations()
         self._newest: tuple[StoredEvent, _Event | None] | None = None
         self._fold: Fold[Key, Reading] = Fold(
@@ -168,16 +175,20 @@ class Unread:
         self._fold.drop_where(lambda key: key[1] == room_id)
 
     def outcome(self, head: RoomHead, pdu: Pdu, /) -> int:
-        """The bits NOTIFIES, HIGHLIGHTS, MENTIONS and READS for an event that is about to enter the room."""
+        """The bits that store/unread.py lists, for an event that is about to enter the room."""
         if pdu.state_key is not None and pdu.type == _MEMBER:
             return 0
         levels = head.power_levels
         evaluation = RoomEvaluation(pdu, EventContext(head.joined, levels.user(pdu.sender), levels))
         mentioned = mentioned_users(pdu.content)
-        outcome = evaluation.outcome(_RULES, _unlike(mentioned), None)
+        nobody = _unlike(mentioned)
+        outcome = evaluation.outcome(self._rules, Reader(nobody))
         bits = outcome.notify * NOTIFIES + outcome.highlight * HIGHLIGHTS
+        root = evaluation.thread_root if not outcome.notify else None
+        if root is not None and evaluation.outcome(self._rules, Reader(nobody, threads=(root,))).notify:
+            bits |= NOTIFIES_SUBSCRIBERS
         somebody = next((user for user in mentioned if isinstance(user, str) and user != pdu.sender), None)
-        if somebody is not None and evaluation.outcome(_RULES, somebody, None).highlight:
+        if somebody is not None and evaluation.outcome(self._rules, Reader(somebody)).highlight:
             bits |= MENTIONS
         return bits | READS if _reads(pdu) else bits
 
@@ -248,12 +259,12 @@ class Unread:
                 return None
             found = _judged(unread.judge, event, self._evaluations.of(event, head))
         else:
-            found = self._seen_by(user_id, event)
+            found = self._seen_by(user_id, event, unread.threads)
         if found is not None:
             unread.add(found)
         return unread
 
-    def _seen_by(self, user_id: UserId, event: StoredEvent) -> _Event | None:
+    def _seen_by(self, user_id: UserId, event: StoredEvent, threads: Collection[EventId]) -> _Event | None:
         """The event as one that the user has not read; None if it does not notify this user."""
         # PERF: all whom it does not mention share what they see of it.
         newest = self._newest
@@ -261,6 +272,8 @@ class Unread:
             newest = self._newest = event, _seen(event.order, event.event_id, event.thread_root, event.push_outcome)
         if event.push_outcome & MENTIONS and user_id in mentioned_users(event.pdu.content):
             return _Event(event.order, event.event_id, event.thread_root, True)
+        if event.push_outcome & NOTIFIES_SUBSCRIBERS and event.thread_root in threads:
+            return _Event(event.order, event.event_id, event.thread_root, False)
         return newest[1]
 
     def _load(self, conn: Connection, keys: Sequence[Key]) -> dict[Key, Reading]:
@@ -304,7 +317,7 @@ def _concerns_anybody(row: LogRow) -> bool:
 
 def _is_of_user(row: LogRow) -> bool:
     """The row's user judges all events anew."""
-    return row.kind == "push_rules" or is_new_list(row)
+    return row.kind in ("push_rules", "thread_subscription") or is_new_list(row)
 
 
 def _reads(pdu: Pdu) -> bool:
@@ -338,12 +351,16 @@ def _load_of_user(
     own = load_rule_sets(conn, [user_id]).get(user_id)
     rules = RulesByRoom(own) if own is not None else None
     ignored = load_ignored(conn, user_id)
+    with_threads = rules is not None or Kind.POSTCONTENT in book.kinds
+    threads = load_subscribed_threads(conn, user_id, room_ids) if with_threads else {}
     found: dict[RoomId, Reading] = {}
     for room_id, stay in _load_stays(conn, user_id, room_ids).items():
-        found[room_id] = Reading(stay, {UNTHREADED: stay.began}, ignored)
+        found[room_id] = reading = Reading(stay, {UNTHREADED: stay.began}, ignored)
+        reading.threads = threads.get(room_id, reading.threads)
         there = rules.rules(room_id) if rules is not None else DEFAULT_RULE_SET
         if not is_predefined(there):
-            found[room_id].judge = Judge(user_id, book.compile(there), stay.display_name)
+            reader = Reader(user_id, stay.display_name, reading.threads)
+            reading.judge = Judge(book.compile(there), reader)
     for (room_id, receipt_type, thread), order in load_read_orders(conn, user_id, room_ids).items():
         if receipt_type in READ_TYPES:
             found[room_id].mark(thread, order)
@@ -365,7 +382,7 @@ def _load_seen(conn: Connection, user_id: UserId, readings: Mapping[RoomId, Read
         for row in rows:
             if row.sender == user_id or row.sender in reading.ignored or reading.is_read(row.order, row.thread_root):
                 continue
-            event = _event_of(user_id, row)
+            event = _event_of(user_id, row, reading.threads)
             if event is not None:
                 reading.add(event)
 
@@ -399,10 +416,12 @@ def _may_count(reading: Reading, event: StoredEvent) -> bool:
     return not reading.is_read(event.order, event.thread_root)
 
 
-def _event_of(user_id: UserId, row: UnreadRow) -> _Event | None:
+def _event_of(user_id: UserId, row: UnreadRow, threads: Collection[EventId]) -> _Event | None:
     content = orjson.loads(row.json)["content"] if row.json is not None else {}
     if user_id in mentioned_users(content):
         return _Event(row.order, row.event_id, row.thread_root, True)
+    if row.outcome & NOTIFIES_SUBSCRIBERS and row.thread_root in threads:
+        return _Event(row.order, row.event_id, row.thread_root, False)
     return _seen(row.order, row.event_id, row.thread_root, row.outcome)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from attrs import frozen
 from sqlalchemy import Connection, select
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.store.events import chunked
 from homeserver.store.tables.threads import thread_subscriptions as t
 from homeserver.store.upsert import upsert
 
@@ -35,6 +36,18 @@ def load_subscription(
         select(*_COLUMNS).where(t.c.user_id == user_id, t.c.room_id == room_id, t.c.thread_root == thread_root)
     ).first()
     return ThreadSubscription(*found) if found is not None else None
+
+
+def load_subscribed_threads(
+    conn: Connection, user_id: UserId, room_ids: Collection[RoomId]
+) -> dict[RoomId, frozenset[EventId]]:
+    """The roots of the threads that the user is subscribed to, in those of the rooms where there are any."""
+    found: dict[RoomId, set[EventId]] = {}
+    for chunk in chunked(room_ids):
+        statement = select(t.c.room_id, t.c.thread_root).where(t.c.user_id == user_id, t.c.room_id.in_(chunk))
+        for room_id, root in conn.execute(statement.where(t.c.subscribed)):
+            found.setdefault(room_id, set()).add(root)
+    return {room_id: frozenset(roots) for room_id, roots in found.items()}
 
 
 def save_subscription(conn: Connection, user_id: UserId, change: ThreadSubscription) -> None:

@@ -19,12 +19,17 @@ NOTIFIES = 1
 HIGHLIGHTS = 2
 MENTIONS = 4
 READS = 8
+# Without NOTIFIES (nor HIGHLIGHTS): it notifies those who are subscribed to its thread.
+NOTIFIES_SUBSCRIBERS = 16
 # What may be unread for others.
-CONCERNS_OTHERS = NOTIFIES | HIGHLIGHTS | MENTIONS
+CONCERNS_OTHERS = NOTIFIES | HIGHLIGHTS | MENTIONS | NOTIFIES_SUBSCRIBERS
 # Events that were stored before there was READS: nearly all that notify are messages.
 _READ_BY_SENDER = NOTIFIES | READS
 # Named one by one, so that every planner prefers the index of threads to that of the timeline.
-_ANY_OUTCOME = range(1, 2 * READS)
+_ANY_OUTCOME = (
+    *range(1, 2 * READS),
+    *(NOTIFIES_SUBSCRIBERS | mentions | reads for mentions in (0, MENTIONS) for reads in (0, READS)),
+)
 
 # No client shows more; and a user who was away for a year must not fill the memory.
 MAX_UNREAD = 10_000

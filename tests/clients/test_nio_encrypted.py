@@ -179,7 +179,7 @@ def test_new_device_gets_keys_from_the_old_one(hearth: Any, tmp_path: Path) -> N
 
 async def _send_while_away(alice: Phone, room: str) -> None:
     """MISSED messages, and a new session for each PER_SESSION of them."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=8)) as http:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=20)) as http:
 
         async def send(number: int) -> None:
             text = {"msgtype": "m.text", "body": f"missed {number}"}

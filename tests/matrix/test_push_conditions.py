@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from homeserver.matrix.push_conditions import EventContext
+from homeserver.matrix.push_conditions import EventContext, Reader
 from homeserver.matrix.push_evaluation import compile_rules, evaluate
 from homeserver.matrix.push_rules import RuleSet
 from tests.matrix.push_events import ALICE, Event, message, room
@@ -21,7 +21,7 @@ def holds(
 ) -> bool:
     stored = {"rules": {"override": [{"rule_id": "r", "actions": [], "conditions": [condition]}]}}
     rules = compile_rules(RuleSet.from_stored(stored))
-    outcome = evaluate(rules, event, context or room(), user_id=ALICE, display_name=display_name)
+    outcome = evaluate(rules, event, context or room(), Reader(ALICE, display_name))
     return outcome.rule_id == "r"
 
 

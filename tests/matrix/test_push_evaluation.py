@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from homeserver.matrix.push_conditions import EventContext
+from homeserver.matrix.push_conditions import EventContext, Reader
 from homeserver.matrix.push_evaluation import Outcome, RoomEvaluation, compile_rules, evaluate
 from homeserver.matrix.push_rule_changes import put_rule, set_actions, set_enabled
-from homeserver.matrix.push_rules import DEFAULT_RULE_SET, Kind, RuleSet
+from homeserver.matrix.push_rules import ALL_KINDS, DEFAULT_RULE_SET, Kind, RuleSet
 from tests.matrix.push_events import ALICE, BOB, ROOM, Event, message, room
 
 ENCRYPTED = Event(type="m.room.encrypted", content={"ciphertext": "x"})
@@ -19,7 +19,7 @@ SOUND = {"sound": "default"}
 
 
 def judge(rules: RuleSet, event: Event, context: EventContext | None = None, user_id: str = ALICE) -> Outcome:
-    return evaluate(compile_rules(rules), event, context or room(), user_id=user_id, display_name="Alice")
+    return evaluate(compile_rules(rules), event, context or room(), Reader(user_id, "Alice"))
 
 
 def member(membership: str, state_key: str) -> Event:
@@ -145,7 +145,7 @@ def test_one_evaluation_serves_users_with_different_rules() -> None:
     usual = compile_rules(DEFAULT_RULE_SET)
     evaluation = RoomEvaluation(message(**MENTIONS_ALICE), room())
     users = [(usual, ALICE), (usual, "@carol:x"), (quiet, ALICE), (quiet, "@carol:x"), (usual, BOB)]
-    found = [evaluation.outcome(rules, user_id, None).rule_id for rules, user_id in users]
+    found = [evaluation.outcome(rules, Reader(user_id)).rule_id for rules, user_id in users]
     assert found == [".m.rule.is_user_mention", ".m.rule.message", ".m.rule.is_user_mention", ROOM, None]
 
 
@@ -168,6 +168,37 @@ def test_shared_conditions_are_asked_once_for_all_users() -> None:
     evaluation = RoomEvaluation(message(**MENTIONS_ROOM), EventContext(5, 50, CountingLevels()))
     rules = compile_rules(DEFAULT_RULE_SET)
     changed = compile_rules(set_enabled(DEFAULT_RULE_SET, Kind.OVERRIDE, ".m.rule.reaction", False))
-    assert all(evaluation.outcome(rules, f"@u{n}:x", None).highlight for n in range(10))
-    assert evaluation.outcome(changed, ALICE, None).highlight
+    assert all(evaluation.outcome(rules, Reader(f"@u{n}:x")).highlight for n in range(10))
+    assert evaluation.outcome(changed, Reader(ALICE)).highlight
     assert asked == ["room"]
+
+
+IN_THREAD = {"m.relates_to": {"rel_type": "m.thread", "event_id": "$root"}}
+UNSUBSCRIBED, SUBSCRIBED = (f".io.element.msc4306.rule.{name}_thread" for name in ("unsubscribed", "subscribed"))
+
+
+@pytest.mark.parametrize(
+    ("event", "threads", "rule_id"),
+    [
+        (message(**IN_THREAD), (), UNSUBSCRIBED),
+        (message(**IN_THREAD), ("$other",), UNSUBSCRIBED),
+        (message(**IN_THREAD), ("$root",), SUBSCRIBED),
+        (Event(type="m.room.encrypted", content=IN_THREAD), ("$root",), SUBSCRIBED),
+        (message(**IN_THREAD, **MENTIONS_ALICE), (), ".m.rule.is_user_mention"),
+        (message(msgtype="m.notice", **IN_THREAD), ("$root",), ".m.rule.suppress_notices"),
+        (message("a keyword", **IN_THREAD), (), "keyword"),
+        (message(), ("$root",), ROOM),
+        (message(**{"m.relates_to": {"rel_type": "m.reference", "event_id": "$root"}}), ("$root",), ROOM),
+        (message(**{"m.relates_to": {"rel_type": "m.thread", "event_id": 5}}), (), ROOM),
+    ],
+)
+def test_threads_notify_as_they_are_subscribed_to(event: Event, threads: tuple[str, ...], rule_id: str) -> None:
+    muted = put_rule(DEFAULT_RULE_SET, Kind.ROOM, ROOM, {"actions": []})
+    rules = put_rule(muted, Kind.CONTENT, "keyword", {"pattern": "keyword", "actions": ["notify"]})
+    reader = Reader(ALICE, "Alice", threads)
+    outcome = evaluate(compile_rules(rules, ALL_KINDS), event, room(), reader)
+    assert (outcome.rule_id, outcome.notify) == (
+        rule_id,
+        rule_id not in (ROOM, UNSUBSCRIBED, ".m.rule.suppress_notices"),
+    )
+    assert evaluate(compile_rules(rules), message(**IN_THREAD), room(), reader).rule_id == ROOM

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from homeserver.matrix.errors import BadJson, InvalidParam, MatrixError, MissingParam, NotFound
 from homeserver.matrix.push_rule_changes import delete_rule, put_rule, set_actions, set_enabled
-from homeserver.matrix.push_rules import DEFAULT_RULE_SET, Kind, RuleSet, parse_kind
+from homeserver.matrix.push_rules import DEFAULT_RULE_SET, USUAL_KINDS, Kind, RuleSet, parse_kind
 from tests.matrix.push_events import ALICE
 
 NOTIFY: dict[str, Any] = {"actions": ["notify"]}
@@ -335,7 +335,7 @@ CONDITIONS = st.lists(
 NAMES = st.text(min_size=1).filter(lambda name: name[0] != "." and not set(name) & set("/\\"))
 
 
-@given(st.lists(st.tuples(st.sampled_from(Kind), NAMES, CONDITIONS, st.text(), st.booleans()), max_size=5))
+@given(st.lists(st.tuples(st.sampled_from(USUAL_KINDS), NAMES, CONDITIONS, st.text(), st.booleans()), max_size=5))
 def test_stored_form_gives_back_the_rule_set(
     added: list[tuple[Kind, str, list[dict[str, Any]], str, bool]],
 ) -> None:

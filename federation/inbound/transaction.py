@@ -33,8 +33,10 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import SingleFlight, gather, within
 from homeserver.runtime.db import Database
 from homeserver.store.received_transactions import (
+    KEPT_PER_ORIGIN,
     ReceivedTransaction,
     delete_received_transactions,
+    load_received_ids,
     load_received_transaction,
     save_received_transactions,
 )
@@ -47,13 +49,15 @@ MAX_WAITING_OF_ORIGIN: Final = 5
 MAX_AT_ONCE: Final = 100
 RETRY_AFTER_MS: Final = 2_000
 ANSWERS_KEPT: Final = 2_000
+ORIGINS_KEPT: Final = 2_000
 RESIDENCES_KEPT: Final = 2_000
 KEPT_FOR_MS: Final = 24 * 3600 * 1000
 CLEAN_EVERY_MS: Final = 3600 * 1000
 # How long the answer waits for events to be dealt with.
 MOMENT_MS: Final = 100
 EDUS_TIMEOUT_MS: Final = 30_000
-SAVE_AFTER_MS: Final = 100
+# PERF: so that many answers share a commit. One that a crash loses went to its server before, which will not ask for it again.
+SAVE_AFTER_MS: Final = 1_000
 
 Answer = dict[str, Any]
 
@@ -79,6 +83,8 @@ class Transactions:
     edus: EduHandlers
     outside: OutsideEnds
     _answers: Bounded[tuple[ServerName, str], Answer] = field(init=False, factory=lambda: Bounded(ANSWERS_KEPT))
+    # Hashes of the ids that the table has of each origin: what is not among them is new, without asking the database.
+    _known: Bounded[ServerName, Bounded[int, bool]] = field(init=False, factory=lambda: Bounded(ORIGINS_KEPT))
     _running: SingleFlight[Answer] = field(init=False, factory=SingleFlight)
     _waiting: dict[ServerName, int] = field(init=False, factory=dict)
     _slots: Slots = field(init=False, factory=lambda: Slots(MAX_AT_ONCE, 1))
@@ -116,12 +122,24 @@ class Transactions:
 
     async def _receive(self, origin: ServerName, txn_id: str, pdus: Sequence[object], edus: Sequence[object]) -> Answer:
         async with self._slots.hold(origin):
-            saved = await self.database.read(load_received_transaction, origin, txn_id)
+            saved = await self._load_saved(origin, txn_id)
             answer = decode_json(saved) if saved is not None else await self._deal_with(origin, pdus, edus)
         self._answers.put((origin, txn_id), answer)
         if saved is None:
             self._save_later(ReceivedTransaction(origin, txn_id, encode_json(answer), self.clock.time_ms()))
         return answer
+
+    async def _load_saved(self, origin: ServerName, txn_id: str) -> bytes | None:
+        """The answer to a transaction that came before, and then marks it as one that did."""
+        known = self._known.get(origin)
+        if known is None:
+            known = Bounded(KEPT_PER_ORIGIN)
+            for each in await self.database.read(load_received_ids, origin):
+                known.put(hash(each), True)
+            self._known.put(origin, known)
+        is_known = known.get(hash(txn_id))
+        known.put(hash(txn_id), True)
+        return await self.database.read(load_received_transaction, origin, txn_id) if is_known else None
 
     async def _deal_with(self, origin: ServerName, pdus: Sequence[object], edus: Sequence[object]) -> Answer:
         outcomes, _ = await gather([self._receive_pdus(origin, pdus), self._receive_edus(origin, edus)])

@@ -94,6 +94,9 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
     Raises: what the first of them raised.
     """
+    coroutines = list(coroutines)
+    if len(coroutines) == 1:  # PERF: nothing runs beside it
+        return [await coroutines[0]]
     running = DeferredList([Deferred.fromCoroutine(coroutine) for coroutine in coroutines], consumeErrors=True)
     outcomes: list[tuple[bool, Any]] = await running
     for succeeded, value in outcomes:

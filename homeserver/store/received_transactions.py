@@ -25,6 +25,7 @@ class ReceivedTransaction:
 
 _SAVE = upsert(t)
 _LOAD = select(t.c.answer).where(t.c.origin == bindparam("origin"), t.c.txn_id == bindparam("txn_id"))
+_IDS = select(t.c.txn_id).where(t.c.origin == bindparam("origin")).order_by(t.c.received_ts_ms)
 _SURPLUS = (
     select(t.c.received_ts_ms)
     .where(t.c.origin == bindparam("name"))
@@ -45,6 +46,11 @@ def save_received_transactions(conn: Connection, transactions: Sequence[Received
 def load_received_transaction(conn: Connection, origin: str, txn_id: str) -> bytes | None:
     """The answer, if it is kept."""
     return conn.execute(_LOAD, {"origin": origin, "txn_id": txn_id}).scalar()
+
+
+def load_received_ids(conn: Connection, origin: str) -> list[str]:
+    """Of all transactions of the server that are kept, the oldest first."""
+    return list(conn.execute(_IDS, {"origin": origin}).scalars())
 
 
 def delete_received_transactions(conn: Connection, before_ts_ms: int) -> None:

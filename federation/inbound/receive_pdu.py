@@ -75,14 +75,14 @@ class PduReceiver:
         Raises: as receive_after_gap.
         """
         (outcome,) = await self.receive_at_once([pdu])
-        if outcome is False:
+        if outcome is False or isinstance(outcome, MissingEvents):
             await self.receive_after_gap(pdu, origin)
         elif isinstance(outcome, Exception):
             raise outcome
 
     async def receive_at_once(self, pdus: Sequence[Pdu]) -> list[bool | Exception]:
-        """Take events of one room in, accepted or not, each behind those of the others that it builds on. False for those for
-        which other servers have to be asked.
+        """Take events of one room in, accepted or not, each behind those of the others that it builds on. False, or
+        MissingEvents, for those for which other servers have to be asked.
 
         Raises: NotFound, if the room is unknown.
         """
@@ -94,12 +94,10 @@ class PduReceiver:
     async def _receive_together(self, pdus: Sequence[Pdu]) -> list[bool | Exception]:
         recommended = [pdu for pdu in pdus if await self.policies.is_recommended(pdu)]
         received = await self.ingest.receive_many(recommended) if recommended else []
-        outcomes: dict[EventId, bool | Exception] = {}
-        for pdu, outcome in zip(recommended, received, strict=True):
-            if isinstance(outcome, MissingEvents):
-                outcomes[pdu.event_id] = False
-            else:
-                outcomes[pdu.event_id] = outcome if isinstance(outcome, Exception) else True
+        outcomes: dict[EventId, bool | Exception] = {
+            pdu.event_id: outcome if isinstance(outcome, Exception) else True
+            for pdu, outcome in zip(recommended, received, strict=True)
+        }
         return [outcomes.get(pdu.event_id, False) for pdu in pdus]
 
     async def receive_after_gap(self, pdu: Pdu, origin: ServerName) -> None:
@@ -155,8 +153,12 @@ class PduReceiver:
         if pdu not in ordered:
             raise BadJson(f"{pdu.event_id} comes before itself")
         states = iter(range(MAX_STATES))
-        for each in ordered:
-            await self._take_in(each, servers, states)
+        # PERF: most lack nothing now, and share reads and commits.
+        for each, outcome in zip(ordered, await self.receive_at_once(ordered), strict=True):
+            if outcome is False or isinstance(outcome, MissingEvents):
+                await self._take_in(each, servers, states)
+            elif isinstance(outcome, Exception):
+                raise outcome
 
     async def _fetch_missing(self, head: RoomHead, pdu: Pdu, servers: Sequence[ServerName]) -> list[Pdu]:
         """The events between ours and this one, as far as they are to be had so; none that are older than all of ours."""

@@ -1,7 +1,10 @@
 """One queue for each room, so that one bad or slow room holds up no other.
 
-Events are taken in one after another in each room, and the rooms side by side. One that builds on what other servers have to be
-asked for leaves the queue meanwhile; events that follow it are parked until it is there.
+Events are taken in one after another in each room, and the rooms side by side. One that builds on what is not here leaves the
+queue; events that follow it are parked until it is there. What is missing is mostly on its way, sent a moment before by a server
+that is heard later: so the event lingers first. Then other servers are asked, for few events of a room at a time: what they tell
+is mostly what the others lack, too. (Without that a room with many servers, a hundred events a second and one late event made
+dozens of servers be asked for the same, which made more events late.)
 
 What is not dealt with in a moment is *staged*, that is written to a table, before the server that sent it is told that we have
 it; after a crash it is read from there. The table is also where a queue goes on that is too long for memory. So memory is
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from attrs import define, field
@@ -28,6 +31,7 @@ from homeserver.matrix.errors import MatrixError, NotFound
 from homeserver.matrix.ids import EventId, RoomId, ServerName
 from homeserver.matrix.pdu import Pdu
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.ingest_errors import MissingEvents
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import within
 from homeserver.runtime.db import Database, DatabaseFault
@@ -52,6 +56,10 @@ STEP_TIMEOUT_MS: Final = 300_000
 # When what comes before an event can't be had, or our database fails: how long until it is tried again.
 RETRY_AFTER_MS: Final = (5_000, 60_000, 600_000)
 FORGET_AFTER_MS: Final = 200
+# How long an event waits for those that it builds on before other servers are asked; and for how many of a room they are asked
+# at a time, each for an event of another origin.
+LINGER_MS: Final = 300
+MAX_ASKED_OF_ROOM: Final = 10
 STOP_TIMEOUT_MS: Final = 3_000
 
 
@@ -83,6 +91,7 @@ class Queued:
     staged_bytes: int = 0
     staging: bool = False  # being written to the table just now
     attempts: int = 0
+    lingers_until_ms: int | None = None
     done: bool = False
     error: str | None = None
     _waiting: list[Deferred[None]] = field(init=False, factory=list)
@@ -106,20 +115,37 @@ class Queued:
 class _Room:
     """Events in memory and in the table.
 
-    queued: what waits for its turn. away: what waits for other servers, or is parked because of that. parked: what follows each
-    of those. kept: all of these by number, and what is tried again later, or is done but not yet deleted from the table.
-    on_disk: whether the table may hold more.
+    queued: what waits for its turn. away: what waits for other servers, lingers, or is parked because of that. parked: what waits
+    for each event. waits_for: the same, by who waits. asked: the origins of the events for which other servers are asked.
+    to_ask: what waits for that. kept: all of these by number, and what is tried again later, or is done but not yet deleted
+    from the table. on_disk: whether the table may hold more.
     """
 
     room_id: RoomId
     queued: OrderedDict[EventId, Queued] = field(factory=OrderedDict)
     away: dict[EventId, Deferred[None] | None] = field(factory=dict)
     parked: dict[EventId, list[Queued]] = field(factory=dict)
+    waits_for: dict[EventId, EventId] = field(factory=dict)
+    asked: set[ServerName] = field(factory=set)
+    to_ask: list[Queued] = field(factory=list)
     kept: dict[int, Queued] = field(factory=dict)
     on_disk: bool = False
     writes: int = 0  # how often something was put into the table that is not in memory
     staged_bytes: int = 0
     working: Deferred[None] | None = None
+
+    def park(self, queued: Queued, awaited: EventId) -> None:
+        self.away.setdefault(queued.pdu.event_id, None)
+        self.waits_for[queued.pdu.event_id] = awaited
+        self.parked.setdefault(awaited, []).append(queued)
+
+    def leads_to(self, event_id: EventId, queued: Queued) -> bool:
+        """Whether the event waits for this one: servers that choose ids can make events name each other."""
+        seen: set[EventId] = set()
+        while event_id in self.waits_for and event_id not in seen:
+            seen.add(event_id)
+            event_id = self.waits_for[event_id]
+        return event_id == queued.pdu.event_id
 
 
 @define(eq=False)
@@ -312,10 +338,10 @@ class RoomQueues:
 
     def _park(self, room: _Room, queued: Queued) -> bool:
         """Whether the event has to wait for others that are asked for."""
-        awaited = next((each for each in queued.pdu.prev_events if each in room.away), None)
+        prev_events = queued.pdu.prev_events
+        awaited = next((each for each in prev_events if each in room.away and not room.leads_to(each, queued)), None)
         if awaited is not None:
-            room.away.setdefault(queued.pdu.event_id, None)
-            room.parked.setdefault(awaited, []).append(queued)
+            room.park(queued, awaited)
         return awaited is not None
 
     async def _take_in(self, room: _Room, together: Sequence[Queued]) -> None:
@@ -326,17 +352,59 @@ class RoomQueues:
         except Exception as error:
             outcomes = [error] * len(together)
         for queued, outcome in zip(together, outcomes, strict=True):
-            if outcome is not False:
+            if outcome is not False and not isinstance(outcome, MissingEvents):
                 self._conclude(room, queued, outcome if isinstance(outcome, Exception) else None)
                 self._unpark(room, queued.pdu.event_id)
             elif not self._stopping and not self._park(room, queued):
-                room.away[queued.pdu.event_id] = None
-                asking = Deferred.fromCoroutine(self._ask_others(room, queued))
-                if not asking.called:
-                    room.away[queued.pdu.event_id] = asking
+                missing = outcome.ids if isinstance(outcome, MissingEvents) else ()
+                if not self._linger(room, queued, missing):
+                    self._ask(room, queued)
+
+    # -- what builds on missing events ---------------------------------------------------------------------------------
+
+    def _linger(self, room: _Room, queued: Queued, missing: Collection[EventId]) -> bool:
+        """Whether there is time left to wait for one that is missing; then for the next one."""
+        now_ms = self.clock.time_ms()
+        if queued.lingers_until_ms is None:
+            queued.lingers_until_ms = now_ms + LINGER_MS
+        left_ms = queued.lingers_until_ms - now_ms
+        awaited = min(missing, default=None)
+        if left_ms <= 0 or awaited is None:
+            return False
+        room.park(queued, awaited)
+        self._call_later(left_ms, lambda: self._end_lingering(room, queued, awaited))
+        return True
+
+    def _end_lingering(self, room: _Room, queued: Queued, awaited: EventId) -> None:
+        parked = room.parked.get(awaited, [])
+        if queued in parked:
+            parked.remove(queued)
+            if not parked:
+                del room.parked[awaited]
+            self._queue_again(room, [queued])
+
+    def _queue_again(self, room: _Room, again: Iterable[Queued]) -> None:
+        for queued in again:
+            room.away.pop(queued.pdu.event_id, None)
+            room.waits_for.pop(queued.pdu.event_id, None)
+            room.queued[queued.pdu.event_id] = queued
+        self._wake(room)
+
+    def _unpark(self, room: _Room, event_id: EventId) -> None:
+        self._queue_again(room, room.parked.pop(event_id, ()))
+
+    def _ask(self, room: _Room, queued: Queued) -> None:
+        room.away[queued.pdu.event_id] = None
+        if queued.origin in room.asked or len(room.asked) >= MAX_ASKED_OF_ROOM:
+            room.to_ask.append(queued)
+            return
+        asking = Deferred.fromCoroutine(self._ask_others(room, queued))
+        if not asking.called:
+            room.away[queued.pdu.event_id] = asking
 
     async def _ask_others(self, room: _Room, queued: Queued) -> None:
         self.asking += 1
+        room.asked.add(queued.origin)
         try:
             await within(self.clock, STEP_TIMEOUT_MS, self.receiver.receive_after_gap(queued.pdu, queued.origin))
         except Exception as error:
@@ -345,15 +413,13 @@ class RoomQueues:
             self._conclude(room, queued, None)
         finally:
             self.asking -= 1
+            room.asked.discard(queued.origin)
             room.away.pop(queued.pdu.event_id, None)
             self._unpark(room, queued.pdu.event_id)
+            # What they lack may have come by now.
+            waiting, room.to_ask = room.to_ask, []
+            self._queue_again(room, waiting)
             self._tell_if_idle()
-
-    def _unpark(self, room: _Room, event_id: EventId) -> None:
-        for parked in room.parked.pop(event_id, ()):
-            room.away.pop(parked.pdu.event_id, None)
-            room.queued[parked.pdu.event_id] = parked
-        self._wake(room)
 
     def _conclude(self, room: _Room, queued: Queued, error: Exception | None) -> None:
         """The event was taken in, or will not be, or is tried again later."""

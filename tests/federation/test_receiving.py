@@ -45,6 +45,20 @@ def test_transaction_sent_twice_gets_the_same_answer_and_counts_once(room: PeerR
     assert heard == [(room.peer.server_name, {"a": 1})]
 
 
+def test_event_that_comes_before_its_prev_event_waits_for_it(room: PeerRoom, monkeypatch: Any) -> None:
+    """As it happens where the one is sent by a server that is slower: nobody is asked for it."""
+    monkeypatch.setattr("federation.inbound.room_queue.LINGER_MS", 600_000)
+    first = room.build("m.room.message", message("first"))
+    second = room.build("m.room.message", message("second"))
+    third = room.build("m.room.message", message("third"))
+    for pdu in (third, second, first):
+        room.send(pdu)
+    room.wait_for_event(third.event_id)
+    assert room.sees(first.event_id)
+    assert room.sees(second.event_id)
+    assert room.peer.received(f"{V1}/get_missing_events/") == []
+
+
 def test_transaction_is_known_after_a_restart(room: PeerRoom) -> None:
     bad = room.build("m.room.message", message("forged"), advance=False).json
     bad["signatures"][room.peer.server_name] = {room.peer.key.key_id: "AAAA"}

@@ -7,7 +7,8 @@ process joins the room with all of its members, then takes in:
 
 - a *burst*: events of a DAG with forks, in transactions of 50. Each side of a fork has ten events, messages, joins, and a topic
   that both sides set;
-- a *stream*: the same sort of events, a hundred each second, each sent by the server of its sender in a transaction of its own;
+- a *stream*: the same sort of events, a hundred each second, each sent at its time by the server of its sender in a transaction
+  of its own. A client waits for them with /sync, and its delays are shown;
 - *members*: joins only, for what a change of state takes on disk.
 
 CPU is that of the Hearth's process. The database is a new one; on PostgreSQL it must be empty.
@@ -20,6 +21,7 @@ import json
 import os
 import selectors
 import socket
+import ssl
 import sys
 import tempfile
 import threading
@@ -48,6 +50,7 @@ from tests.kit.client import Client
 from tests.kit.federation import Received, ScriptedPeer, federated_settings
 from tests.kit.processes import get_free_port
 from tests.kit.servers import SubprocessServer, write_config
+from tests.perf.paced_stream import PacedSender, Sending, Watcher, report
 
 VERSION = room_version("11")
 KEY = SigningKey("peer", bytes(range(32)))
@@ -55,8 +58,6 @@ V1 = "/_matrix/federation/v1"
 MEMBER = "m.room.member"
 IN_TRANSACTION = 50
 SIDE = 10
-RATE = 100
-STREAMED = 1000
 NEW_MEMBERS = 500
 # Tables that hold what the room's state is and was.
 STATE_TABLES = ("current_state", "memberships", "state_deltas", "state_snapshots")
@@ -217,7 +218,20 @@ class Room:
 
         peer.answer("GET", f"{V1}/make_join/", self._make_join)
         peer.answer("PUT", "/_matrix/federation/v2/send_join/", send_join)
-        peer.answer("POST", f"{V1}/get_missing_events/", {"events": []})
+        peer.answer("POST", f"{V1}/get_missing_events/", self._missing_events)
+
+    def _missing_events(self, received: Received) -> Any:
+        """What is before the latest ones, back to the earliest."""
+        asked = received.json
+        pending, known = list(asked["latest_events"]), {*asked["earliest_events"], *asked["latest_events"]}
+        found: list[Pdu] = []
+        while pending and len(found) < asked["limit"]:
+            for event_id in self.events[pending.pop(0)].prev_events:
+                if event_id not in known and self.events[event_id].depth >= asked["min_depth"]:
+                    known.add(event_id)
+                    pending.append(event_id)
+                    found.append(self.events[event_id])
+        return {"events": [pdu.json for pdu in reversed(found)]}
 
     def _make_join(self, received: Received) -> Any:
         user = unquote(received.path.rpartition("/")[2])
@@ -277,6 +291,7 @@ class Sizes:
 @define(eq=False)
 class Bench:
     hearth: Hearth
+    peer: ScriptedPeer
     room: Room
     ca: TestCa
     sizes: Sizes
@@ -308,16 +323,33 @@ class Bench:
             self.send(self.room.servers[0], pdus[start : start + IN_TRANSACTION])
         self.wait_for(pdus[-1])
 
-    def stream(self, pdus: Sequence[Pdu]) -> None:
-        began = time.monotonic()
-        late = []
-        for number, pdu in enumerate(pdus):
-            threading.Event().wait(max(0.0, began + number / RATE - time.monotonic()))
-            self.send(domain_of(pdu.sender), [pdu])
-            late.append(time.monotonic() - began - number / RATE)
-        self.wait_for(pdus[-1])
-        late.sort()
-        print(f"  from its time to its answer: p50 {late[len(late) // 2] * 1000:.0f} ms, p99 {late[-10] * 1000:.0f} ms")
+    def prepare(self, pdu: Pdu) -> Sending:
+        """A transaction of the server of the event's sender."""
+        self._sent += 1
+        origin, path = domain_of(pdu.sender), f"{V1}/send/{self._sent}"
+        body = {"origin": origin, "origin_server_ts": int(time.time() * 1000), "pdus": [pdu.json]}
+        header = build_header(KEY, "PUT", path, origin, self.hearth.server_name, body)
+        return Sending(origin, pdu.event_id, path, header, json.dumps(body).encode())
+
+    def count_asked(self) -> int:
+        return len(self.peer.received(f"{V1}/get_missing_events/"))
+
+    def sender(self, rate: float) -> PacedSender:
+        return PacedSender(self.hearth.server_name, ssl.create_default_context(cafile=str(self.ca.file)), rate)
+
+    def stream(self, sender: PacedSender, sendings: Sequence[Sending]) -> None:
+        """Each at its time; a client waits for all of them."""
+        assert self.alice.token is not None
+        watcher = Watcher(self.hearth.url, self.alice.token, self.room.room_id).start()
+        own_cpu_s = time.process_time()
+        sender.run(sendings)
+        watcher.wait_for_all([each.event_id for each in sendings])
+        own_cpu_s = time.process_time() - own_cpu_s
+        print(
+            f"  answered {report(sender.due, sender.answered)}; in a /sync {report(sender.due, watcher.seen)}"
+            f" ({watcher.syncs} syncs); asked for missing ones {self.count_asked()} times;"
+            f" CPU of this bench {own_cpu_s * 1000 / len(sendings):.1f} ms each"
+        )
 
     def measure(self, name: str, number: int, act: Any) -> None:
         before, began, used = self.sizes.read(), time.monotonic(), self.hearth.cpu_s()
@@ -336,6 +368,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name, default in (("members", 10_000), ("servers", 500), ("events", 5_000), ("forks", 40)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--rate", type=float, default=100, help="events of the stream in a second")
+    parser.add_argument("--streamed", type=int, default=2000)
     parser.add_argument("--database", default="sqlite:///hearth.db")
     parser.add_argument("--pause", action="store_true", help="wait for Enter before each part (for a profiler)")
     options = parser.parse_args()
@@ -356,7 +390,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     try:
         alice = hearth.register("alice")
         sizes = Sizes(engine_url(options.database, folder / "data"))
-        bench = Bench(hearth, room, ca, sizes, alice)
+        bench = Bench(hearth, resident.peer, room, ca, sizes, alice)
         print(f"A room of {options.members} members on {options.servers} servers; process {hearth.pid}", flush=True)
         for label, number, act in _parts(bench, options):
             if options.pause:
@@ -376,8 +410,13 @@ def _parts(bench: Bench, options: argparse.Namespace) -> Iterator[tuple[str, int
     yield "join, for each member", options.members, lambda: bench.alice.post(path, {})
     burst = room.make_events(options.events, options.forks)
     yield f"burst, {options.forks} forks", len(burst), lambda: bench.burst(burst)
-    streamed = room.make_events(STREAMED, max(1, options.forks // 5))
-    yield f"stream, {RATE} a second", len(streamed), lambda: bench.stream(streamed)
+    streamed = room.make_events(options.streamed, max(1, options.forks // 5))
+    sendings = [bench.prepare(pdu) for pdu in streamed]
+    origins = list(dict.fromkeys(each.origin for each in sendings))
+    sender = bench.sender(options.rate)
+    yield "connections", len(origins), lambda: sender.connect(origins)
+    yield f"stream, {options.rate:g} a second", len(streamed), lambda: bench.stream(sender, sendings)
+    sender.close()
     members = [room.join(room.new_user()) for _ in range(NEW_MEMBERS)]
     yield "members", len(members), lambda: bench.burst(members)
 

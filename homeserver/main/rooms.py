@@ -34,6 +34,7 @@ from homeserver.rooms.directory import RoomDirectory
 from homeserver.rooms.extremities import Extremities
 from homeserver.rooms.guest_removal import GuestRemoval
 from homeserver.rooms.hierarchy import SpaceHierarchies
+from homeserver.rooms.history_trimming import HistoryTrims
 from homeserver.rooms.member_content import MemberContents
 from homeserver.rooms.membership import RoomMembership
 from homeserver.rooms.paging import Paging
@@ -98,6 +99,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
     receipts = Receipts(core.database, core.clock, views, core.log)
     typing = Typing(core.clock, core.serial)
     paging = Paging(core.database, core.events)
+    trims = HistoryTrims(core.server_name, core.database, core.clock, core.ingest, config.kept_history_events)
     extremities = Extremities(core.server_name, core.heads, core.writer)
     for follower in (reader, extremities, GuestRemoval(core.database, membership)):
         core.log.follow(follower.on_rows)
@@ -113,7 +115,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
         receipts,
         RoomProfiles(core.writer, core.memberships, contents),
         RoomDepartures(membership),
-        RoomUpkeep(core.server_name, core.database, core.clock, core.purges, config.empty_room_grace_days),
+        RoomUpkeep(core.server_name, core.database, core.clock, core.purges, trims, config.empty_room_grace_days),
         RoomRepair(core.ingest, extremities),
         aliases,
         public_rooms,

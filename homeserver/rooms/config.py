@@ -32,4 +32,10 @@ class RoomsConfig:
         help="Whether what is said in a thread notifies only those who are subscribed to the thread, and whom it mentions "
         "(MSC4306). People whose client can't subscribe are then not told of threads.",
     )
+    kept_history_events: int = setting(
+        100_000,
+        help="How many events of a room are kept from before this server came into it, which are fetched from other servers "
+        "when somebody reads back so far. The oldest are let go, and fetched again by whoever wants to read them. 0: keep all.",
+        minimum=0,
+    )
     alias_requires_membership: bool = setting(True, help="Whether one must be in a room to give it an alias.")

@@ -317,11 +317,15 @@ class Ingest:
         """The event with what is known of it; nothing is decided yet of its place in the room."""
         head, known = room.speculative, facts.known
         event = StoredEvent(pdu, nid=known.nid if known is not None else 0, rejected=rejected)
+        if known is not None:
+            before = await self.states.load_kept(room, 2 * known.nid, before)
         event.replaces = before.state.get(pdu.key) if pdu.state_key is not None else None
         event.thread_root = await self._thread_root(room, pdu)
         event.push_outcome = self.push_outcomes.outcome(head, pdu)
         is_change = pdu.state_key is not None and rejected is None
         after = before.child({pdu.key: pdu.event_id}, [event]) if is_change else before
+        if known is not None and is_change:
+            after = await self.states.load_kept(room, 2 * known.nid + 1, after)
         arrival = Arrival(event, known is not None, before, after, facts.is_late, missing)
         await self._redact(room, arrival, facts.redactions)
         return arrival

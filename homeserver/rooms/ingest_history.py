@@ -51,8 +51,8 @@ class History:
         if not pdus:
             return 0
         ingest, pdus = self.ingest, pdus[:MAX_EVENTS]
-        await ingest.store_outliers(pdus[0].version, pdus)
         async with ingest.turns.take(room_id):
+            await ingest.store_outliers(pdus[0].version, pdus)
             room = await ingest.heads.load_room(room_id)
             batch = Batch(ingest, room, states)
             await batch.add_all(pdus)

@@ -23,6 +23,7 @@ from homeserver.rooms.directory import DIRECTORY
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.runtime.turns import Turns
+from homeserver.store.history_trimming import TRIMMED
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogItem, LogWriter
 from homeserver.store.room_repair import REPAIRED
@@ -123,7 +124,7 @@ class RoomPurges:
         """Follow the log."""
         for row in rows:
             room_id = RoomId(row.key)
-            if row.kind == REPAIRED:
+            if row.kind in (REPAIRED, TRIMMED):
                 self._drop(room_id)
             elif row.kind == PURGING:
                 self._going.setdefault(room_id, [])

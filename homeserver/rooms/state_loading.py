@@ -20,7 +20,15 @@ from homeserver.rooms.state_nodes import Changes, StateNode, changes_between, di
 from homeserver.runtime.db import Database
 from homeserver.store.event_graph import load_auth_edges
 from homeserver.store.events import StoredEvent, load_events
-from homeserver.store.snapshots import Change, Removal, Snapshot, load_accepted_state, load_nids, load_state
+from homeserver.store.snapshots import (
+    Change,
+    Removal,
+    Snapshot,
+    has_snapshot,
+    load_accepted_state,
+    load_nids,
+    load_state,
+)
 
 # Events that are still on their way to the disk.
 Fresh = Mapping[EventId, StoredEvent]
@@ -50,6 +58,14 @@ class States:
             )
             room.nodes.put(node)
         return node
+
+    async def load_kept(self, room: Room, snapshot_id: int, node: StateNode) -> StateNode:
+        """A state of an event that was an outlier, under the id that it gets; or the one that has this id already: others rest on
+        it, though the event was taken out of the timeline for a while (store/history_trimming.py)."""
+        if node.snapshot.parent is None:
+            return node  # it is stored
+        there = await self.database.read(has_snapshot, room.committed.room_id, snapshot_id)
+        return await self.load_snapshot(room, snapshot_id) if there else node
 
     async def load_given(self, room: Room, state: Mapping[StateKey, EventId]) -> StateNode:
         """A state that another server told, as a node of the room; all of its events are stored."""

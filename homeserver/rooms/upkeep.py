@@ -1,4 +1,5 @@
-"""Looks, now and then, for rooms that no local user is in any more, and deletes those that have been empty for long."""
+"""Looks, now and then, for rooms that no local user is in any more, and deletes those that have been empty for long; and for
+rooms with more fetched history than they may keep."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from homeserver.matrix.ids import RoomId, ServerName
+from homeserver.rooms.history_trimming import HistoryTrims
 from homeserver.rooms.purges import RoomInUse, RoomPurges
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
@@ -30,6 +32,7 @@ class RoomUpkeep:
     database: Database
     clock: Clock
     purges: RoomPurges
+    trims: HistoryTrims
     grace_days: int
     _timer: Any = field(default=None, init=False)
     _running: Deferred[Any] | None = field(default=None, init=False)
@@ -41,6 +44,7 @@ class RoomUpkeep:
     async def stop(self) -> None:
         self._stopped = True
         self.purges.stop()
+        self.trims.stop()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         if self._running is not None:
@@ -52,8 +56,12 @@ class RoomUpkeep:
     async def run(self) -> list[RoomId]:
         """One round; the rooms that it deleted."""
         await self.purges.resume()
-        if not self.grace_days:
-            return []
+        deleted = await self._delete_empty() if self.grace_days else []
+        if not self._stopped:
+            await self.trims.run()
+        return deleted
+
+    async def _delete_empty(self) -> list[RoomId]:
         await self._note_empty()
         before_ms = self.clock.time_ms() - self.grace_days * DAY_MS
         deleted = []
@@ -86,5 +94,5 @@ class RoomUpkeep:
     def _on_done(self, result: Any) -> None:
         self._running = None
         if isinstance(result, Failure) and not self._stopped:
-            logger.error("Empty rooms could not be looked after", exc_info=result.value)
+            logger.error("Rooms could not be looked after", exc_info=result.value)
         self._wait(INTERVAL_MS)

@@ -147,6 +147,13 @@ def _load_path(conn: Connection, snapshot: Snapshot) -> None:
         node.delta = row.delta
 
 
+_THERE = select(s.c.snapshot_id).where(s.c.room_id == bindparam("room_id"), s.c.snapshot_id == bindparam("snapshot_id"))
+
+
+def has_snapshot(conn: Connection, room_id: RoomId, snapshot_id: int) -> bool:
+    return conn.execute(_THERE, {"room_id": room_id, "snapshot_id": snapshot_id}).first() is not None
+
+
 def load_state_nids(conn: Connection, room_id: RoomId, snapshot_id: int) -> list[int]:
     """The changes that make up a state, oldest first; later ones override."""
     if not snapshot_id:

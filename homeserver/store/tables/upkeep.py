@@ -1,8 +1,8 @@
-"""Rooms that nobody here is in: since when, and those whose rows are being deleted."""
+"""Rooms that nobody here is in: since when, and those whose rows are being deleted; history that is let go."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Table, Text
 
 from homeserver.store.tables.base import metadata
 
@@ -19,4 +19,14 @@ room_purges = Table(
     metadata,
     Column("room_id", Text, primary_key=True),
     Column("began_ts_ms", BigInteger, nullable=False),
+)
+
+# Events of fetched history that were taken out of the timeline. is_swept: somebody looked already whether they can be deleted;
+# those that are still here then have to stay, for others rest on them.
+trimmed_events = Table(
+    "trimmed_events",
+    metadata,
+    Column("room_id", Text, primary_key=True),
+    Column("nid", BigInteger, primary_key=True, autoincrement=False),
+    Column("is_swept", Boolean, nullable=False),
 )

@@ -77,6 +77,8 @@ class Counts:
     def total(self) -> tuple[int, int]:
         """With the threads', for clients that don't ask for those on their own."""
         by_thread = self.threads.values()
+        if not by_thread:
+            return self.notifications, self.highlights
         return self.notifications + sum(n for n, _ in by_thread), self.highlights + sum(h for _, h in by_thread)
 
 

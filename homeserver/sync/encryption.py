@@ -19,7 +19,7 @@ from homeserver.runtime.db import Database
 from homeserver.store.device_keys import KeyCounts, load_key_counts
 from homeserver.store.log import LogRow
 from homeserver.sync.device_lists import DeviceLists
-from homeserver.sync.ports import Parts
+from homeserver.sync.ports import NO_PARTS, Parts
 from homeserver.sync.request import SyncRequest
 from homeserver.sync.tokens import SyncToken
 from homeserver.sync.view import Lookup, View
@@ -81,7 +81,7 @@ class EncryptionExtension:
 
     def get_parts(self, view: View, request: SyncRequest, rooms: UserRooms) -> Parts | None:
         if request.device_id is None or request.is_legacy:
-            return Parts()
+            return NO_PARTS
         since = request.since
         found = Parts()
         messages = self.get_messages(view, request.device_id, since.to_device_position if since is not None else 0)
@@ -131,9 +131,18 @@ class EncryptionExtension:
 
 def encode_counts(counts: KeyCounts) -> bytes:
     """Both key counts, as members of a response. That of signed_curve25519 is told even at 0: clients wait for it."""
+    if not counts.one_time and not counts.unused_fallback:
+        return _NO_KEYS
+    return _encode_counts(counts)
+
+
+def _encode_counts(counts: KeyCounts) -> bytes:
     one_time = orjson.dumps({SIGNED_CURVE25519: 0, **counts.one_time})
     unused = orjson.dumps(list(counts.unused_fallback))
     return (
         b'"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b,'
         b'"org.matrix.msc2732.device_unused_fallback_key_types":%b' % (one_time, unused, unused)
     )
+
+
+_NO_KEYS = _encode_counts(KeyCounts({}, ()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from attrs import define, field
 
@@ -93,6 +93,10 @@ class Parts:
     news: list[bytes] = field(factory=list)
     quiet: list[bytes] = field(factory=list)
     to_device: int | None = None
+
+
+# Of an extension that has nothing to tell. Nobody adds to it.
+NO_PARTS: Final = Parts()
 
 
 class SyncExtension(Protocol):

@@ -13,7 +13,7 @@ from attrs import define
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.ids import UserId
 from homeserver.presence.presence import Presence
-from homeserver.sync.ports import Parts
+from homeserver.sync.ports import NO_PARTS, Parts
 from homeserver.sync.request import SyncRequest
 from homeserver.sync.view import View
 
@@ -32,7 +32,7 @@ class PresenceExtension:
     def get_parts(self, view: View, request: SyncRequest, rooms: UserRooms) -> Parts | None:
         wanted = request.filter.presence
         if wanted.matches_none:
-            return Parts()
+            return NO_PARTS
         ignored = view.get_ignored() or ()
         events = [
             self._encode(view, user_id)

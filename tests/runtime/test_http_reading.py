@@ -92,3 +92,23 @@ def test_nothing_is_read_after_a_request_that_closes() -> None:
     written, closed = answers(last, last)
     assert written.count(b"HTTP/1.1 200") == 1
     assert closed
+
+
+def test_a_connection_takes_no_headers_of_an_earlier_request() -> None:
+    def request(path: bytes, *fields: bytes) -> bytes:
+        return b"\r\n".join([b"POST " + path + b" HTTP/1.1", b"Content-Length: 7", *fields, b"", BODY])
+
+    requests = [
+        request(b"/echo", b"X-A: 1"),
+        request(b"/echo?n=2", b"X-A: 1"),
+        request(b"/echo", b"X-A: 2", b"X-B: 1"),
+        request(b"/echo"),
+        request(b"/echo", b"X-A: 1", b"X-A: 3"),
+        request(b"/echo", b"X-Long: " + b"x" * 4000),
+        request(b"/echo"),
+    ]
+    whole, closed = answers(*requests)
+    assert (whole, closed) == answers(*byte_by_byte(b"".join(requests)))
+    assert whole.count(b'"x-a":"1"') == 2
+    assert whole.count(b'"x-a":"1, 3"') == 1
+    assert whole.count(b'"x-long"') == 1

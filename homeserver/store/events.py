@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, select
+from sqlalchemy import Connection, and_, bindparam, func, select
 
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.pdu import Pdu, load_pdu, redact_pdu
 from homeserver.matrix.versions import RoomVersion
+from homeserver.runtime.statement import Statement
 from homeserver.store.tables.rooms import events as e
 
 # Above this many bound values a statement is split (SQLite's limit is 32766, PostgreSQL's 65535).
@@ -182,7 +183,7 @@ def _visible_in_timeline() -> Any:
     return and_(e.c.rejected.is_(None), e.c.soft_failed.is_(False))
 
 
-def _page(backwards: bool) -> Select[Any]:
+def _page(backwards: bool) -> Statement:
     order = e.c.timeline_order
     statement = select(*EVENT_COLUMNS).where(
         e.c.room_id == bindparam("room_id"),
@@ -190,7 +191,7 @@ def _page(backwards: bool) -> Select[Any]:
         order <= bindparam("upto"),
         _visible_in_timeline(),
     )
-    return statement.order_by(order.desc() if backwards else order.asc()).limit(bindparam("limit"))
+    return Statement(statement.order_by(order.desc() if backwards else order.asc()).limit(bindparam("limit")))
 
 
 _PAGE_BACKWARDS = _page(True)
@@ -210,10 +211,8 @@ def load_timeline(
 
     Backwards begins at `upto` and gives the newest first; forwards begins after `after`, oldest first.
     """
-    rows = conn.execute(
-        _PAGE_BACKWARDS if backwards else _PAGE_FORWARDS,
-        {"room_id": room_id, "after": after, "upto": upto, "limit": limit},
-    )
+    page = _PAGE_BACKWARDS if backwards else _PAGE_FORWARDS
+    rows = page.all(conn, {"room_id": room_id, "after": after, "upto": upto, "limit": limit})
     return stored_events(rows, version)
 
 

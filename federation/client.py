@@ -9,17 +9,17 @@ a while (destinations.py); whoever acts for a waiting user says `patient` and tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn, TypedDict, Unpack
+from typing import IO, Any, Final, NoReturn, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.threads import deferToThreadPool
 
 from federation.allowed import AllowedServers
 from federation.destinations import Destinations
 from federation.discovery import Discovery
-from federation.errors import RemoteRefused, RemoteUnreachable
+from federation.errors import RemoteRefused, RemoteTooLarge, RemoteUnreachable
 from federation.xmatrix import build_header
 from homeserver.matrix.canonical import canonical_json, decode_json
 from homeserver.matrix.errors import InvalidParam, MatrixError
@@ -53,6 +53,20 @@ class Asking(TypedDict, total=False):
     signed: bool  # False for the few endpoints that ask for no proof (keys, version)
 
 
+@frozen
+class _Request:
+    """One request, whoever of the server's targets gets it. `into` is for the body of a success that is a file."""
+
+    server: ServerName
+    method: str
+    uri: str
+    body: Any
+    timeout_ms: int
+    max_bytes: int
+    signed: bool
+    into: IO[bytes] | None
+
+
 def quote_path(prefix: str, *segments: str) -> str:
     """`prefix` as it is, and the segments percent-encoded below it."""
     return "/".join([prefix, *(quote(segment, safe="") for segment in segments)])
@@ -78,7 +92,8 @@ class FederationClient:
     allowed: AllowedServers
     clock: Clock
     default_timeout_ms: int = 60_000
-    _slots: dict[ServerName, DeferredSemaphore] = field(init=False, factory=dict)
+    # By server, and whether it is for files: these take long, and nothing else is to wait for them.
+    _slots: dict[tuple[ServerName, bool], DeferredSemaphore] = field(init=False, factory=dict)
 
     async def get(self, server: ServerName, path: str, query: Query | None = None, **asking: Unpack[Asking]) -> Any:
         """The decoded answer."""
@@ -94,6 +109,14 @@ class FederationClient:
     ) -> Any:
         return await self._request("POST", server, path, query, body, **asking)
 
+    async def download(
+        self, server: ServerName, path: str, query: Query, into: IO[bytes], **asking: Unpack[Asking]
+    ) -> HttpAnswer:
+        """The head of a success, whose body is written to the file as it comes. Raises: also RemoteTooLarge."""
+        answer = await self._exchange("GET", server, path, query, None, into, **asking)
+        self._check_status(server, answer, _decoded(answer.body))
+        return answer
+
     def check(self, server: ServerName) -> None:
         """Whether the server may be asked now. Raises: NotAllowed, BackingOff."""
         self.allowed.check(server)
@@ -106,12 +129,25 @@ class FederationClient:
         path: str,
         query: Query | None,
         body: Any,
+        **asking: Unpack[Asking],
+    ) -> Any:
+        answer = await self._exchange(method, server, path, query, body, None, **asking)
+        return self._read(server, answer, await self._decode(answer.body))
+
+    async def _exchange(
+        self,
+        method: str,
+        server: ServerName,
+        path: str,
+        query: Query | None,
+        body: Any,
+        into: IO[bytes] | None,
         *,
         timeout_ms: int | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
         patient: bool = False,
         signed: bool = True,
-    ) -> Any:
+    ) -> HttpAnswer:
         if server == self.server_name:
             raise RemoteUnreachable(server, "that is this server itself")
         self.allowed.check(server)
@@ -119,13 +155,13 @@ class FederationClient:
             self.destinations.check(server)
         uri = f"{path}?{urlencode(query, doseq=True)}" if query else path
         limit_ms = timeout_ms or self.default_timeout_ms
+        request = _Request(server, method, uri, body, limit_ms, max_bytes, signed, into)
         try:
-            answer = await self._in_turn(server, method, uri, body, limit_ms, max_bytes, signed)
+            return await self._in_turn(request)
         except TimeoutError:
-            self._fail(server, f"no answer within {limit_ms} ms", timed_out=True)
+            self._fail_for(request, HttpFailure(Fault.TIMEOUT, f"no answer within {limit_ms} ms"))
         except HttpFailure as error:
-            self._fail_for(server, error)
-        return self._read(server, answer, await self._decode(answer.body))
+            self._fail_for(request, error)
 
     async def _decode(self, body: bytes) -> Any:
         """None for what is no JSON."""
@@ -136,10 +172,10 @@ class FederationClient:
         )
         return await decoding
 
-    async def _in_turn(
-        self, server: ServerName, method: str, uri: str, body: Any, limit_ms: int, max_bytes: int, signed: bool
-    ) -> HttpAnswer:
-        slot = self._slots.setdefault(server, DeferredSemaphore(MAX_IN_FLIGHT))
+    async def _in_turn(self, request: _Request) -> HttpAnswer:
+        server, limit_ms = request.server, request.timeout_ms
+        queue = (server, request.into is not None)
+        slot = self._slots.setdefault(queue, DeferredSemaphore(MAX_IN_FLIGHT))
         if len(slot.waiting) >= MAX_WAITING:
             raise RemoteUnreachable(server, "too many requests wait for it")
         try:
@@ -147,29 +183,34 @@ class FederationClient:
         except TimeoutError:  # that says nothing of the server
             raise RemoteUnreachable(server, f"its turn did not come within {limit_ms} ms", timed_out=True) from None
         try:
-            sending = self._send(server, method, uri, body, limit_ms, max_bytes, signed)
-            return await within(self.clock, limit_ms, sending)
+            return await within(self.clock, limit_ms, self._send(request))
         finally:
             slot.release()
             if slot.tokens == slot.limit:
-                self._slots.pop(server, None)
+                self._slots.pop(queue, None)
 
-    async def _send(
-        self, server: ServerName, method: str, uri: str, body: Any, limit_ms: int, max_bytes: int, signed: bool
-    ) -> HttpAnswer:
+    async def _send(self, request: _Request) -> HttpAnswer:
+        server, method, uri, body = request.server, request.method, request.uri, request.body
         try:
             found = await self.discovery.find(server)
         except InvalidParam as error:
             raise RemoteUnreachable(server, error.error) from None
         headers = {"Content-Type": "application/json"} if body is not None else {}
-        if signed:
+        if request.signed:
             headers["Authorization"] = build_header(self.signing_key, method, uri, self.server_name, server, body)
         content = None if body is None else canonical_json(body)
         failure: HttpFailure | None = None
         for target in found.targets:
             try:
                 return await self.http.request(
-                    method, target, uri, headers=headers, body=content, timeout_ms=limit_ms, max_bytes=max_bytes
+                    method,
+                    target,
+                    uri,
+                    headers=headers,
+                    body=content,
+                    timeout_ms=request.timeout_ms,
+                    max_bytes=request.max_bytes,
+                    into=request.into,
                 )
             except HttpFailure as error:
                 failure = error
@@ -179,21 +220,28 @@ class FederationClient:
         raise failure
 
     def _read(self, server: ServerName, answer: HttpAnswer, body: Any) -> Any:
+        self._check_status(server, answer, body)
+        if body is None:
+            raise RemoteUnreachable(server, "its answer is not JSON")
+        return body
+
+    def _check_status(self, server: ServerName, answer: HttpAnswer, body: Any) -> None:
         is_matrix = isinstance(body, dict)
         if answer.status in _NOBODY_BEHIND and not (is_matrix and "errcode" in body):
             self._fail(server, f"what stands before it answers {answer.status}")
         self.destinations.note_alive(server)
         if 200 <= answer.status < 300:
-            if body is None:
-                raise RemoteUnreachable(server, "its answer is not JSON")
-            return body
+            return
         if answer.status < 400:
             raise RemoteUnreachable(server, f"it answers {answer.status}")
         raise RemoteRefused(server, answer.status, body)
 
-    def _fail_for(self, server: ServerName, error: HttpFailure) -> NoReturn:
+    def _fail_for(self, request: _Request, error: HttpFailure) -> NoReturn:
+        server = request.server
         if error.fault is Fault.TOO_LARGE:  # it is there, after all
-            raise RemoteUnreachable(server, str(error)) from error
+            raise RemoteTooLarge(server, str(error)) from error
+        if request.into is not None and error.fault in (Fault.TIMEOUT, Fault.PROTOCOL):  # a large file, a poor line
+            raise RemoteUnreachable(server, str(error), timed_out=error.fault is Fault.TIMEOUT) from error
         if error.fault is not Fault.TIMEOUT:
             self.discovery.forget(server)
         self._fail(server, str(error), timed_out=error.fault is Fault.TIMEOUT)

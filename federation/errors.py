@@ -2,6 +2,7 @@
 
 MatrixError
   RemoteUnreachable    no answer, or none that can be used
+    RemoteTooLarge     more than this server takes
     BackingOff         not even asked: it failed lately
     NotAllowed         not even asked: this server is not to talk to that one
   RemoteRefused        an answer, and it is an error
@@ -26,6 +27,12 @@ class RemoteUnreachable(MatrixError):
         super().__init__(f"{server} can't be reached: {why}", status=504 if timed_out else 502)
         self.server = server
         self.why = why
+
+
+class RemoteTooLarge(RemoteUnreachable):
+    """The other server's answer is larger than this one takes."""
+
+    errcode = "M_TOO_LARGE"
 
 
 class BackingOff(RemoteUnreachable):

@@ -10,6 +10,7 @@ from homeserver.main.memory import MemoryConfig
 from homeserver.rooms.config import RoomsConfig
 from homeserver.runtime.config import ServerConfig
 from homeserver.runtime.config_sections import ALL_SECTIONS
+from media_repo.config import MediaConfig
 
 SECTIONS: Final[tuple[type, ...]] = (
     ServerConfig,
@@ -19,5 +20,6 @@ SECTIONS: Final[tuple[type, ...]] = (
     WellKnownConfig,
     RoomsConfig,
     FederationConfig,
+    MediaConfig,
     MemoryConfig,
 )

@@ -13,6 +13,7 @@ from homeserver.main.core import Core, build_core
 from homeserver.main.database import open_database, prepare_data_dir
 from homeserver.main.encryption import EncryptionServices, build_encryption
 from homeserver.main.federation import Authentication, FederationServices, build_federation
+from homeserver.main.media import MediaServices, build_media
 from homeserver.main.outbound import OutboundServices, build_outbound
 from homeserver.main.rooms import RoomServices, build_rooms
 from homeserver.main.search import SearchServices, build_search
@@ -45,6 +46,7 @@ class Services:
     sync: SyncServices
     search: SearchServices
     stream: StreamServices
+    media: MediaServices
     federation: FederationServices | None
     outbound: OutboundServices | None
     limiter: RateLimiter
@@ -60,6 +62,7 @@ class Services:
         await self.search.index.stop()
         await self.rooms.profiles.stop()
         await self.accounts.last_seen.stop()
+        self.media.stop()
         if self.federation is not None:
             await self.federation.stop()
         await self.core.log.flush()
@@ -101,7 +104,8 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
         federation.destinations.on_alive(outbound.sender.wake)
         federation.receiving.edus.register_all(outbound.receivers)
     search, stream = build_search(core, rooms), build_stream(core, accounts, rooms, sync, limiter)
-    return Services(core, accounts, rooms, encryption, sync, search, stream, federation, outbound, limiter)
+    media = build_media(core, federation, limiter)
+    return Services(core, accounts, rooms, encryption, sync, search, stream, media, federation, outbound, limiter)
 
 
 def public_base_url(config: Config) -> str:
@@ -138,13 +142,14 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
         services.sync,
         services.search,
         services.stream,
+        services.media,
         services.federation,
     )
     for endpoints in (endpoints for part in parts if part is not None for endpoints in part.endpoints):
         router.add(endpoints)
     accounts, federation = services.accounts, services.federation
     authentication = Authentication(accounts.access, None if federation is None else federation.auth)
-    app = App(reactor, router, authentication, services.limiter, accounts.last_seen.note)
+    app = App(reactor, router, authentication, services.limiter, accounts.last_seen.note, services.media.spooling)
     listeners = Listeners(app, config)
     lifecycle = Lifecycle(reactor, services.core.clock, listeners)
     for endpoints in operations(config, services.core.clock, router, lifecycle):
@@ -161,6 +166,7 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     await services.rooms.delayed.start()
     services.search.index.start()
     services.rooms.upkeep.start()
+    services.media.start()
     if federation is not None:
         await federation.retire_keys(services.core)
         await federation.receiving.start()

@@ -120,6 +120,8 @@ class RateLimitsConfig:
         Rate(per_second=2.0, burst=50),
         help="Requests that make this server fetch keys of servers it does not know yet.",
     )
+    upload: Rate = setting(Rate(per_second=2.0, burst=50), help="Files uploaded.")
+    remote_media: Rate = setting(Rate(per_second=5.0, burst=200), help="Files fetched from other servers.")
     typing: Rate = setting(Rate(per_second=5.0, burst=50), help="Typing notifications and receipts.")
 
 

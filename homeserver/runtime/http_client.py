@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from enum import Enum
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -152,13 +152,15 @@ class HttpClient:
         timeout_ms: int = DEFAULT_TIMEOUT_MS,
         max_bytes: int = DEFAULT_MAX_BYTES,
         again: bool = True,
+        into: IO[bytes] | None = None,
     ) -> HttpAnswer:
         """The answer, whatever its status. `path` is percent-encoded and holds the query.
 
-        `again`: when a kept connection turns out to be closed, the request is sent once more. Raises: HttpFailure.
+        `again`: when a kept connection turns out to be closed, the request is sent once more. With `into`, the body of a
+        success is written there as it comes, and is empty in the answer. Raises: HttpFailure.
         """
         sent = _headers(target, self.user_agent, headers or {})
-        attempts = self._attempts(method, target, path, sent, body, max_bytes, again)
+        attempts = self._attempts(method, target, path, sent, body, max_bytes, again, into)
         try:
             return await within(self.clock, timeout_ms, attempts)
         except TimeoutError:
@@ -169,17 +171,32 @@ class HttpClient:
             raise _to_failure(error, target) from error
 
     async def _attempts(
-        self, method: str, target: Target, path: str, headers: Headers, body: bytes | None, max_bytes: int, again: bool
+        self,
+        method: str,
+        target: Target,
+        path: str,
+        headers: Headers,
+        body: bytes | None,
+        max_bytes: int,
+        again: bool,
+        into: IO[bytes] | None,
     ) -> HttpAnswer:
         try:
-            return await self._attempt(method, target, path, headers, body, max_bytes)
+            return await self._attempt(method, target, path, headers, body, max_bytes, into)
         except (RequestTransmissionFailed, ResponseNeverReceived) as error:
             if not again or _certificate_refused(error) is not None:
                 raise
-        return await self._attempt(method, target, path, headers, body, max_bytes)
+        return await self._attempt(method, target, path, headers, body, max_bytes, into)
 
     async def _attempt(
-        self, method: str, target: Target, path: str, headers: Headers, body: bytes | None, max_bytes: int
+        self,
+        method: str,
+        target: Target,
+        path: str,
+        headers: Headers,
+        body: bytes | None,
+        max_bytes: int,
+        into: IO[bytes] | None,
     ) -> HttpAnswer:
         by_endpoint: Any = Agent.usingEndpointFactory
         agent = by_endpoint(self.reactor, _ToTarget(self, target), pool=self._pool)
@@ -190,10 +207,12 @@ class HttpClient:
         shown = f"[{target.name}]" if ":" in target.name else target.name
         url = f"{target.scheme}://{shown}:{target.port}{path}".encode("ascii")
         response = await agent.request(method.encode("ascii"), url, headers, producer)
+        if not 200 <= response.code < 300:
+            into, max_bytes = None, max_bytes if into is None else DEFAULT_MAX_BYTES
         if isinstance(response.length, int) and response.length > max_bytes:
             _drop(response)
             raise HttpFailure(Fault.TOO_LARGE, f"{target.name} answers with {response.length} bytes")
-        content = await _read_body(response, target, max_bytes)
+        content = await _read_body(response, target, max_bytes, into)
         return HttpAnswer(response.code, _plain(response.headers), content)
 
     def endpoint(self, target: Target) -> Any:
@@ -244,14 +263,15 @@ def _plain(headers: Headers) -> dict[str, str]:
 
 
 class _Body(Protocol):
-    """Gathers a body, and breaks off where it grows too large."""
+    """Gathers a body, or writes it to a file, and breaks off where it grows too large."""
 
     transport: Any = None
 
-    def __init__(self, target: Target, max_bytes: int) -> None:
+    def __init__(self, target: Target, max_bytes: int, into: IO[bytes] | None = None) -> None:
         self.done: Deferred[bytes] = Deferred(lambda _: self.abort())
         self._target = target
         self._max_bytes = max_bytes
+        self._into = into
         self._chunks: list[bytes] = []
         self._bytes = 0
 
@@ -261,8 +281,10 @@ class _Body(Protocol):
             self._chunks = []
             self._fail(Fault.TOO_LARGE, f"{self._target.name} answers with more than {self._max_bytes} bytes")
             self.abort()
-            return
-        self._chunks.append(data)
+        elif self._into is not None:
+            self._into.write(data)
+        else:
+            self._chunks.append(data)
 
     def connectionLost(self, reason: Any = None) -> None:
         if reason.check(ResponseDone, PotentialDataLoss):
@@ -280,8 +302,8 @@ class _Body(Protocol):
             self.done.errback(_failure(HttpFailure(fault, text)))
 
 
-def _read_body(response: Any, target: Target, max_bytes: int) -> Deferred[bytes]:
-    body = _Body(target, max_bytes)
+def _read_body(response: Any, target: Target, max_bytes: int, into: IO[bytes] | None) -> Deferred[bytes]:
+    body = _Body(target, max_bytes, into)
     response.deliverBody(body)
     return body.done
 

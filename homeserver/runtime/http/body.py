@@ -12,15 +12,17 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from attrs import frozen
 from msgspec.structs import FieldInfo, fields
 
 from homeserver.matrix.canonical import decode_json
 from homeserver.matrix.errors import BadJson, InvalidParam, MatrixError, MissingParam
-from homeserver.runtime.http.endpoint import JsonObject
+from homeserver.runtime.http.endpoint import DEFAULT_MAX_BODY_BYTES, JsonObject
 
 MAX_INT: Final = 2**53 - 1
 SPOOL_BYTES: Final = 256 * 1024
@@ -31,6 +33,14 @@ _LONG_NUMBER = re.compile(rb"[0-9]{16}")
 _ENCODED = re.compile(rb"[^!-$&-*,-~]")  # percent, plus, and what is no printable ASCII
 
 
+@frozen
+class Spooling:
+    """How large a SpooledBody may be, and where it is put; None: where the system has temporary files."""
+
+    max_bytes: int = DEFAULT_MAX_BODY_BYTES
+    folder: Path | None = None
+
+
 class SpooledBody:
     """A body of any type, in memory while small and in a temporary file when not; annotate `body` with it.
 
@@ -39,8 +49,9 @@ class SpooledBody:
 
     __slots__ = ("file", "size_bytes")
 
-    def __init__(self) -> None:
-        self.file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 the handler closes it
+    def __init__(self, folder: Path | None = None) -> None:
+        place = None if folder is None else str(folder)
+        self.file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES, dir=place)  # noqa: SIM115 see above
         self.size_bytes = 0
 
     def write(self, data: bytes) -> None:

@@ -157,6 +157,10 @@ def _request_body(plan: Plan, schemas: _Schemas) -> Json | None:
     return {"required": required, "content": _json_content(schemas.of(body_type))}
 
 
+def _limit(plan: Plan) -> str:
+    return "this server takes" if plan.spools else f"{plan.declaration.max_body_bytes} bytes"
+
+
 def _responses(plan: Plan, schemas: _Schemas) -> Json:
     declaration = plan.declaration
     responses: Json = {"200": _success(plan, schemas)}
@@ -165,7 +169,7 @@ def _responses(plan: Plan, schemas: _Schemas) -> Json:
         "400": ("A parameter or the body is missing or wrong.", takes_input),
         "401": ("The access token is missing or unknown.", declaration.auth is not Auth.NONE),
         "403": ("Not allowed.", declaration.auth is not Auth.NONE),
-        "413": (f"The body is larger than {declaration.max_body_bytes} bytes.", plan.body_type is not None),
+        "413": (f"The body is larger than {_limit(plan)}.", plan.body_type is not None),
         "429": ("Too many requests; Retry-After says when to come back.", declaration.limit is not None),
         "default": ("Any other error.", True),
     }

@@ -211,8 +211,35 @@ class Request:
             return self._check_length(length)
         self._max_body_bytes = self._plan.declaration.max_body_bytes
         if self._plan.spools:
-            self._spool = SpooledBody()
+            return self._start_spooling(self._plan, length)
         return self._check_length(length)
+
+    def _start_spooling(self, plan: Plan, length: int | None) -> bool:
+        """What may be large is not taken from just anybody: who sends it is asked before the body is read."""
+        assert self.channel is not None
+        spooling = self.channel.site.spooling
+        self._max_body_bytes = spooling.max_bytes
+        if not self._check_length(length):
+            return False
+        self._spool = SpooledBody(spooling.folder)
+        auth = plan.declaration.auth
+        try:
+            if auth is Auth.NONE or self._authenticate_from_memory(auth):
+                return True
+        except MatrixError as error:
+            self._refuse(error)
+            return False
+        self.channel.pause_reading()
+        drive(self.channel.site.authenticator.authenticate(self, auth), self._vetted)
+        return not self.finished
+
+    def _vetted(self, _: object, error: BaseException | None) -> None:
+        """Read on. A small body may be there already, with its handler at work or done."""
+        if self.finished or self.channel is None:
+            return
+        self.channel.resume_reading()
+        if error is not None and self._spool is not None:
+            self._refuse(error)
 
     def _split(self, target: bytes) -> None:
         if not target.startswith(b"/") and b"://" in target:  # absolute-form, RFC 9112 section 3.2.2
@@ -241,12 +268,15 @@ class Request:
             self._chunks.append(data)
 
     def _refuse_body(self) -> None:
+        self._refuse(TooLarge(f"The body is larger than the {self._max_body_bytes} bytes allowed here"))
+
+    def _refuse(self, error: BaseException) -> None:
+        """Answers before the body has been read."""
         assert self.channel is not None
         self._drop()
         self.channel.persistent = False
         self.channel.stop_reading()
-        limit = self._max_body_bytes
-        self.answer_error(TooLarge(f"The body is larger than the {limit} bytes allowed here"))
+        self.answer_error(error)
 
     def requestReceived(self, command: bytes, target: bytes, version: bytes) -> None:
         """The whole request is there."""

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.internet.protocol import ServerFactory
@@ -28,6 +28,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.web import http
 
 from homeserver.runtime.http.answer import Heads
+from homeserver.runtime.http.body import Spooling
 from homeserver.runtime.http.request import Request, add_header
 from homeserver.runtime.http.router import Authenticator, Router
 
@@ -75,6 +76,7 @@ class App:
     limiter: RateLimiter | None = None
     # Told of every authenticated request: last seen.
     on_authenticated: Callable[[Any, Request], object] | None = None
+    spooling: Spooling = field(factory=Spooling)
 
 
 # twisted.web has no annotations here.
@@ -409,6 +411,7 @@ class Site(ServerFactory[Channel]):
         self.authenticator = app.authenticator
         self.limiter = app.limiter
         self.on_authenticated = app.on_authenticated
+        self.spooling = app.spooling
         self.resources = resources
         self.limits = limits or TimeLimits()
         self.channels: set[Channel] = set()

@@ -39,7 +39,7 @@ class MediaConfig:
     )
     thumbnail_threads: int = setting(1, help="How many thumbnails are made at once.", minimum=1, maximum=64)
     max_image_pixels: int = setting(
-        50_000_000,
+        32_000_000,
         help="Larger images get no thumbnail; all frames of an animation count. A pixel takes up to 8 bytes of memory.",
         minimum=10_000,
     )

@@ -8,9 +8,7 @@ from homeserver.matrix.errors import NotFound
 from homeserver.matrix.ids import ServerName
 from media_repo.media import Media, MediaAddress
 from media_repo.remote import RemoteMedia
-from media_repo.service import Uploads
-
-MAX_WAIT_MS = 60_000
+from media_repo.service import Uploads, bounded_wait_ms
 
 
 @define(eq=False)
@@ -21,15 +19,15 @@ class Library:
     uploads: Uploads
     remote: RemoteMedia | None
 
-    async def load(self, address: MediaAddress, timeout_ms: int, wanted_by: str, *, fetch: bool = True) -> Media:
+    async def load(self, address: MediaAddress, timeout_ms: int, wanted_by: str) -> Media:
         """Waits up to `timeout_ms` for content that was announced only. `wanted_by` is whose limit a fetch counts for.
 
-        `fetch` False: only what is here already. Raises: NotFound, NotYetUploaded, LimitExceeded, MatrixErrors of 502.
+        Raises: NotFound, NotYetUploaded, LimitExceeded, MatrixErrors of 502 to 504.
         """
-        timeout_ms = min(max(timeout_ms, 0), MAX_WAIT_MS)
+        timeout_ms = bounded_wait_ms(timeout_ms)
         if address.server == self.server_name:
             return await self.uploads.load(address.media_id, timeout_ms)
-        if self.remote is None or not fetch:
+        if self.remote is None:
             raise NotFound("That is media of another server")
         return await self.remote.load(address, timeout_ms, wanted_by)
 

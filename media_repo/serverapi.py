@@ -15,7 +15,6 @@ from homeserver.runtime.http.endpoint import Auth, endpoint
 from homeserver.runtime.http.response import Response
 from media_repo.api import WaitQuery
 from media_repo.headers import disposition_of
-from media_repo.library import MAX_WAIT_MS
 from media_repo.media import Media, parse_media_id
 from media_repo.service import Uploads
 from media_repo.serving import Files, Span
@@ -43,8 +42,7 @@ class ServerMediaEndpoints:
     )
     async def get_download(self, path: ServerMediaPath, query: WaitQuery) -> Response:
         """The content of a local upload, as the second part of a multipart answer."""
-        wait_ms = min(max(query.timeout_ms, 0), MAX_WAIT_MS)
-        media = await self._uploads.load(parse_media_id(path.media_id), wait_ms)
+        media = await self._uploads.load(parse_media_id(path.media_id), query.timeout_ms)
         return await multipart_answer(self._files, media)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
@@ -30,6 +31,13 @@ from media_repo.config import MediaConfig
 from media_repo.media import About, Media, NotYetUploaded, Upload, make_media_id
 from media_repo.storage import MediaStorage
 from media_repo.workers import Workers
+
+MAX_WAIT_MS: Final = 60_000
+
+
+def bounded_wait_ms(timeout_ms: int) -> int:
+    """How long somebody who says so is kept waiting."""
+    return min(max(timeout_ms, 0), MAX_WAIT_MS)
 
 
 @define(eq=False)
@@ -90,10 +98,10 @@ class Uploads:
             waiting.callback(None)
 
     async def load(self, media_id: str, timeout_ms: int) -> Media:
-        """Waits so long at most for content that was announced. Raises: NotFound, NotYetUploaded."""
+        """Waits so long for content that was announced, a minute at most. Raises: NotFound, NotYetUploaded."""
         row = await self._load(media_id)
         if row.file_id is None:
-            row = await self._load_arrived(media_id, timeout_ms)
+            row = await self._load_arrived(media_id, bounded_wait_ms(timeout_ms))
         return _media_of(row)
 
     async def _load_arrived(self, media_id: str, timeout_ms: int) -> LocalMediaRow:

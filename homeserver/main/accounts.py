@@ -56,6 +56,7 @@ from homeserver.runtime.config_sections import RtcConfig, TurnConfig
 UNSTABLE_FEATURES = {
     "im.hearth.stream": True,
     "org.matrix.msc3814.v1": True,
+    "org.matrix.msc3916.stable": True,
     "org.matrix.msc4140": True,
     "org.matrix.msc4143": True,
     "org.matrix.msc4222": True,

@@ -27,6 +27,7 @@ BROAD_EXCEPTS = {
     "federation/dns.py": "twisted.names has no common base; it becomes a LookupFailed",
     "federation/outbound/distributor.py": "a background task: a row that can't be understood must not stop those behind it",
     "federation/outbound/sender.py": "a background task: one server's fault must not stop the others",
+    "media_repo/images.py": "decoders of hostile input raise anything; it becomes a CannotThumbnail",
     "homeserver/runtime/coroutine.py": "what a coroutine raises is its caller's",
     "homeserver/runtime/db.py": "what a store function raises is its caller's",
     "homeserver/runtime/http/request.py": "the request boundary",

@@ -51,6 +51,13 @@ const redacted = until(bob, "Room.redaction", (event) => event.getAssociatedId()
 await alice.redactEvent(roomId, eventId);
 await redacted;
 
+const { content_uri: uri } = await alice.uploadContent("some words", { name: "words.txt", type: "text/plain" });
+// The path that this version of the SDK knows is of before the endpoint was in the specification.
+const file = await fetch(`${url}/_matrix/client/v1/media/download/${uri.slice("mxc://".length)}`, {
+    headers: { Authorization: `Bearer ${bob.getAccessToken()}` } });
+assert.equal(await file.text(), "some words");
+assert.equal(file.headers.get("content-disposition"), 'inline; filename="words.txt"');
+
 await assert.rejects(bob.setRoomName(roomId, "mine"), (error) => error.errcode === "M_FORBIDDEN");
 await assert.rejects(logIn("alice", "wrong"), (error) => error.errcode === "M_FORBIDDEN");
 

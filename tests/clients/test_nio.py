@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from io import BytesIO
 from typing import Any
 
 import nio
+
+from tests.media_repo.pictures import opened, picture
 
 
 def _text(body: str) -> dict[str, str]:
@@ -54,6 +57,24 @@ async def _talk(url: str) -> None:
         await bob.close()
 
 
+async def _show_a_picture(url: str, content: bytes) -> None:
+    alice, bob = await _log_in(url, "alice"), await _log_in(url, "bob")
+    try:
+        assert (await alice.content_repository_config()).upload_size == 50 * 1024 * 1024
+        uploaded, _ = await alice.upload(BytesIO(content), "image/png", "größe.png", filesize=len(content))
+        assert isinstance(uploaded, nio.UploadResponse)
+        downloaded = await bob.download(uploaded.content_uri)
+        assert isinstance(downloaded, nio.MemoryDownloadResponse)
+        assert (downloaded.body, downloaded.content_type, downloaded.filename) == (content, "image/png", "größe.png")
+        server, media_id = uploaded.content_uri.removeprefix("mxc://").split("/")
+        thumbnail = await bob.thumbnail(server, media_id, 32, 32)
+        assert isinstance(thumbnail, nio.ThumbnailResponse)
+        assert opened(thumbnail.body).size == (32, 16)
+    finally:
+        await alice.close()
+        await bob.close()
+
+
 async def _log_in_wrongly(url: str) -> Any:
     client = nio.AsyncClient(url, "@alice:test.example")
     try:
@@ -66,6 +87,12 @@ def test_two_users_talk(hearth: Any) -> None:
     hearth.register("alice")
     hearth.register("bob")
     asyncio.run(_talk(hearth.url))
+
+
+def test_a_picture_is_shown(hearth: Any) -> None:
+    hearth.register("alice")
+    hearth.register("bob")
+    asyncio.run(_show_a_picture(hearth.url, picture(400, 200)))
 
 
 def test_wrong_password_is_refused(hearth: Any) -> None:

@@ -28,11 +28,6 @@ def multipart(content: bytes, head: str = "Content-Type: text/plain", boundary: 
 
 
 @pytest.fixture
-def visitor(start_federated: Any, start_peer: Any) -> Visitor:
-    return Visitor(start_peer(), start_federated())
-
-
-@pytest.fixture
 def alice(visitor: Visitor) -> Any:
     return visitor.hearth.register("alice")
 

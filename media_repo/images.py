@@ -1,0 +1,174 @@
+"""Making images smaller. Nothing said of an image is believed: its format is what the decoder finds.
+
+The input is hostile. What bounds the work: four formats and no others; the number of pixels, known from the head before
+anything is decoded; for animations the pixels of all frames, and their number. What is no such image, or broken, is
+CannotThumbnail, whatever the decoder made of it. These functions block: call them in a thread.
+
+Spec: client-server-api#thumbnails
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import IO, Final
+
+from attrs import frozen
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
+
+TYPES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+MAX_FRAMES: Final = 1000
+JPEG_QUALITY: Final = 85
+WEBP_QUALITY: Final = 80
+_ORIENTATION: Final = 0x0112
+_FIRST_TURNED: Final = 5  # from here on width and height change places
+_DEFAULT_FRAME_MS: Final = 100
+_MAX_FRAME_MS: Final = 60_000
+
+Size = tuple[int, int]
+
+
+class CannotThumbnail(Exception):
+    """It is no image that can be made smaller."""
+
+
+class ImageTooLarge(Exception):
+    """It has too many pixels."""
+
+
+@frozen
+class Wanted:
+    """`width` and `height` bound the result; "crop" cuts off what exceeds their aspect, "scale" keeps all."""
+
+    width: int
+    height: int
+    method: str
+    animated: bool
+
+
+@frozen
+class Made:
+    """A thumbnail. `content` None: the image is small enough to be its own."""
+
+    content_type: str
+    content: bytes | None
+
+
+def make_thumbnail(file: IO[bytes], wanted: Wanted, max_pixels: int) -> Made:
+    """Raises: CannotThumbnail, ImageTooLarge."""
+    try:
+        with Image.open(file, formats=tuple(TYPES)) as image:
+            if image.width * image.height > max_pixels:
+                raise ImageTooLarge()
+            return _make(image, wanted, max_pixels)
+    except (CannotThumbnail, ImageTooLarge):
+        raise
+    except Image.DecompressionBombError:
+        raise ImageTooLarge() from None
+    except (
+        Exception
+    ) as error:  # decoders of broken input raise anything: OSError, SyntaxError, struct.error, IndexError…
+        raise CannotThumbnail(str(error)) from error
+
+
+def _make(image: ImageFile, wanted: Wanted, max_pixels: int) -> Made:
+    size = _upright_size(image)
+    scaled = scaled_size(size, wanted)
+    is_whole = scaled == size and cut_size(scaled, wanted) == size
+    moves = bool(getattr(image, "is_animated", False))
+    if is_whole and moves <= wanted.animated:
+        return Made(TYPES[image.format or ""], None)
+    if moves and wanted.animated:
+        frames = _count_frames(image, cut_size(scaled, wanted), max_pixels)
+        if frames is not None:
+            return _make_animated(image, wanted, frames)
+    return _make_still(image, wanted)
+
+
+# -- sizes ---------------------------------------------------------------------------------------------------------------
+
+
+def scaled_size(size: Size, wanted: Wanted) -> Size:
+    """What the image is scaled to, and never up."""
+    ratios = (wanted.width / size[0], wanted.height / size[1])
+    ratio = min(1.0, max(ratios) if wanted.method == "crop" else min(ratios))
+    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+
+
+def cut_size(scaled: Size, wanted: Wanted) -> Size:
+    """What is left of the scaled image."""
+    return min(scaled[0], wanted.width), min(scaled[1], wanted.height)
+
+
+def _upright_size(image: Image.Image) -> Size:
+    turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+    return (image.height, image.width) if turned else image.size
+
+
+# -- pictures ------------------------------------------------------------------------------------------------------------
+
+
+def _make_still(image: ImageFile, wanted: Wanted) -> Made:
+    longest = max(scaled_size(_upright_size(image), wanted))
+    image.draft(None, (longest, longest))  # a JPEG is decoded no larger than needed
+    shrunk = _shrink(ImageOps.exif_transpose(image), wanted)
+    target = BytesIO()
+    if shrunk.mode == "RGBA":
+        shrunk.save(target, "PNG")
+        return Made("image/png", target.getvalue())
+    shrunk.save(target, "JPEG", quality=JPEG_QUALITY, progressive=True)
+    return Made("image/jpeg", target.getvalue())
+
+
+def _shrink(image: Image.Image, wanted: Wanted) -> Image.Image:
+    """As RGB, or RGBA where parts may be transparent; without what else the file says."""
+    picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    scaled = scaled_size(picture.size, wanted)
+    if scaled != picture.size:
+        picture = picture.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    width, height = cut_size(scaled, wanted)
+    left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+    picture = picture.crop((left, top, left + width, top + height))
+    picture.info.clear()
+    return picture
+
+
+# -- animations ----------------------------------------------------------------------------------------------------------
+
+
+def _count_frames(image: ImageFile, size: Size, max_pixels: int) -> int | None:
+    """None where there are too many to be worked through, or to be held in memory once they are small."""
+    most = min(MAX_FRAMES, 2 * max_pixels // (image.width * image.height), max_pixels // (size[0] * size[1]))
+    for number in range(1, most + 1):
+        try:
+            image.seek(number)
+        except EOFError:
+            image.seek(0)
+            return number
+    image.seek(0)
+    return None
+
+
+def _make_animated(image: ImageFile, wanted: Wanted, frames: int) -> Made:
+    pictures, durations_ms = [], []
+    for number in range(frames):
+        image.seek(number)
+        image.load()
+        durations_ms.append(_duration_ms(image))
+        pictures.append(_shrink(image, wanted))
+    target = BytesIO()
+    pictures[0].save(
+        target,
+        "WEBP",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=durations_ms,
+        loop=0,
+        quality=WEBP_QUALITY,
+        method=0,
+    )
+    return Made("image/webp", target.getvalue())
+
+
+def _duration_ms(frame: Image.Image) -> int:
+    return min(max(int(frame.info.get("duration") or _DEFAULT_FRAME_MS), 1), _MAX_FRAME_MS)

@@ -72,6 +72,7 @@ class UploadEndpoints:
     ) -> JsonObject:
         """Keep a file. What it is said to be is kept as said, and never believed."""
         with body.file:
+            requester.check_not_suspended()
             media_id = await self._uploads.upload(requester.user_id, _upload(request, query, body))
         return {"content_uri": self._uri(media_id)}
 
@@ -86,6 +87,7 @@ class UploadEndpoints:
     )
     async def post_create(self, requester: Requester) -> JsonObject:
         """A URI whose content is uploaded later."""
+        requester.check_not_suspended()
         media_id, expires_ts_ms = await self._uploads.announce(requester.user_id)
         return {"content_uri": self._uri(media_id), "unused_expires_at": expires_ts_ms}
 
@@ -103,6 +105,7 @@ class UploadEndpoints:
     ) -> JsonObject:
         """The content of a URI that was made before."""
         with body.file:
+            requester.check_not_suspended()
             if path.server_name != self._server_name:
                 raise NotFound("That is no media of this server")
             media_id = parse_media_id(path.media_id)

@@ -18,12 +18,12 @@ RETRY_MS = 1000
 
 @define(eq=False)
 class Workers:
-    """At most `threads` at once; more than `max_waiting` behind them are refused."""
+    """At most `threads` at once; more than `max_waiting` behind them are refused, if it is given."""
 
     reactor: Any
     name: str
     threads: int
-    max_waiting: int = 1000
+    max_waiting: int | None = None
     _pool: ThreadPool = field(init=False)
     _in_hand: int = field(init=False, default=0)
 
@@ -40,7 +40,7 @@ class Workers:
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Raises: LimitExceeded when too much waits, and what the function raises."""
-        if self._in_hand >= self.threads + self.max_waiting:
+        if self.max_waiting is not None and self._in_hand >= self.threads + self.max_waiting:
             raise LimitExceeded(RETRY_MS, "Too many files are in hand")
         self._in_hand += 1
         running: Deferred[T] = deferToThreadPool(self.reactor, self._pool, self._counted, function, args)

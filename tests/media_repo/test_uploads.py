@@ -136,6 +136,12 @@ def test_guests_download_and_do_not_upload(hearth: Any, alice: Any) -> None:
     guest.post(UPLOAD, b"x", expect="M_GUEST_ACCESS_FORBIDDEN")
 
 
+def test_suspended_users_do_not_upload(hearth: Any, alice: Any) -> None:
+    run_in_reactor(hearth.running.services.accounts.accounts.set_suspended, alice.user_id, True)
+    alice.post(UPLOAD, b"x", expect="M_USER_SUSPENDED")
+    alice.post(CREATE, expect="M_USER_SUSPENDED")
+
+
 def test_download_needs_a_token(hearth: Any, alice: Any) -> None:
     assert download(hearth.client(), upload(alice, b"x")).status_code == 401
 

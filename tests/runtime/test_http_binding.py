@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated, Any
 
 import msgspec
@@ -204,3 +205,11 @@ def test_raw_and_spooled_bodies_are_not_looked_into(served: Served) -> None:
     body = bytes(range(256)) * 4000
     assert served.request("POST", "/raw", body).json == {"length": len(body)}
     assert served.request("POST", "/spool", body).json == {"length": len(body), "read": len(body)}
+
+
+def test_full_disk_is_an_error_of_ours(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(body: SpooledBody, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SpooledBody, "write", write)
+    assert served.request("POST", "/spool", b"x" * 100_000).status == 500

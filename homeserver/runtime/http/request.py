@@ -261,11 +261,17 @@ class Request:
         if self._body_bytes > self._max_body_bytes:
             self._refuse_body()
         elif self._spool is not None:
-            self._spool.write(data)
+            self._write_spool(self._spool, data)
         elif self._chunks is None:
             self._chunks = [data]
         else:
             self._chunks.append(data)
+
+    def _write_spool(self, spool: SpooledBody, data: bytes) -> None:
+        try:
+            spool.write(data)
+        except OSError as error:  # the disk is full
+            self._refuse(error)
 
     def _refuse_body(self) -> None:
         self._refuse(TooLarge(f"The body is larger than the {self._max_body_bytes} bytes allowed here"))

@@ -148,20 +148,19 @@ class ScriptedPeer:
     _rules: list[tuple[str, str, Any]] = field(init=False, factory=list)
     _server: Any = field(init=False, default=None)
     _thread: threading.Thread | None = field(init=False, default=None)
-    port: int = field(init=False, default=0)
+    port: int = field(init=False, factory=get_free_port)
     # For replies that wait: they end with the peer.
     stopping: threading.Event = field(init=False, factory=threading.Event)
 
     # -- being there ---------------------------------------------------------------------------------------------------
 
     def start(self) -> ScriptedPeer:
-        """At the port it had before, if it had one."""
+        """At the port it had before, if it was there already."""
         self.stopping.clear()
         files = self.certificate or self.ca.for_loopback()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(files.certificate, files.private_key)
         self._server = _TlsServer(("127.0.0.1", self.port), _handler_of(self), context)
-        self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
         return self

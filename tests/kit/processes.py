@@ -7,10 +7,16 @@ import os
 import pwd
 import signal
 import socket
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 
 _PR_SET_PDEATHSIG = 1
+BLOCKS = 50
+_ports: deque[int] = deque()
+_claims: list[socket.socket] = []
 
 
 def die_with_parent(user: pwd.struct_passwd | None = None) -> Callable[[], None]:
@@ -40,11 +46,37 @@ def get_unprivileged_user() -> pwd.struct_passwd | None:
 
 
 def get_free_port() -> int:
-    """A port that nobody listened at a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port for a server of this process, also for the time while that server is down.
+
+    It is none of those that the kernel gives to connections: with one of them a server that starts anew may find its port taken.
+    """
+    if not _ports:
+        _ports.extend(_claim_ports())
+    for _ in range(len(_ports)):
+        port = _ports.popleft()
+        _ports.append(port)  # it comes again when all others were used
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"none of the {len(_ports)} ports of this process is free")
+
+
+def _claim_ports() -> range:
+    """Ports that no other process of tests on this machine uses: this one has the abstract socket of their name until it ends."""
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    below, above = range(10_000, low), range(high + 1, 65_536)
+    whole = max(below, above, key=len)
+    starts = [*whole[:: len(whole) // BLOCKS]][:BLOCKS]
+    SystemRandom().shuffle(starts)
+    for start in starts:
+        claim = socket.socket(socket.AF_UNIX)
+        with suppress(OSError):
+            claim.bind(f"\0hearth-tests-ports-{start}")
+            _claims.append(claim)
+            return range(start, start + len(whole) // BLOCKS)
+        claim.close()
+    raise RuntimeError("all ports are claimed by other runs of the tests")
 
 
 def find_synapse() -> Path | None:

@@ -16,7 +16,7 @@ from homeserver.runtime.clock import SystemClock
 from homeserver.runtime.http_client import HttpClient, HttpPolicy
 from homeserver.runtime.outbound_addresses import AddressPolicy, parse_networks
 from tests.kit.certificates import TestCa
-from tests.kit.federation import Answer, ScriptedPeer
+from tests.kit.federation import Answer, Received, ScriptedPeer
 from tests.kit.reactor import get_reactor, run_in_reactor
 
 VERSION = "/_matrix/federation/v1/version"
@@ -280,8 +280,11 @@ def test_proxy_that_does_not_pass_requests_on(surgery: Surgery, peer: ScriptedPe
 )
 def test_clock(surgery: Surgery, peer: ScriptedPeer, off_s: int, level: Level, words: str) -> None:
     document = {"server": {"name": "Scripted", "version": "1"}}
-    date = formatdate(time.time() + off_s, usegmt=True)
-    peer.answer("GET", VERSION, Answer(document, 200, {"Date": date}))
+
+    def answer(_: Received) -> Answer:
+        return Answer(document, 200, {"Date": formatdate(time.time() + off_s, usegmt=True)})
+
+    peer.answer("GET", VERSION, answer)
     assert words in at(level, surgery.examine(peer.server_name), "clock")
 
 

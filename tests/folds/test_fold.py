@@ -17,7 +17,7 @@ def test_who_gives_up_does_not_take_the_value_from_others(hearth: Any) -> None:
     may_go = Event()
 
     def load(_conn: Connection, keys: Sequence[str]) -> dict[str, str]:
-        may_go.wait(20)
+        may_go.wait(120)
         return {key: key.upper() for key in keys}
 
     def ask() -> tuple[Deferred[str], Deferred[str]]:

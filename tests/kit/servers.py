@@ -32,7 +32,7 @@ SERVER_NAME = "test.example"
 SHARED_SECRET = "the shared secret of the tests"
 CHECKOUT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_MS = 120_000
-STOP_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 120
 
 Settings = Mapping[str, Any]
 

@@ -24,7 +24,7 @@ from tests.kit.processes import die_with_parent, get_free_port
 from tests.kit.servers import Addressed
 
 START_TIMEOUT_MS = 120_000
-STOP_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 120
 UNLIMITED = {"per_second": 1_000_000, "burst_count": 1_000_000}
 
 

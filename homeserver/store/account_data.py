@@ -9,6 +9,7 @@ from attrs import frozen
 from sqlalchemy import Connection, bindparam, select
 
 from homeserver.matrix.canonical import encode_json
+from homeserver.runtime.statement import Statement
 from homeserver.store.tables.accounts import account_data
 from homeserver.store.upsert import upsert
 
@@ -28,7 +29,7 @@ _ONE = select(account_data.c.content).where(
     account_data.c.type == bindparam("type"),
 )
 _COLUMNS = (account_data.c.room_id, account_data.c.type, account_data.c.content)
-_BETWEEN = (
+_BETWEEN = Statement(
     select(*_COLUMNS)
     .where(
         account_data.c.user_id == bindparam("user"),
@@ -50,7 +51,7 @@ def load_account_data(conn: Connection, user_id: str, room_id: str, type_: str) 
 
 def load_account_data_between(conn: Connection, user_id: str, after: int, upto: int) -> list[AccountDataRow]:
     """What was last set at a position in (after, upto], in that order; after=0 gives all."""
-    rows = conn.execute(_BETWEEN, {"user": user_id, "after": after, "upto": upto})
+    rows = _BETWEEN.all(conn, {"user": user_id, "after": after, "upto": upto})
     return [AccountDataRow(*row) for row in rows]
 
 

@@ -82,11 +82,21 @@ class SlidingSync:
     ) -> tuple[_Built, UserRooms]:
         """No await behind the moment for which the response stands."""
         view = View(self.sources, request.user_id)
+        picked: Windows | None = None
+        picked_at = -1
         for _ in range(ATTEMPTS):
             view.begin()
             rooms, ignored = view.get_rooms(), view.get_ignored()
             if rooms is not None and ignored is not None:
-                built = self._build_now(view, request, key, state, rooms, ignored)
+                if state is not None and self._is_quiet(view, request, state, rooms):
+                    windows: Windows | None = Windows(counts=dict(state.counts))
+                else:
+                    if picked is None or picked_at != view.now:
+                        picked, picked_at = self.lists.pick(view, request, rooms, state), view.now
+                    windows = picked
+                built = None
+                if windows is not None:
+                    built = self._build_now(view, request, key, state, rooms, ignored, windows)
                 if built is not None and view.is_complete:
                     return built, rooms
             await view.load()
@@ -100,14 +110,9 @@ class SlidingSync:
         state: ConnectionState | None,
         rooms: UserRooms,
         ignored: frozenset[str],
+        windows: Windows,
     ) -> _Built | None:
         ephemeral = self.sources.typing.serial
-        if state is not None and self._is_quiet(view, request, state, rooms):
-            windows: Windows | None = Windows(counts=dict(state.counts))
-        else:
-            windows = self.lists.pick(view, request, rooms, state)
-        if windows is None:
-            return None
         parts = self._rooms(view, request, state, rooms, windows, ignored)
         told = self.extensions.tell(view, request, state, rooms, windows, parts, ignored)
         if told is None or not view.is_complete:

@@ -35,3 +35,23 @@ class FederationConfig:
         ["matrix.org"], help="Servers asked for keys of servers that can't be reached themselves."
     )
     public_rooms: bool = setting(True, help="Whether other servers may list the public rooms of this one.")
+
+
+@section("policy_server")
+class PolicyServerConfig:
+    """This server as a policy server: it says which events rooms should take that name it in m.room.policy."""
+
+    enabled: bool = setting(False, help="Whether this server signs events as a policy server.")
+    key_file: Path = setting(
+        Path("policy.key"), help="The key that recommends events, not that of the server; made at the first start."
+    )
+    rooms: list[str] = setting([], help="The ids of the rooms that it guards. Empty: all that its users are in.")
+    denied_servers: list[str] = setting(
+        [], help='Servers whose users\' events are not recommended. "*.example.org" is all below that name.'
+    )
+    denied_event_types: list[str] = setting(
+        [], help='Types of events that are not recommended, such as "m.sticker" or "m.poll.*".'
+    )
+    max_mentions: int = setting(
+        0, help="How many users an event may mention; the whole room counts as one. 0: any number.", minimum=0
+    )

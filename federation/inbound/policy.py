@@ -20,6 +20,7 @@ from attrs import define, field, frozen
 from federation.bounded import Bounded
 from federation.client import FederationClient
 from federation.errors import BadAnswer, RemoteRefused, RemoteUnreachable
+from federation.policy_server import PolicyServer, Refused, is_bare_leave
 from homeserver.folds.events import EventCache
 from homeserver.matrix.canonical import encode_for_version
 from homeserver.matrix.errors import BadSignature, Forbidden, MatrixError
@@ -29,7 +30,6 @@ from homeserver.matrix.signing import KeyId, VerifyKey, verify_event_signature
 from homeserver.matrix.state_map import StateKey
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.rooms.heads import RoomHeads
-from homeserver.rooms.member_content import BARE_LEAVE
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ class PolicyServers:
     client: FederationClient
     heads: RoomHeads
     events: EventCache
+    # Where this server is one.
+    own: PolicyServer | None = None
     # By room, with the parts of the head from which it was made.
     _policies: Bounded[RoomId, tuple[object, object, Policy | None]] = field(
         init=False, factory=lambda: Bounded(ROOMS_KEPT)
@@ -111,13 +113,24 @@ class PolicyServers:
         policy = await self._load_policy(pdu)
         if policy is None or _is_signed(pdu, policy):
             return pdu
-        answer = await self.client.post(
-            policy.server, SIGN_PATH, pdu.json, timeout_ms=SIGN_TIMEOUT_MS, max_bytes=MAX_ANSWER_BYTES
-        )
+        answer = await self._ask_for_signature(pdu, policy.server)
         signed = _with_signature(pdu, policy, answer)
         if signed is None:
             raise BadAnswer(policy.server, "there is no valid signature in it")
         return signed
+
+    async def _ask_for_signature(self, pdu: Pdu, server: ServerName) -> Any:
+        """Raises: RemoteUnreachable, RemoteRefused."""
+        if self.own is None or server != self.own.server_name:
+            return await self.client.post(
+                server, SIGN_PATH, pdu.json, timeout_ms=SIGN_TIMEOUT_MS, max_bytes=MAX_ANSWER_BYTES
+            )
+        if not self.own.rules.guards(pdu.room_id):
+            raise RemoteUnreachable(server, "it does not guard the room")
+        try:
+            return self.own.recommend(pdu)
+        except Refused as error:
+            raise RemoteRefused(server, error.status, error.to_json()) from None
 
     async def _load_policy(self, pdu: Pdu) -> Policy | None:
         """What the room's current state says; None where this event needs no recommendation."""
@@ -134,11 +147,6 @@ class PolicyServers:
         policy = parse_policy(event.pdu.content, head) if event is not None else None
         self._policies.put(head.room_id, (event_id, head.members, policy))
         return policy
-
-
-def is_bare_leave(pdu: Pdu) -> bool:
-    """Whether a user leaves (or refuses an invite, or takes a knock back) and says nothing else."""
-    return pdu.type == MEMBER and pdu.state_key == pdu.sender and pdu.content == BARE_LEAVE
 
 
 def parse_policy(content: dict[str, Any], head: RoomHead) -> Policy | None:

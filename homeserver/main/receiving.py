@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from federation.client import FederationClient
+from federation.config import PolicyServerConfig
 from federation.inbound.acl import ServerAcls
 from federation.inbound.edus import EduHandlers
 from federation.inbound.fetching import Fetcher
@@ -15,8 +16,13 @@ from federation.inbound.receive_pdu import PduReceiver
 from federation.inbound.room_queue import RoomQueues
 from federation.inbound.transaction import Transactions
 from federation.keys.key_ring import KeyRing
+from federation.policy_server import KEY_VERSION, PolicyRules, PolicyServer
+from federation.serverapi.policy import PolicyEndpoints
 from federation.serverapi.send import SendEndpoint
 from homeserver.main.core import Core
+from homeserver.main.keys import load_signing_key
+from homeserver.matrix.signing import SigningKey
+from homeserver.runtime.config import ConfigError
 
 
 @frozen
@@ -44,7 +50,8 @@ def build_receiving(core: Core, client: FederationClient, ring: KeyRing) -> Rece
     acls = ServerAcls(core.heads, core.events)
     checks = PduChecks(ring, core.reactor)
     fetcher = Fetcher(client, checks, core.database, core.events)
-    policies = core.writer.reviewer = PolicyServers(client, core.heads, core.events)
+    own_policy = build_policy_server(core, acls, ring)
+    policies = core.writer.reviewer = PolicyServers(client, core.heads, core.events, own_policy)
     receiver = PduReceiver(core.server_name, client, checks, fetcher, policies, core.ingest, core.heads, core.clock)
     queues = RoomQueues(core.clock, core.database, core.heads, checks, receiver)
     edus = EduHandlers(acls, core.clock)
@@ -52,6 +59,18 @@ def build_receiving(core: Core, client: FederationClient, ring: KeyRing) -> Rece
     transactions = Transactions(
         core.server_name, core.clock, core.database, core.heads, acls, checks, queues, edus, ends
     )
-    return ReceivingServices(
-        acls, checks, fetcher, policies, receiver, queues, edus, transactions, [SendEndpoint(transactions, core.clock)]
-    )
+    endpoints: list[object] = [SendEndpoint(transactions, core.clock)]
+    if own_policy is not None:
+        endpoints.append(PolicyEndpoints(own_policy))
+    return ReceivingServices(acls, checks, fetcher, policies, receiver, queues, edus, transactions, endpoints)
+
+
+def build_policy_server(core: Core, acls: ServerAcls, ring: KeyRing) -> PolicyServer | None:
+    """None where this server is not to be one. Raises: ConfigError."""
+    config = core.config.section(PolicyServerConfig)
+    if not config.enabled:
+        return None
+    key = SigningKey(KEY_VERSION, load_signing_key(core.config.resolve(config.key_file)).seed)
+    if key.verify_key.public_key == core.signing_key.verify_key.public_key:
+        raise ConfigError("policy_server.key_file: must not be the key that the server signs with")
+    return PolicyServer(core.server_name, key, PolicyRules(config), core.heads, acls, ring)

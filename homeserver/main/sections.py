@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from federation.config import FederationConfig
+from federation.config import FederationConfig, PolicyServerConfig
 from homeserver.accounts.config import LoginConfig, RegistrationConfig, WellKnownConfig
 from homeserver.main.memory import MemoryConfig
 from homeserver.rooms.config import RoomsConfig
@@ -20,6 +20,7 @@ SECTIONS: Final[tuple[type, ...]] = (
     WellKnownConfig,
     RoomsConfig,
     FederationConfig,
+    PolicyServerConfig,
     MediaConfig,
     MemoryConfig,
 )

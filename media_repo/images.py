@@ -111,7 +111,8 @@ def _upright_size(image: Image.Image) -> Size:
 def _make_still(image: ImageFile, wanted: Wanted) -> Made:
     longest = max(scaled_size(_upright_size(image), wanted))
     image.draft(None, (longest, longest))  # a JPEG is decoded no larger than needed
-    shrunk = _shrink(ImageOps.exif_transpose(image), wanted)
+    ImageOps.exif_transpose(image, in_place=True)
+    shrunk = _shrink(image, wanted)
     target = BytesIO()
     if shrunk.mode == "RGBA":
         shrunk.save(target, "PNG")
@@ -122,7 +123,8 @@ def _make_still(image: ImageFile, wanted: Wanted) -> Made:
 
 def _shrink(image: Image.Image, wanted: Wanted) -> Image.Image:
     """As RGB, or RGBA where parts may be transparent; without what else the file says."""
-    picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    picture = image if image.mode == mode else image.convert(mode)
     scaled = scaled_size(picture.size, wanted)
     if scaled != picture.size:
         picture = picture.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=2.0)

@@ -22,6 +22,14 @@ SETTINGS = {"rooms": {"kept_history_events": KEPT}}
 
 
 @pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, a page is there when it is answered."""
+    monkeypatch.setattr("federation.backfill.BUDGET_MS", 600_000)
+    monkeypatch.setattr("federation.backfill.REQUEST_TIMEOUT_MS", 120_000)
+    monkeypatch.setattr("federation.backfill.FAILED_MS", 0)
+
+
+@pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homeserver.rooms.history_trimming.BATCH_EVENTS", 17)
     monkeypatch.setattr("homeserver.rooms.history_trimming.BATCH_ROWS", 17)

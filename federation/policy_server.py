@@ -121,7 +121,7 @@ class PolicyServer:
         if not self.rules.guards(parsed):
             raise NotFound("This server does not guard that room")
         head = self.heads.get(parsed) or await self.heads.load(parsed)
-        if not any(domain_of(user_id) == self.server_name for user_id in head.joined_users()):
+        if not head.is_server_joined(self.server_name):
             raise NotFound("This server does not guard that room")
         return head
 

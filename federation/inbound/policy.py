@@ -158,7 +158,7 @@ def parse_policy(content: dict[str, Any], head: RoomHead) -> Policy | None:
     key = keys.get("ed25519") if isinstance(keys, dict) else None
     if not isinstance(via, str) or not isinstance(key, str) or not is_server_name(via):
         return None
-    if via not in head.joined_servers():
+    if not head.is_server_joined(ServerName(via)):
         return None
     try:
         return Policy(ServerName(via), VerifyKey.from_base64(KEY_ID, key))

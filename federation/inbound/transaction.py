@@ -50,7 +50,6 @@ MAX_AT_ONCE: Final = 100
 RETRY_AFTER_MS: Final = 2_000
 ANSWERS_KEPT: Final = 2_000
 ORIGINS_KEPT: Final = 2_000
-RESIDENCES_KEPT: Final = 2_000
 KEPT_FOR_MS: Final = 24 * 3600 * 1000
 CLEAN_EVERY_MS: Final = 3600 * 1000
 # How long the answer waits for events to be dealt with.
@@ -88,7 +87,6 @@ class Transactions:
     _running: SingleFlight[Answer] = field(init=False, factory=SingleFlight)
     _waiting: dict[ServerName, int] = field(init=False, factory=dict)
     _slots: Slots = field(init=False, factory=lambda: Slots(MAX_AT_ONCE, 1))
-    _resident: Bounded[RoomId, tuple[object, bool]] = field(init=False, factory=lambda: Bounded(RESIDENCES_KEPT))
     _unsaved: list[ReceivedTransaction] = field(init=False, factory=list)
     _saving: Any = field(init=False, default=None)
     _cleaned_at_ms: int = field(init=False, default=0)
@@ -210,7 +208,7 @@ class Transactions:
             return await self._receive_outside(room_id, raws)
         if not await self.acls.is_allowed_by(head, origin):
             return [Refusal(_event_id(raw, head), "Server is banned from room") for raw in raws]
-        if not self._is_resident(head):
+        if not head.is_server_joined(self.server_name):
             return await self._receive_outside(room_id, raws, head)
         return await self.checks.check_each(raws, head.version, room_id=room_id)
 
@@ -225,16 +223,6 @@ class Transactions:
                 result = Refusal(result.event_id or _event_id(raw, head), result.error)
             results.append(Settled(result.event_id) if isinstance(result, Pdu) else result)
         return results
-
-    def _is_resident(self, head: RoomHead) -> bool:
-        """PERF: a big room's members are looked through only when they have changed."""
-        kept = self._resident.get(head.room_id)
-        if kept is not None and kept[0] is head.members:
-            return kept[1]
-        own = f":{self.server_name}"
-        resident = any(each == "join" and user_id.endswith(own) for user_id, each in head.members.items())
-        self._resident.put(head.room_id, (head.members, resident))
-        return resident
 
     # -- answers -------------------------------------------------------------------------------------------------------
 

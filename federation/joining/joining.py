@@ -77,7 +77,7 @@ class Joining:
             if head is not None and head.is_joined(user_id):
                 return head.state[member_key(user_id)]
             servers = [*via, *await self._load_servers(room_id, user_id, head)]
-            is_here = head is not None and self.server_name in head.joined_servers()
+            is_here = head is not None and head.is_server_joined(self.server_name)
             enter = self.entry.receive if is_here else self.entry.enter
             joined = await self.handshake.join(room_id, user_id, content, servers, enter)
             return joined.event.event_id

@@ -6,6 +6,7 @@ built on events that are not committed yet) costs little, and whoever holds a he
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import immutables
@@ -28,7 +29,10 @@ HISTORY_VISIBILITY: StateKey = ("m.room.history_visibility", "")
 # State whose events a head keeps at hand: what authorisation and visibility ask for each time.
 PINNED = frozenset({CREATE, POWER_LEVELS, JOIN_RULES, HISTORY_VISIBILITY})
 
+ServerCounts = immutables.Map[ServerName, int]
+
 _NO_MEMBERS: immutables.Map[UserId, str] = immutables.Map()
+_NO_SERVERS: ServerCounts = immutables.Map()
 _NO_STATE: StateMap = immutables.Map()
 
 
@@ -38,7 +42,8 @@ class RoomHead:
 
     number: raised by each write to the room (the compare-and-swap's version). members: the membership of everybody who
     has an m.room.member event. pinned: the events of the PINNED state that there is. tips: the states after the
-    extremities, as far as memory has them; with several of them, `node` is the resolution of all.
+    extremities, as far as memory has them; with several of them, `node` is the resolution of all. servers: how many users
+    of each are joined.
     """
 
     room_id: RoomId
@@ -52,6 +57,7 @@ class RoomHead:
     invited: int
     pinned: Mapping[StateKey, StoredEvent]
     tips: Mapping[EventId, StateNode] = {}
+    servers: ServerCounts = _NO_SERVERS
 
     @property
     def state(self) -> StateMap:
@@ -93,7 +99,11 @@ class RoomHead:
         return [user_id for user_id, membership in self.members.items() if membership == "join"]
 
     def joined_servers(self) -> set[ServerName]:
-        return {domain_of(user_id) for user_id in self.joined_users()}
+        return set(self.servers)
+
+    def is_server_joined(self, server: ServerName) -> bool:
+        """Whether any of its users is joined."""
+        return server in self.servers
 
     def next_depth(self) -> int:
         return min(self.depth + 1, self.version.max_depth)
@@ -126,14 +136,17 @@ class RoomHead:
 
     def with_state(self, node: StateNode, changes: Sequence[StateChange]) -> RoomHead:
         """The head with another state; `changes` are the differences."""
-        pinned, members, moved = self.pinned, self.members, []
+        pinned, members, servers, moved = self.pinned, self.members, self.servers, []
         for change in changes:
             if change.key in PINNED:
                 pinned = _without(pinned, change.key) if change.event is None else {**pinned, change.key: change.event}
             if change.key[0] == MEMBER:
                 user_id = UserId(change.key[1])
                 now = membership_of(change.event.pdu) if change.event is not None else None
-                moved.append((members.get(user_id), now))
+                was = members.get(user_id)
+                moved.append((was, now))
+                if (was == "join") != (now == "join"):
+                    servers = _with_one(servers, domain_of(user_id), 1 if now == "join" else -1)
                 members = members.set(user_id, now) if now is not None else members.delete(user_id)
         return evolve(
             self,
@@ -142,6 +155,7 @@ class RoomHead:
             members=members,
             joined=self.joined + _count("join", moved),
             invited=self.invited + _count("invite", moved),
+            servers=servers,
         )
 
     def _at(self, extremities: tuple[EventId, ...], pdu: Pdu) -> RoomHead:
@@ -150,6 +164,16 @@ class RoomHead:
     def _with_tip(self, event_id: EventId, node: StateNode) -> RoomHead:
         left = {known: tip for known, tip in self.tips.items() if known in self.extremities}
         return evolve(self, tips={**left, event_id: node})
+
+
+def count_servers(members: Mapping[UserId, str]) -> ServerCounts:
+    """How many users of each server are joined."""
+    return immutables.Map(Counter(domain_of(user_id) for user_id, each in members.items() if each == "join"))
+
+
+def _with_one(servers: ServerCounts, server: ServerName, more: int) -> ServerCounts:
+    count = servers.get(server, 0) + more
+    return servers.set(server, count) if count > 0 else servers.delete(server)
 
 
 def _count(membership: str, moved: Sequence[tuple[str | None, str | None]]) -> int:
@@ -197,6 +221,7 @@ __all__ = [
     "PINNED",
     "RoomHead",
     "StateChange",
+    "count_servers",
     "membership_change",
     "membership_of",
     "new_head",

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from homeserver.folds.events import EventCache
 from homeserver.matrix.errors import NotFound
 from homeserver.matrix.ids import EventId, RoomId
-from homeserver.rooms.head import PINNED, RoomHead
+from homeserver.rooms.head import PINNED, RoomHead, count_servers
 from homeserver.rooms.state_nodes import StateNode, StateNodes
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent
@@ -180,6 +180,7 @@ class RoomHeads:
             memberships.count("invite"),
             pinned,
             dict.fromkeys(row.extremities, node) if len(row.extremities) == 1 else {},
+            count_servers(row.members),
         )
 
     def _install(self, head: RoomHead) -> None:

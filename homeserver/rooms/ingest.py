@@ -175,7 +175,7 @@ class Ingest:
             head = await self.heads.load(room_id)
         except NotFound:
             return False
-        return self.server_name in head.joined_servers()
+        return head.is_server_joined(self.server_name)
 
     # -- several events ----------------------------------------------------------------------------------------------
 

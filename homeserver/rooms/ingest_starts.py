@@ -94,7 +94,11 @@ class RoomStarts:
         join = event.pdu
         node = before.child({join.key: join.event_id}, [event])
         changes = await self._load_changes(head, node, event)
-        after = evolve(head, members=immutables.Map(), joined=0, invited=0) if not head.number else head
+        after = (
+            evolve(head, members=immutables.Map(), joined=0, invited=0, servers=immutables.Map())
+            if not head.number
+            else head
+        )
         after = after.merge(join, (join.event_id,), {join.event_id: node}, node, changes)
         new = NewEvent(event, before.snapshot, node.snapshot, [change.delta for change in changes])
         new.was_outlier = was_outlier

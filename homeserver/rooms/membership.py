@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from homeserver.accounts.requester import Requester
 from homeserver.folds.memberships import FORGOTTEN, Memberships
 from homeserver.matrix.errors import BadJson, Forbidden, MatrixError, MissingParam, NotFound
-from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of, parse_user_id
+from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, parse_user_id
 from homeserver.matrix.state_map import member_key
 from homeserver.rooms.errors import BadState, GuestsForbidden, UnableToGrantJoin
 from homeserver.rooms.head import MEMBER, RoomHead
@@ -449,6 +449,4 @@ class RoomMembership:
 
 def is_resident(head: RoomHead, server: ServerName) -> bool:
     """Somebody of the server is in the room, or nobody at all any more."""
-    if not head.joined:
-        return True
-    return any(membership == "join" and domain_of(user_id) == server for user_id, membership in head.members.items())
+    return not head.joined or head.is_server_joined(server)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from homeserver.matrix.ids import UserId, domain_of
 from tests.federation.peer_room import V1, PeerRoom, message
 
 
@@ -107,3 +108,26 @@ def test_events_in_the_wrong_order_need_nothing_fetched(room: PeerRoom) -> None:
     room.wait_for_event(pdus[-1].event_id)
     assert all(room.sees(pdu.event_id) for pdu in pdus)
     assert room.peer.received(f"{V1}/get_missing_events") == []
+
+
+def test_servers_of_a_room_are_counted_as_its_members_change(start_federated: Any, start_peer: Any) -> None:
+    """What says whom an event concerns costs no look at all the members."""
+    room = PeerRoom.open(start_federated(), start_peer())
+    own, dora = room.hearth.server_name, UserId(f"@dora:{room.peer.server_name}")
+    alone, both = {own: 1}, {own: 1, room.peer.server_name: 1}
+
+    def change(user: UserId, membership: str) -> dict[str, int]:
+        room.send(room.build("m.room.member", {"membership": membership}, sender=user, state_key=user))
+        room.wait_for_member(user, membership)
+        head = room.head()
+        assert head.joined_servers() == {domain_of(each) for each in head.joined_users()}
+        return dict(head.servers)
+
+    assert dict(room.head().servers) == both
+    assert change(dora, "join") == {**both, room.peer.server_name: 2}
+    assert change(dora, "join") == {**both, room.peer.server_name: 2}
+    assert change(room.bob, "leave") == both
+    assert change(dora, "leave") == alone
+    assert change(dora, "join") == both
+    room.hearth.restart()
+    assert dict(room.head().servers) == both

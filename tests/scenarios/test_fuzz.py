@@ -101,8 +101,9 @@ def test_whatever_comes_is_answered(hearth: Any, caplog: pytest.LogCaptureFixtur
         )
         if template.endswith(("/logout", "/logout/all", "/deactivate", "/password", "/delete_devices")) and response.ok:
             alice.login("alice", "password of the tests")
-        # 502: what was asked for is on a server that the request made up.
-        assert response.status_code < 500 or response.status_code == 502, (method, path, pairs, body, response.text)
+        # 502 to 504: what was asked for is on a server that the request made up, and that is backed off from then.
+        fine = response.status_code < 500 or response.status_code in (502, 503, 504)
+        assert fine, (method, path, pairs, body, response.text)
         if response.status_code >= 400:
             answer = response.json()
             assert "errcode" in answer or "flows" in answer, (method, path, response.text)

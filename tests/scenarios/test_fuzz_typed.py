@@ -74,7 +74,11 @@ class Fuzz:
         except ValueError:
             self.faults.append(f"{attempt}: {response.status_code}, no JSON: {response.text[:200]}")
             return
-        if response.status_code >= 500 and response.status_code != 502:  # a server that the request made up
+        if response.status_code >= 500 and response.status_code not in (
+            502,
+            503,
+            504,
+        ):  # a server that the request made up
             self.faults.append(f"{attempt}: {response.status_code} {answer}")
         elif response.status_code >= 400 and not ("errcode" in answer or "flows" in answer):
             self.faults.append(f"{attempt}: {response.status_code} has no errcode: {answer}")

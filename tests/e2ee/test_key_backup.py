@@ -64,6 +64,19 @@ def test_a_backup_is_made_filled_restored_and_deleted(hearth: Any) -> None:
     assert create(alice) != version
 
 
+def test_the_keys_of_one_room_are_put_and_deleted_together(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    version = create(alice)
+    assert alice.get(f"{VERSION}/{version}")["count"] == 0
+    for room in (ROOM, "!b:x"):
+        sessions = {SESSION: session(), "other": session(3)}
+        saved = alice.put(KEYS + "/{}", {"sessions": sessions}, at=(room,), query={"version": version})
+    assert saved["count"] == 4
+    assert alice.delete(KEYS + "/{}", at=(ROOM,), query={"version": version})["count"] == 2
+    assert alice.get(KEYS, query={"version": version}) == {"rooms": {"!b:x": {"sessions": sessions}}}
+    assert alice.get(f"{VERSION}/{version}")["count"] == 2
+
+
 def test_only_a_better_session_replaces_another(hearth: Any) -> None:
     alice = hearth.register("alice")
     version = create(alice)

@@ -113,9 +113,9 @@ class _Outcome:
 def _start(config: Config, reread: Callable[[], Config], reactor: Any, outcome: _Outcome) -> None:
     from twisted.internet.defer import Deferred
 
-    from homeserver.main.server import start_server
-
     async def start() -> None:
+        from homeserver.main.server import start_server
+
         running = await start_server(config, reactor)
         running.lifecycle.on_reload(lambda: reload(running, reread))
         running.lifecycle.install_signal_handlers()

@@ -75,6 +75,7 @@ class StreamClient:
         make: Callable[..., Any] = WebSocketClientFactory
         factory = make(target, protocols=protocols, headers=headers, reactor=get_reactor())
         factory.protocol = Protocol
+        factory.setProtocolOptions(openHandshakeTimeout=WAIT_S)
         get_reactor().connectTCP(address.hostname, address.port, factory)
 
     # -- what comes ----------------------------------------------------------------------------------------------------

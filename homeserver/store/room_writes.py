@@ -11,8 +11,7 @@ from typing import Any, Protocol
 
 import orjson
 from attrs import define, frozen
-from sqlalchemy import Connection, bindparam, case, delete, insert, literal_column, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.runtime.statement import Statement
@@ -29,6 +28,7 @@ from homeserver.store.tables.rooms import (
     rooms,
     state_deltas,
 )
+from homeserver.store.upsert import upsert
 
 
 @define
@@ -309,34 +309,14 @@ _DELETE_STATE = delete(current_state).where(
 )
 
 
-def _upserts(dialect: Any) -> tuple[Statement, Statement]:
-    state = dialect.insert(current_state)
-    state = state.on_conflict_do_update(
-        index_elements=["room_id", "type", "state_key"], set_={"event_id": state.excluded.event_id}
+_SAVE_STATE = Statement(upsert(current_state, "room_id", "type", "state_key", "event_id"))
+# A forgotten room stays forgotten through a ban, and comes back with an invite.
+_SAVE_MEMBERSHIPS = Statement(
+    upsert(
+        memberships,
+        forgotten="CASE WHEN excluded.membership IN ('leave', 'ban') THEN memberships.forgotten ELSE excluded.forgotten END",
     )
-    member = dialect.insert(memberships)
-    # A forgotten room stays forgotten through a ban, and comes back with an invite.
-    forgotten = case(
-        (member.excluded.membership.in_([literal_column("'leave'"), literal_column("'ban'")]), memberships.c.forgotten),
-        else_=member.excluded.forgotten,
-    )
-    member = member.on_conflict_do_update(
-        index_elements=["user_id", "room_id"],
-        set_={
-            "membership": member.excluded.membership,
-            "event_id": member.excluded.event_id,
-            "sender": member.excluded.sender,
-            "position": member.excluded.position,
-            "forgotten": forgotten,
-        },
-    )
-    return (
-        Statement(state, "room_id", "type", "state_key", "event_id"),
-        Statement(member, "user_id", "room_id", "membership", "event_id", "sender", "position", "forgotten"),
-    )
-
-
-_UPSERTS = {"sqlite": _upserts(sqlite), "postgresql": _upserts(postgresql)}
+)
 
 
 def _save_state(
@@ -376,7 +356,7 @@ def _save_state(
         for key, event_id in newest.items()
         if event_id is None
     ]
-    _UPSERTS[conn.dialect.name][0].run_many(conn, taken)
+    _SAVE_STATE.run_many(conn, taken)
     if gone:
         conn.execute(_DELETE_STATE, gone)
 
@@ -398,7 +378,7 @@ def _save_memberships(conn: Connection, writes: Sequence[tuple[RoomWrite, int]])
 
 def save_memberships(conn: Connection, changes: Sequence[tuple[RoomId, MembershipChange, int]]) -> None:
     """Write memberships of rooms, each with the position of its row; at most one for a user in a room."""
-    _UPSERTS[conn.dialect.name][1].run_many(
+    _SAVE_MEMBERSHIPS.run_many(
         conn,
         [
             {

@@ -10,11 +10,12 @@ from collections.abc import Collection
 from sqlalchemy import Table, TextClause, text
 
 
-def upsert(table: Table, *columns: str) -> TextClause:
-    """INSERT of these columns (by default all); a row of the same primary key is overwritten."""
+def upsert(table: Table, *columns: str, **otherwise: str) -> TextClause:
+    """INSERT of these columns (by default all); a row of the same primary key is overwritten. otherwise: SQL for columns
+    that then get something else than what would have been inserted."""
     names = columns or tuple(table.columns.keys())
     keys = _primary_key(table)
-    changes = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
+    changes = ", ".join(f"{name} = {otherwise.get(name, f'excluded.{name}')}" for name in names if name not in keys)
     return text(f"{_insert(table, names)} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {changes}")
 
 

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
+from twisted.internet.task import deferLater
 
 from homeserver.runtime.http.body import SpooledBody
 from homeserver.runtime.http.endpoint import Auth, JsonObject, JsonValue, endpoint
-from tests.runtime.conftest import Serve, Served
+from tests.runtime.conftest import Serve, Served, Tokens
 
 
 class RoomPath(msgspec.Struct):
@@ -73,6 +74,11 @@ class Echo:
     @endpoint("POST", "/raw", auth=Auth.NONE)
     def post_raw(self, body: bytes) -> JsonObject:
         return {"length": len(body)}
+
+    @endpoint("POST", "/own_spool", auth=Auth.USER)
+    def post_own_spool(self, body: SpooledBody) -> JsonObject:
+        with body.file:
+            return {"length": body.size_bytes}
 
     @endpoint("POST", "/spool", auth=Auth.NONE)
     def post_spool(self, body: SpooledBody) -> JsonObject:
@@ -213,3 +219,20 @@ def test_full_disk_is_an_error_of_ours(served: Served, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(SpooledBody, "write", write)
     assert served.request("POST", "/spool", b"x" * 100_000).status == 500
+
+
+def test_connection_goes_on_when_an_upload_is_answered_before_its_sender_was_looked_up(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn, delays_s = Tokens._turn, [0.2]
+
+    def late_at_first(tokens: Tokens) -> Any:
+        return deferLater(tokens._reactor, delays_s.pop(), turn, tokens) if delays_s else turn(tokens)
+
+    monkeypatch.setattr(Tokens, "_turn", late_at_first)
+    head = b"POST /own_spool HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer slow_token\r\nContent-Length: 1\r\n\r\n"
+    connection = served.connect()
+    for _ in range(2):
+        connection.send(head + b"x")
+        assert connection.answer("POST").json == {"length": 1}
+    connection.close()

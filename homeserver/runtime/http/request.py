@@ -229,16 +229,18 @@ class Request:
         except MatrixError as error:
             self._refuse(error)
             return False
-        self.channel.pause_reading()
-        drive(self.channel.site.authenticator.authenticate(self, auth), self._vetted)
+        channel = self.channel
+        channel.pause_reading()
+        authenticating = channel.site.authenticator.authenticate(self, auth)
+        drive(authenticating, lambda _, error: self._vetted(channel, error))
         return not self.finished
 
-    def _vetted(self, _: object, error: BaseException | None) -> None:
-        """Read on. A small body may be there already, with its handler at work or done."""
-        if self.finished or self.channel is None:
+    def _vetted(self, channel: Channel, error: BaseException | None) -> None:
+        """Read on. A small body may be there already, and the request answered: then the next one is waited for."""
+        if self.disconnected:
             return
-        self.channel.resume_reading()
-        if error is not None and self._spool is not None:
+        channel.resume_reading()
+        if error is not None and self._spool is not None and not self.finished:
             self._refuse(error)
 
     def _split(self, target: bytes) -> None:

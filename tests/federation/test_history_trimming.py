@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 from urllib.parse import quote
 
@@ -14,8 +13,8 @@ from homeserver.store.tables.rooms import events, state_snapshots
 from homeserver.store.tables.upkeep import trimmed_events
 from tests.federation.resident import MEMBER, V1, PeerRoom
 from tests.federation.test_backfill import join, read_back
-from tests.kit.client import Client
 from tests.kit.reactor import run_in_reactor
+from tests.kit.waiting import until
 
 KEPT = 20
 SETTINGS = {"rooms": {"kept_history_events": KEPT}}
@@ -80,13 +79,6 @@ def long_room(room: PeerRoom) -> PeerRoom:
 
 def ids(page: list[dict[str, Any]]) -> list[str]:
     return [event["event_id"] for event in page]
-
-
-def wait_for(alice: Client, room: PeerRoom, event_id: str) -> None:
-    deadline = time.monotonic() + 60
-    while not alice.send_raw("GET", f"/_matrix/client/v3/rooms/{quote(room.room_id)}/event/{quote(event_id)}").ok:
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)  # poll: the Hearth works on in its own time
 
 
 def state_at(hearth: Any, room: PeerRoom, event_id: str) -> set[str]:
@@ -182,7 +174,7 @@ def test_history_that_nobody_else_has_is_kept(start_federated: Any, start_peer: 
     stored = len(read_back(alice, room))
     leave = room.send(MEMBER, {"membership": "leave"}, room.creator)
     room.peer.put(hearth, f"{V1}/send/1", {"origin": room.peer.server_name, "pdus": [leave.json], "edus": []})
-    wait_for(alice, room, leave.event_id)
+    until(alice, lambda: alice.get("/rooms/{}/event/{}", at=(room.room_id, leave.event_id)))
     trim(hearth)
     assert len(read_back(alice, room)) == stored + 1
 

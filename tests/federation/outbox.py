@@ -147,6 +147,7 @@ class Outbox:
 
         def lose() -> None:
             self.outbound.distributor.stop()
+            self.outbound.upkeep.stop()
             self.outbound.backlog._stopped = True
             self.outbound.sender._stopped = True
             for destination in self.outbound.sender._destinations.values():

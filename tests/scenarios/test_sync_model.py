@@ -23,7 +23,7 @@ from tests.kit.client import Client, Unexpected
 from tests.scenarios.stream_follower import StreamFollower
 from tests.scenarios.sync_follower import KINDS, SyncFollower, load_truth
 
-SECONDS = int(os.environ.get("HEARTH_MODEL_SECONDS", "40"))
+SECONDS = int(os.environ.get("HEARTH_MODEL_SECONDS", "10"))
 SEED = int(os.environ.get("HEARTH_MODEL_SEED", "1"))
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 RUNS_AT_A_TIME = 8

@@ -2,8 +2,9 @@
 
 An entry is loaded from the database together with the log position that it stands for; from then on the log's rows are
 applied to it, so nobody ever calls "invalidate". Rows that arrive while an entry is being loaded are kept and applied
-behind the loaded position. The law, tested for every fold: loaded at p0, then the rows to p1 applied, equals loaded
-at p1.
+behind the loaded position; a read may also be ahead of the followers (a commit is visible before they are told of it), so
+rows up to the loaded position are left out. The law, tested for every fold: loaded at p0, then the rows to p1 applied,
+equals loaded at p1.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Fold(Generic[K, V]):
         self._on_gone = on_gone
         self._entries: OrderedDict[K, V] = OrderedDict()
         self._loading: dict[K, _Loading[V]] = {}
+        self._followed = 0  # the position of the newest row that we were given
+        self._ahead: dict[K, int] = {}  # entries that stand for a later position than that, until it is reached
 
     def get(self, key: K) -> V | None:
         """The value if it is in memory."""
@@ -81,6 +84,8 @@ class Fold(Generic[K, V]):
         """Follow the log."""
         for row in rows:
             for key in self._keys_of(row):
+                if self._ahead and row.position <= self._ahead.get(key, 0):
+                    continue
                 if key in self._entries:
                     value = self._apply(key, self._entries[key], row)
                     if value is not None:
@@ -89,6 +94,10 @@ class Fold(Generic[K, V]):
                         self._drop(key)
                 elif key in self._loading:
                     self._loading[key].rows.append(row)
+        if rows:
+            self._followed = rows[-1].position
+        if self._ahead:
+            self._ahead = {key: position for key, position in self._ahead.items() if position > self._followed}
 
     def drop_where(self, matches: Callable[[K], bool]) -> None:
         """Have the keys that match loaded anew when they are next asked for: what no row tells happened to them. O(n)."""
@@ -102,6 +111,7 @@ class Fold(Generic[K, V]):
 
     def _drop(self, key: K) -> None:
         del self._entries[key]
+        self._ahead.pop(key, None)
         if self._on_gone is not None:
             self._on_gone(key)
 
@@ -134,6 +144,8 @@ class Fold(Generic[K, V]):
                 newest = self._apply(key, newest, row)
         if newest is not None:
             self._entries[key] = newest
+            if position > self._followed:
+                self._ahead[key] = position
             if len(self._entries) > self._max_entries:
                 self._drop(next(iter(self._entries)))
         loading.succeed(newest if newest is not None else value)

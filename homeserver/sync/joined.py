@@ -3,8 +3,8 @@
 Three kinds, by what the client has of the room:
 - it has it up to `since`: the new events, and what of the state changed before them (or, after them);
 - it never had it, or asked for all of the state: the end of the timeline and the whole state;
-- it had it once (the user left and came back): the whole state, the timeline from `since`, always `limited`,
-  so that the client knows that there is a gap.
+- it had some of it once (the user left and came back, or an invite was withdrawn, which is told as the end of a
+  timeline): the whole state, the timeline from `since`, always `limited`, so that the client knows that there is a gap.
 
 Spec: client-server-api#syncing
 """
@@ -53,6 +53,9 @@ from homeserver.sync.segments import (
 from homeserver.sync.summary import encode_summary, get_heroes
 from homeserver.sync.view import Lookup, View
 from homeserver.sync.window import changed, state_after, state_before
+
+# The memberships that come with events of the room's timeline.
+_TOLD_OF_TIMELINE = frozenset({"join", "leave", "ban"})
 
 
 @define(eq=False)
@@ -103,8 +106,8 @@ def build_joined(build: Build, room_id: RoomId, membership: MembershipRow) -> by
         if request.full_state:
             return _build_whole(build, room_id, membership, history, after=request.after)
         return _build_changed(build, room_id, history)
-    was_in = any(value == "join" and at <= request.after for at, value in history.memberships)
-    return _build_whole(build, room_id, membership, history, after=request.after if was_in else 0, limited=was_in)
+    was_told = any(value in _TOLD_OF_TIMELINE and at <= request.after for at, value in history.memberships)
+    return _build_whole(build, room_id, membership, history, after=request.after if was_told else 0, limited=was_told)
 
 
 # -- rooms that the client has up to `since` -----------------------------------------------------------------

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.folds.fold import Fold
+from homeserver.store.log import LogRow, load_head_position
 from tests.kit.reactor import run_in_reactor, wait
 
 
@@ -36,3 +37,24 @@ def test_who_gives_up_does_not_take_the_value_from_others(hearth: Any) -> None:
 
     _, second = run_in_reactor(ask)
     assert wait(second) == "A"
+
+
+def test_what_was_loaded_ahead_of_the_followers_is_not_applied_once_more(hearth: Any) -> None:
+    hearth.register("somebody")
+    core = hearth.running.services.core
+    fold: Fold[str, tuple[int, ...]] = Fold(
+        core.database,
+        load=lambda conn, keys: {key: (load_head_position(conn),) for key in keys},
+        keys_of=lambda row: (row.key,),
+        apply=lambda _key, value, row: (*value, row.position),
+        max_entries=10,
+    )
+    (loaded,) = run_in_reactor(fold.load, "a")
+
+    def follow(*positions: int) -> None:
+        fold.on_rows([LogRow(position, "kind", "a", {}) for position in positions])
+
+    run_in_reactor(follow, loaded - 1)
+    run_in_reactor(follow, loaded, loaded + 1)
+    run_in_reactor(follow, loaded + 2)
+    assert fold.get("a") == (loaded, loaded + 1, loaded + 2)

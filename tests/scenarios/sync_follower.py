@@ -137,6 +137,8 @@ class SyncFollower:
         room.summary |= told.get("summary", {})
         room.unread = told.get("unread_notifications", room.unread)
         room.unread_threads = told.get("unread_thread_notifications", room.unread_threads)
+        if self.is_lazy and membership == "leave":  # nobody tells who else leaves from here on
+            room.state = {key: event_id for key, event_id in room.state.items() if key[0] != "m.room.member"}
         if self.is_lazy and membership == "join":
             for hero in room.summary.get("m.heroes", ()):
                 assert ("m.room.member", hero) in room.state or "m.heroes" not in told.get("summary", {}), (

@@ -12,9 +12,10 @@ from __future__ import annotations
 from io import BytesIO
 from typing import IO, Final
 
-from attrs import frozen
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
+
+from media_repo.thumbnail_sizes import CannotThumbnail, ImageTooLarge, Made, Size, Wanted, cut_size, scaled_size
 
 TYPES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 MAX_FRAMES: Final = 1000
@@ -24,34 +25,6 @@ _ORIENTATION: Final = 0x0112
 _FIRST_TURNED: Final = 5  # from here on width and height change places
 _DEFAULT_FRAME_MS: Final = 100
 _MAX_FRAME_MS: Final = 60_000
-
-Size = tuple[int, int]
-
-
-class CannotThumbnail(Exception):
-    """It is no image that can be made smaller."""
-
-
-class ImageTooLarge(Exception):
-    """It has too many pixels."""
-
-
-@frozen
-class Wanted:
-    """`width` and `height` bound the result; "crop" cuts off what exceeds their aspect, "scale" keeps all."""
-
-    width: int
-    height: int
-    method: str
-    animated: bool
-
-
-@frozen
-class Made:
-    """A thumbnail. `content` None: the image is small enough to be its own."""
-
-    content_type: str
-    content: bytes | None
 
 
 def make_thumbnail(file: IO[bytes], wanted: Wanted, max_pixels: int) -> Made:
@@ -83,21 +56,6 @@ def _make(image: ImageFile, wanted: Wanted, max_pixels: int) -> Made:
         if frames is not None:
             return _make_animated(image, wanted, frames)
     return _make_still(image, wanted)
-
-
-# -- sizes ---------------------------------------------------------------------------------------------------------------
-
-
-def scaled_size(size: Size, wanted: Wanted) -> Size:
-    """What the image is scaled to, and never up."""
-    ratios = (wanted.width / size[0], wanted.height / size[1])
-    ratio = min(1.0, max(ratios) if wanted.method == "crop" else min(ratios))
-    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
-
-
-def cut_size(scaled: Size, wanted: Wanted) -> Size:
-    """What is left of the scaled image."""
-    return min(scaled[0], wanted.width), min(scaled[1], wanted.height)
 
 
 def _upright_size(image: Image.Image) -> Size:

@@ -14,7 +14,6 @@ from homeserver.runtime.http.endpoint import Auth, endpoint
 from homeserver.runtime.http.request import Request
 from homeserver.runtime.http.response import Response
 from media_repo.api import DEFAULT_WAIT_MS, TAG, V1, MediaPath
-from media_repo.images import Wanted
 from media_repo.library import Library
 from media_repo.media import parse_media_id
 from media_repo.old_api import V3, Frozen, older
@@ -23,6 +22,7 @@ from media_repo.serverapi import V1 as SERVER_V1
 from media_repo.serverapi import ServerMediaPath, multipart_answer
 from media_repo.service import Uploads
 from media_repo.serving import Files
+from media_repo.thumbnail_sizes import Wanted
 from media_repo.thumbnails import Thumbnails
 
 Pixels = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]

@@ -11,7 +11,6 @@ from homeserver.runtime.http.body import Spooling
 from homeserver.runtime.rate_limit import RateLimiter
 from media_repo.api import DownloadEndpoints, UploadEndpoints
 from media_repo.config import MediaConfig
-from media_repo.images import Size
 from media_repo.library import Library
 from media_repo.old_api import Frozen, OldDownloadEndpoints
 from media_repo.redirects import Redirects
@@ -21,6 +20,7 @@ from media_repo.service import Uploads
 from media_repo.serving import Files
 from media_repo.storage import MediaStorage
 from media_repo.thumbnail_api import OldThumbnailEndpoint, ServerThumbnailEndpoint, ThumbnailEndpoints
+from media_repo.thumbnail_sizes import Size
 from media_repo.thumbnails import Thumbnails, parse_sizes
 from media_repo.workers import Workers
 

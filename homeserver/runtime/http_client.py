@@ -111,6 +111,17 @@ class HttpPolicy:
     proxy: Proxy | None = None
 
 
+@frozen
+class _Sent:
+    """A request as it goes out, perhaps a second time."""
+
+    method: str
+    target: Target
+    path: str
+    headers: Headers
+    body: bytes | None
+
+
 @define(eq=False)
 class HttpClient:
     """Sends requests under one policy, over connections that are kept."""
@@ -159,10 +170,9 @@ class HttpClient:
         `again`: when a kept connection turns out to be closed, the request is sent once more. With `into`, the body of a
         success is written there as it comes, and is empty in the answer. Raises: HttpFailure.
         """
-        sent = _headers(target, self.user_agent, headers or {})
-        attempts = self._attempts(method, target, path, sent, body, max_bytes, again, into)
+        sent = _Sent(method, target, path, _headers(target, self.user_agent, headers or {}), body)
         try:
-            return await within(self.clock, timeout_ms, attempts)
+            return await within(self.clock, timeout_ms, self._attempts(sent, max_bytes, again, into))
         except TimeoutError:
             raise HttpFailure(Fault.TIMEOUT, f"{target.name} did not answer within {timeout_ms} ms") from None
         except (HttpFailure, CancelledError):
@@ -170,43 +180,25 @@ class HttpClient:
         except Exception as error:
             raise _to_failure(error, target) from error
 
-    async def _attempts(
-        self,
-        method: str,
-        target: Target,
-        path: str,
-        headers: Headers,
-        body: bytes | None,
-        max_bytes: int,
-        again: bool,
-        into: IO[bytes] | None,
-    ) -> HttpAnswer:
+    async def _attempts(self, sent: _Sent, max_bytes: int, again: bool, into: IO[bytes] | None) -> HttpAnswer:
         try:
-            return await self._attempt(method, target, path, headers, body, max_bytes, into)
+            return await self._attempt(sent, max_bytes, into)
         except (RequestTransmissionFailed, ResponseNeverReceived) as error:
             if not again or _certificate_refused(error) is not None:
                 raise
-        return await self._attempt(method, target, path, headers, body, max_bytes, into)
+        return await self._attempt(sent, max_bytes, into)
 
-    async def _attempt(
-        self,
-        method: str,
-        target: Target,
-        path: str,
-        headers: Headers,
-        body: bytes | None,
-        max_bytes: int,
-        into: IO[bytes] | None,
-    ) -> HttpAnswer:
+    async def _attempt(self, sent: _Sent, max_bytes: int, into: IO[bytes] | None) -> HttpAnswer:
+        target = sent.target
         by_endpoint: Any = Agent.usingEndpointFactory
         agent = by_endpoint(self.reactor, _ToTarget(self, target), pool=self._pool)
         producer: Any = None
-        if body is not None:
+        if sent.body is not None:
             file_body: Any = FileBodyProducer
-            producer = file_body(BytesIO(body))
+            producer = file_body(BytesIO(sent.body))
         shown = f"[{target.name}]" if ":" in target.name else target.name
-        url = f"{target.scheme}://{shown}:{target.port}{path}".encode("ascii")
-        response = await agent.request(method.encode("ascii"), url, headers, producer)
+        url = f"{target.scheme}://{shown}:{target.port}{sent.path}".encode("ascii")
+        response = await agent.request(sent.method.encode("ascii"), url, sent.headers, producer)
         if not 200 <= response.code < 300:
             into, max_bytes = None, max_bytes if into is None else DEFAULT_MAX_BYTES
         if isinstance(response.length, int) and response.length > max_bytes:

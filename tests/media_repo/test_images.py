@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from media_repo.images import CannotThumbnail, ImageTooLarge, Made, Wanted, cut_size, make_thumbnail, scaled_size
+from media_repo.images import make_thumbnail
+from media_repo.thumbnail_sizes import CannotThumbnail, ImageTooLarge, Made, Wanted, cut_size, scaled_size
 from media_repo.thumbnails import FULL_SIZE, choose_size, parse_sizes
 from tests.media_repo.pictures import BLUE, RED, animation, bomb, opened, picture
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, LargeBinary, Table, Text
 
-from homeserver.store.tables.base import metadata
+from homeserver.store.tables.base import metadata, partial
 
 users = Table(
     "users",
@@ -32,8 +32,7 @@ users = Table(
 Index(
     "users_departing",
     users.c.user_id,
-    postgresql_where=users.c.is_departing,
-    sqlite_where=users.c.is_departing,
+    info=partial(users.c.is_departing),
 )
 
 devices = Table(

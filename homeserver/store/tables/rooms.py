@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, Table, Text, UniqueConstraint
 
-from homeserver.store.tables.base import metadata
+from homeserver.store.tables.base import metadata, partial
 
 rooms = Table(
     "rooms",
@@ -25,8 +25,7 @@ Index(
     "rooms_public",
     rooms.c.is_public,
     rooms.c.joined_members,
-    postgresql_where=rooms.c.is_public,
-    sqlite_where=rooms.c.is_public,
+    info=partial(rooms.c.is_public),
 )
 
 events = Table(
@@ -70,8 +69,7 @@ Index(
     events.c.room_id,
     events.c.push_outcome,
     events.c.timeline_order,
-    postgresql_where=events.c.thread_root.is_not(None),
-    sqlite_where=events.c.thread_root.is_not(None),
+    info=partial(events.c.thread_root.is_not(None)),
 )
 Index("events_origin_ts", events.c.room_id, events.c.origin_server_ts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,8 @@ if TYPE_CHECKING:  # the server is imported once the reactor is installed
     from homeserver.main.server import RunningServer
 
 logger = logging.getLogger(__name__)
+
+GC_THRESHOLDS = (10_000, 20, 50)
 
 
 def install_reactor() -> Any:
@@ -106,6 +109,16 @@ def reload(running: RunningServer, reread: Callable[[], Config]) -> None:
     logging.getLogger().setLevel(config.section(LogConfig).level.upper())
 
 
+def _spare_collector() -> None:
+    """Have the garbage collector look at new objects alone, and less often: what is there by now remains.
+
+    PERF(3 % of CPU; pauses of a tenth of a second with full caches): nearly nothing here is freed by way of cycles.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 class _Outcome:
     error: BaseException | None = None
 
@@ -119,6 +132,7 @@ def _start(config: Config, reread: Callable[[], Config], reactor: Any, outcome: 
         running = await start_server(config, reactor)
         running.lifecycle.on_reload(lambda: reload(running, reread))
         running.lifecycle.install_signal_handlers()
+        _spare_collector()
         _announce(config)
 
     def fail(failure: Any) -> None:

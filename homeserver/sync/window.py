@@ -72,6 +72,25 @@ def pick_window(
     return window
 
 
+def pick_end(log: RoomLog, *, upto: int, limit: int, matches: Callable[[StoredEvent], bool] | None) -> Window:
+    """The newest `limit` matching events up to `upto`, for a client that does not fold them over the state: nothing is said
+    of the state's changes.
+    """
+    events: list[StoredEvent] = []
+    limited = log.events_floor > 0
+    for row in reversed(log.rows):
+        event = row.event
+        if event is None or row.position > upto or not is_live(row) or not (matches is None or matches(event)):
+            continue
+        if len(events) == limit:
+            limited = True
+            break
+        events.append(event)
+    events.reverse()
+    start = events[0].order - 1 if events else upto
+    return Window(events, limited, start if limited else 0, {}, {}, {}, {}, {})
+
+
 def _last_wrong(window: Window) -> int | None:
     """The place of the newest event in the window that tells of a key what a later, hidden change made untrue."""
     if not window.untold:

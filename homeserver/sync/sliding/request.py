@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import cached_property
 from typing import Any, Final
 
 from attrs import define, field, frozen
@@ -53,10 +54,11 @@ class RequiredState:
             return False
         return not (self.exclude and _matches(self.exclude, key))
 
+    @cached_property
     def exact_keys(self) -> list[StateKey] | None:
-        """The keys, where no pattern has a wildcard; else None."""
+        """The keys that match, where no pattern has a wildcard; else None."""
         keys = [(type_, key) for type_, key in self.include if type_ is not None and key is not None]
-        return keys if len(keys) == len(self.include) else None
+        return [key for key in keys if self.matches(key)] if len(keys) == len(self.include) else None
 
 
 def _matches(patterns: frozenset[StatePattern], key: StateKey) -> bool:
@@ -79,7 +81,7 @@ class RoomConfig:
     def join(self, other: RoomConfig) -> RoomConfig:
         return RoomConfig(max(self.timeline_limit, other.timeline_limit), self.states | other.states)
 
-    @property
+    @cached_property
     def is_lazy(self) -> bool:
         return any(state.lazy for state in self.states)
 

@@ -13,23 +13,21 @@ from attrs import define, evolve, field, frozen
 
 from homeserver.folds.histories import UserHistory
 from homeserver.matrix.canonical import encode_json
-from homeserver.matrix.filters import EMPTY_FILTER
 from homeserver.matrix.format import client_event, stripped_state
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
-from homeserver.rooms.client_events import Reader
+from homeserver.rooms.client_events import Reader, encode
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.store.events import StoredEvent
 from homeserver.store.memberships import MembershipRow
 from homeserver.store.outside_rooms import OutsideRoom
 from homeserver.store.sync import Gap
-from homeserver.sync.encoding import encode_event
 from homeserver.sync.left import STRIPPED
 from homeserver.sync.sliding.connections import SentRoom
 from homeserver.sync.sliding.request import RoomConfig, Shape, SlidingRequest
 from homeserver.sync.summary import get_heroes
 from homeserver.sync.view import View
-from homeserver.sync.window import Window, pick_window
+from homeserver.sync.window import Window, pick_end, pick_window
 
 NAME: StateKey = ("m.room.name", "")
 AVATAR: StateKey = ("m.room.avatar", "")
@@ -180,7 +178,11 @@ class RoomBuilder:
             if log is None:
                 return None
             sees = None if history.sees_all and not self.ignored else (lambda event: self._sees(history, event))
-            window = pick_window(log, head.state, after=after, upto=self.view.now, limit=limit, matches=sees)
+            upto = self.view.now
+            if with_state:
+                window = pick_window(log, head.state, after=after, upto=upto, limit=limit, matches=sees)
+            else:
+                window = pick_end(log, upto=upto, limit=limit, matches=sees)
             self.view.picked.put_all({key: window}, self.view.now)
         return window
 
@@ -196,8 +198,7 @@ class RoomBuilder:
     def _assemble(
         self, config: RoomConfig, sent: SentRoom | None, head: RoomHead, windows: _Windows, history: UserHistory
     ) -> RoomPart | None:
-        keys, members = self._state(config, sent, head, windows)
-        state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
+        keys, members, state = self._picked_state(config, sent, head, windows)
         related = self.view.get_related(windows.shown.events, head)
         is_whole = sent is None or windows.shown is not windows.changes
         bundles = self.view.get_bundles(windows.shown.events, head) if is_whole else {}
@@ -267,6 +268,20 @@ class RoomBuilder:
 
     # -- state -------------------------------------------------------------------------------------------------------
 
+    def _picked_state(
+        self, config: RoomConfig, sent: SentRoom | None, head: RoomHead, windows: _Windows
+    ) -> tuple[dict[StateKey, EventId | None], frozenset[UserId], list[StoredEvent] | None]:
+        """As `_state`, with the events; picked once for all attempts at a response."""
+        known = self.view.picked.get((head.room_id, "state"))
+        if known is not None and known[0] is config:
+            keys, members, state = known[1:]
+            return keys, members, state
+        keys, members = self._state(config, sent, head, windows)
+        state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
+        if state is not None:
+            self.view.picked.put_all({(head.room_id, "state"): (config, keys, members, state)}, self.view.now)
+        return keys, members, state
+
     def _state(
         self, config: RoomConfig, sent: SentRoom | None, head: RoomHead, windows: _Windows
     ) -> tuple[dict[StateKey, EventId | None], frozenset[UserId]]:
@@ -311,23 +326,20 @@ class RoomBuilder:
         history: UserHistory | None,
         bundles: Mapping[EventId, bytes] = _NO_BUNDLES,
     ) -> list[orjson.Fragment]:
-        def membership(event: StoredEvent) -> str | None:
-            return None if history is None else history.membership_at(event.order) or "leave"
-
-        return [
-            orjson.Fragment(
-                encode_event(
-                    self.view.sources.erased.shown(event, membership(event)),
-                    self._reader,
-                    self.view.now_ms,
-                    EMPTY_FILTER,
-                    membership=membership(event),
-                    related=related,
-                    bundle=bundles.get(event.event_id),
-                )
+        shown, now_ms = self.view.sources.erased.shown, self.view.now_ms
+        encoded = []
+        for event in events:
+            membership = None if history is None else history.membership_at(event.order) or "leave"
+            json = encode(
+                shown(event, membership),
+                self._reader,
+                now_ms,
+                membership=membership,
+                related=related,
+                bundle=bundles.get(event.event_id),
             )
-            for event in events
-        ]
+            encoded.append(orjson.Fragment(json))
+        return encoded
 
     # -- names -------------------------------------------------------------------------------------------------------
 
@@ -368,12 +380,13 @@ def _is_expanded(config: RoomConfig, before: RoomConfig) -> bool:
 def _wanted(config: RoomConfig, head: RoomHead) -> dict[StateKey, EventId | None]:
     """Of the current state, what the configuration asks for."""
     found: dict[StateKey, EventId | None] = {}
+    current = head.state
     for state in config.states:
-        exact = state.exact_keys()
+        exact = state.exact_keys
         if exact is None:
             found |= {key: event_id for key, event_id in head.state.items() if state.matches(key)}
         else:
-            found |= {key: head.state[key] for key in exact if key in head.state and state.matches(key)}
+            found |= {key: event_id for key in exact if (event_id := current.get(key)) is not None}
     return found
 
 

@@ -113,7 +113,7 @@ def build_segment(
     related = view.get_related(window.events, head)
     if view.missing_events != missing:
         return None
-    bundles = view.get_bundles(window.events, head) if with_bundles else _NO_BUNDLES
+    bundles = view.get_bundles(window.events, head, log.rows) if with_bundles else _NO_BUNDLES
     if bundles is None:
         return None
     encoded = [

@@ -27,6 +27,7 @@ from homeserver.folds.recent_log import RecentLog
 from homeserver.folds.room_tails import RoomTails
 from homeserver.folds.sticky_events import StickyEvents
 from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.matrix.relations import relation_of
 from homeserver.rooms.client_events import related_ids
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.rooms.heads import RoomHeads
@@ -256,9 +257,19 @@ class View:
         found = {event_id: self.get_event(event_id, head) for event_id in related_ids(events)}
         return {event_id: event for event_id, event in found.items() if event is not None}
 
-    def get_bundles(self, events: Collection[StoredEvent], head: RoomHead) -> Mapping[EventId, bytes] | None:
-        """What is bundled with events that the client may have missed relations of; None where that is needed."""
+    def get_bundles(
+        self, events: Collection[StoredEvent], head: RoomHead, rows: Sequence[LogRow]
+    ) -> Mapping[EventId, bytes] | None:
+        """What is bundled with events that the client may have missed relations of; None where that is needed.
+
+        `rows`: of the room, from the first of the events on. What relates to an event comes behind it, so most of them turn
+        out to have nothing without a look into the database.
+        """
         missing = [event for event in events if event.event_id not in self._kept.bundled]
+        if missing:
+            targets = _targets(rows)
+            self._kept.bundled.update(event.event_id for event in missing if event.event_id not in targets)
+            missing = [event for event in missing if event.event_id in targets]
         if missing:
             self._needs.bundles.append((head, missing))
             return None
@@ -452,6 +463,13 @@ def is_live(row: LogRow) -> bool:
     return (
         event is not None and event.timeline_order == row.position and event.rejected is None and not event.soft_failed
     )
+
+
+def _targets(rows: Sequence[LogRow]) -> set[EventId]:
+    """The events to which others relate."""
+    contents = [row.event.pdu.content for row in rows if row.event is not None]
+    relations = [relation_of(content) for content in contents if "m.relates_to" in content]
+    return {relation.target for relation in relations if relation is not None}
 
 
 def _events(rows: Sequence[LogRow]) -> list[LogRow]:

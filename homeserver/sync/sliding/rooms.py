@@ -19,6 +19,7 @@ from homeserver.matrix.state_map import StateKey
 from homeserver.rooms.client_events import Reader, encode
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.store.events import StoredEvent
+from homeserver.store.log import LogRow
 from homeserver.store.memberships import MembershipRow
 from homeserver.store.outside_rooms import OutsideRoom
 from homeserver.store.sync import Gap
@@ -47,11 +48,12 @@ class RoomPart:
 
 @frozen(eq=False)
 class _Windows:
-    """shown: the timeline to tell; changes: what happened behind `after`, which is the same but for expansions."""
+    """shown: the timeline to tell, of `rows`; changes: what happened behind `after`, which is the same but for expansions."""
 
     shown: Window
     changes: Window
     after: int
+    rows: Sequence[LogRow]
 
 
 @define(eq=False)
@@ -70,17 +72,30 @@ class RoomBuilder:
     def build(
         self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None, lists: Sequence[str], bump: int
     ) -> RoomPart | None:
+        part = self._picked_part(membership, config, sent)
+        if part is not None and part.json is not None:
+            part.json["bump_stamp"] = bump
+            if membership.membership == "join" and membership.room_id in self.direct:
+                part.json["is_dm"] = True
+            if self.request.shape is Shape.STABLE:
+                part.json["membership"] = membership.membership
+                part.json["lists"] = sorted(lists)
+        return part
+
+    def _picked_part(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
+        """Built once for all attempts at a response, if nothing happens in the room meanwhile."""
+        key = (membership.room_id, "part")
+        known: tuple[RoomConfig, RoomPart] | None = self.view.picked.get(key)
+        if known is not None and known[0] is config:
+            return known[1]
         if membership.membership in ("invite", "knock"):
             part = self._build_stripped(membership, config, sent)
         elif membership.membership == "join":
             part = self._build_joined(membership, config, sent)
         else:
             part = self._build_left(membership, config, sent)
-        if part is not None and part.json is not None:
-            part.json["bump_stamp"] = bump
-            if self.request.shape is Shape.STABLE:
-                part.json["membership"] = membership.membership
-                part.json["lists"] = sorted(lists)
+        if part is not None:
+            self.view.picked.put_all({key: (config, part)}, self.view.now)
         return part
 
     # -- rooms that the user is not in -------------------------------------------------------------------------------
@@ -151,13 +166,13 @@ class RoomBuilder:
         if sent is not None and self._must_begin_anew(membership, config, sent, history):
             sent = None
         after = sent.position if sent is not None else 0
-        changes = self._window(head, history, after, config.timeline_limit, with_state=sent is not None)
-        window = changes
+        changed = self._window(head, history, after, config.timeline_limit, with_state=sent is not None)
+        shown = changed
         if sent is not None and config.timeline_limit > sent.config.timeline_limit:
-            window = self._window(head, history, 0, config.timeline_limit, with_state=False)
-        if changes is None or window is None:
+            shown = self._window(head, history, 0, config.timeline_limit, with_state=False)
+        if changed is None or shown is None:
             return None
-        return self._assemble(config, sent, head, _Windows(window, changes, after), history)
+        return self._assemble(config, sent, head, _Windows(shown[0], changed[0], after, shown[1]), history)
 
     def _must_begin_anew(
         self, membership: MembershipRow, config: RoomConfig, sent: SentRoom, history: UserHistory
@@ -170,10 +185,11 @@ class RoomBuilder:
 
     def _window(
         self, head: RoomHead, history: UserHistory, after: int, limit: int, *, with_state: bool
-    ) -> Window | None:
+    ) -> tuple[Window, Sequence[LogRow]] | None:
+        """And the rows that it was picked of."""
         key = (head.room_id, after, limit, with_state, self.ignored)
-        window: Window | None = self.view.picked.get(key)
-        if window is None:
+        picked: tuple[Window, Sequence[LogRow]] | None = self.view.picked.get(key)
+        if picked is None:
             log = self.view.get_room_log(Gap(head.room_id, after, None, limit + 1, with_state))
             if log is None:
                 return None
@@ -183,8 +199,9 @@ class RoomBuilder:
                 window = pick_window(log, head.state, after=after, upto=upto, limit=limit, matches=sees)
             else:
                 window = pick_end(log, upto=upto, limit=limit, matches=sees)
-            self.view.picked.put_all({key: window}, self.view.now)
-        return window
+            picked = window, log.rows
+            self.view.picked.put_all({key: picked}, self.view.now)
+        return picked
 
     def _has_rows(self, room_id: RoomId, after: int) -> bool:
         recent = self.view.sources.recent
@@ -198,12 +215,14 @@ class RoomBuilder:
     def _assemble(
         self, config: RoomConfig, sent: SentRoom | None, head: RoomHead, windows: _Windows, history: UserHistory
     ) -> RoomPart | None:
-        keys, members, state = self._picked_state(config, sent, head, windows)
+        missing = self.view.missing_events
+        keys, members = self._state(config, sent, head, windows)
+        state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
         related = self.view.get_related(windows.shown.events, head)
         is_whole = sent is None or windows.shown is not windows.changes
-        bundles = self.view.get_bundles(windows.shown.events, head) if is_whole else {}
+        bundles = self.view.get_bundles(windows.shown.events, head, windows.rows) if is_whole else {}
         counts = self.view.get_counts(head.room_id)
-        if state is None or counts is None or bundles is None or not self.view.is_complete:
+        if state is None or counts is None or bundles is None or self.view.missing_events != missing:
             return None
         changed = windows.changes.final.keys()
         now = SentRoom(self.view.now, config, members)
@@ -213,8 +232,6 @@ class RoomBuilder:
         room: dict[str, Any] = {}
         if sent is None:
             room["initial"] = True
-        if head.room_id in self.direct:
-            room["is_dm"] = True
         self._add_timeline(room, sent, windows, related, history, bundles)
         self._add_state(room, sent, keys, state)
         if self.request.shape is Shape.UNSTABLE:
@@ -267,20 +284,6 @@ class RoomBuilder:
         return any(row.kind == "receipt" and row.data["user_id"] == self.request.user_id for row in rows)
 
     # -- state -------------------------------------------------------------------------------------------------------
-
-    def _picked_state(
-        self, config: RoomConfig, sent: SentRoom | None, head: RoomHead, windows: _Windows
-    ) -> tuple[dict[StateKey, EventId | None], frozenset[UserId], list[StoredEvent] | None]:
-        """As `_state`, with the events; picked once for all attempts at a response."""
-        known = self.view.picked.get((head.room_id, "state"))
-        if known is not None and known[0] is config:
-            keys, members, state = known[1:]
-            return keys, members, state
-        keys, members = self._state(config, sent, head, windows)
-        state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
-        if state is not None:
-            self.view.picked.put_all({(head.room_id, "state"): (config, keys, members, state)}, self.view.now)
-        return keys, members, state
 
     def _state(
         self, config: RoomConfig, sent: SentRoom | None, head: RoomHead, windows: _Windows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import sys
@@ -109,14 +110,18 @@ def reload(running: RunningServer, reread: Callable[[], Config]) -> None:
     logging.getLogger().setLevel(config.section(LogConfig).level.upper())
 
 
-def _spare_collector() -> None:
-    """Have the garbage collector look at new objects alone, and less often: what is there by now remains.
+def _settle_memory() -> None:
+    """Give back what only the start needed, and have the garbage collector look at new objects alone, and less often.
 
-    PERF(3 % of CPU; pauses of a tenth of a second with full caches): nearly nothing here is freed by way of cycles.
+    PERF(2 MiB of idle memory; 3 % of CPU, and pauses of a tenth of a second with full caches): nearly nothing here is freed
+    by way of cycles.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 class _Outcome:
@@ -132,7 +137,7 @@ def _start(config: Config, reread: Callable[[], Config], reactor: Any, outcome: 
         running = await start_server(config, reactor)
         running.lifecycle.on_reload(lambda: reload(running, reread))
         running.lifecycle.install_signal_handlers()
-        _spare_collector()
+        _settle_memory()
         _announce(config)
 
     def fail(failure: Any) -> None:

@@ -27,6 +27,8 @@ from homeserver.matrix.ids import EventId, RoomId, ServerName, domain_of
 from homeserver.matrix.pdu import Pdu
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.partial_states import PartialStates
+from homeserver.rooms.ports import Filled
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import SingleFlight, within
 from homeserver.runtime.db import Database
@@ -42,6 +44,7 @@ MAX_SERVERS: Final = 4
 MAX_MISSING: Final = 20
 MAX_RUNNING: Final = 10
 FAILED_MS: Final = 5 * 60_000
+UNREACHED_MS: Final = 30_000
 FAILURES_KEPT: Final = 5_000
 NEAREST_ROUNDS: Final = 8
 
@@ -57,23 +60,27 @@ class Backfill:
     heads: RoomHeads
     database: Database
     clock: Clock
-    _filling: SingleFlight[bool] = field(init=False, factory=SingleFlight)
+    partial: PartialStates
+    _filling: SingleFlight[Filled] = field(init=False, factory=SingleFlight)
     _slots: DeferredSemaphore = field(init=False, factory=lambda: DeferredSemaphore(MAX_RUNNING))
-    _leave_until_ms: Bounded[tuple[RoomId, EventId], int] = field(init=False, factory=lambda: Bounded(FAILURES_KEPT))
+    # What came of it when it was last tried in vain, and until when that is not tried again.
+    _failed: Bounded[tuple[RoomId, EventId], tuple[Filled, int]] = field(
+        init=False, factory=lambda: Bounded(FAILURES_KEPT)
+    )
 
     async def find(self, room_id: RoomId, after: int, upto: int) -> HistoryGap | None:
         """See OlderHistory."""
-        gap = await self.database.read(load_gap, room_id, after, upto)
-        if gap is None or self.clock.time_ms() < (self._leave_until_ms.get((room_id, gap.event_id)) or 0):
-            return None
-        return gap
+        return await self.database.read(load_gap, room_id, after, upto)
 
-    async def fill(self, gap: HistoryGap, limit: int) -> bool:
+    async def fill(self, gap: HistoryGap, limit: int) -> Filled:
         """See OlderHistory."""
+        failed = self._get_failed(gap.room_id, gap.event_id)
+        if failed is not None:
+            return failed
         try:
             return await within(self.clock, BUDGET_MS, self._fill_once(gap.room_id, gap, limit))
         except TimeoutError:
-            return False
+            return Filled.UNREACHED
 
     async def fetch_nearest(
         self, room_id: RoomId, ts_ms: int, known: tuple[EventId, int] | None, *, forwards: bool
@@ -88,7 +95,7 @@ class Backfill:
 
     async def fetch_event(self, room_id: RoomId, event_id: EventId) -> None:
         """See OlderHistory. What nobody gives, or lies too far back, is not asked for again for a while."""
-        if self.clock.time_ms() < (self._leave_until_ms.get((room_id, event_id)) or 0):
+        if self._get_failed(room_id, event_id) is not None:
             return
         if await self.database.read(load_gap, room_id, LOWEST, HIGHEST) is None:
             return
@@ -99,37 +106,49 @@ class Backfill:
 
     # -- one gap -------------------------------------------------------------------------------------------------------
 
-    async def _fill_once(self, room_id: RoomId, gap: HistoryGap, limit: int) -> bool:
+    def _get_failed(self, room_id: RoomId, event_id: EventId) -> Filled | None:
+        """What came of it, while it is not to be tried again."""
+        outcome, until_ms = self._failed.get((room_id, event_id)) or (None, 0)
+        return outcome if self.clock.time_ms() < until_ms else None
+
+    def _note_failed(self, room_id: RoomId, event_id: EventId, outcome: Filled) -> None:
+        wait_ms = UNREACHED_MS if outcome is Filled.UNREACHED else FAILED_MS
+        self._failed.put((room_id, event_id), (outcome, self.clock.time_ms() + wait_ms))
+
+    async def _fill_once(self, room_id: RoomId, gap: HistoryGap, limit: int) -> Filled:
         return await self._filling.do((room_id, gap.event_id), lambda: self._fill(room_id, gap, limit))
 
-    async def _fill(self, room_id: RoomId, gap: HistoryGap, limit: int) -> bool:
-        """Whether there is anything new. Raises nothing."""
+    async def _fill(self, room_id: RoomId, gap: HistoryGap, limit: int) -> Filled:
+        """Raises nothing."""
+        outcome = Filled.NOTHING
         await self._slots.acquire()
         try:
             if await self.database.read(load_missing_before, room_id, gap.event_id) != set(gap.missing):
-                return True  # somebody was faster
-            if await self._fill_from_any(room_id, gap, max(limit, PAGE)):
-                return True
+                return Filled.NEW  # somebody was faster
+            outcome = await self._fill_from_any(room_id, gap, max(limit, PAGE))
         except MatrixError as error:
             logger.info("History of %s can't be fetched: %s", room_id, error)
         except Exception:
             logger.exception("History of %s can't be fetched", room_id)
         finally:
             self._slots.release()
-        self._leave_until_ms.put((room_id, gap.event_id), self.clock.time_ms() + FAILED_MS)
-        return False
+        if outcome is not Filled.NEW:
+            self._note_failed(room_id, gap.event_id, outcome)
+        return outcome
 
-    async def _fill_from_any(self, room_id: RoomId, gap: HistoryGap, limit: int) -> bool:
+    async def _fill_from_any(self, room_id: RoomId, gap: HistoryGap, limit: int) -> Filled:
         head = await self.heads.load(room_id)
-        servers = servers_with_history(head, self.server_name)[:MAX_SERVERS]
+        servers = self._servers(head)
+        unreached = 0
         for server in servers:
             try:
                 pdus = await self._fetch(server, head, gap, limit)
                 if pdus and await self.intake.take(pdus, list(dict.fromkeys([server, *servers])), gap.event_id):
-                    return True
+                    return Filled.NEW
             except (RemoteRefused, RemoteUnreachable, BadAnswer) as error:
+                unreached += not isinstance(error, BadAnswer) and error.status >= 500
                 logger.info("%s gives no history of %s: %s", server, room_id, error)
-        return False
+        return Filled.UNREACHED if servers and unreached == len(servers) else Filled.NOTHING
 
     async def _fetch(self, server: ServerName, head: RoomHead, gap: HistoryGap, limit: int) -> list[Pdu]:
         """What the server has of the missing events and what is before them.
@@ -151,7 +170,7 @@ class Backfill:
         self, room_id: RoomId, ts_ms: int, known: tuple[EventId, int] | None, forwards: bool
     ) -> None:
         head = await self.heads.load(room_id)
-        for server in servers_with_history(head, self.server_name)[:MAX_SERVERS]:
+        for server in self._servers(head):
             try:
                 found = await self._ask_nearest(server, room_id, ts_ms, forwards)
             except (RemoteRefused, RemoteUnreachable, BadAnswer) as error:
@@ -177,8 +196,8 @@ class Backfill:
     async def _fetch_event(self, room_id: RoomId, event_id: EventId) -> None:
         """Only what another server has is worth filling gaps for. Raises: NotFetched."""
         head = await self.heads.load(room_id)
-        servers = servers_with_history(head, self.server_name)[:MAX_SERVERS]
-        self._leave_until_ms.put((room_id, event_id), self.clock.time_ms() + FAILED_MS)
+        servers = self._servers(head)
+        self._note_failed(room_id, event_id, Filled.NOTHING)
         await self.intake.fetcher.fetch_event(event_id, room_id, head.version, servers)
         await self._reach(room_id, event_id)
 
@@ -191,8 +210,14 @@ class Backfill:
             gap = await self.database.read(load_gap, room_id, LOWEST, upto)
             if gap is None:
                 return
-            if not await self._fill_once(room_id, gap, PAGE):
+            if await self._fill_once(room_id, gap, PAGE) is not Filled.NEW:
                 upto = gap.order - 1
+
+    def _servers(self, head: RoomHead) -> list[ServerName]:
+        """Whom to ask; in a room whose members are not known yet also those that the join's answer named."""
+        partial = self.partial.get(head.room_id)
+        named = [server for server in partial.servers if server != self.server_name] if partial is not None else []
+        return list(dict.fromkeys([*servers_with_history(head, self.server_name), *named]))[:MAX_SERVERS]
 
 
 def servers_with_history(head: RoomHead, own: ServerName) -> list[ServerName]:

@@ -21,6 +21,7 @@ from homeserver.matrix.errors import BadJson, InvalidParam, MatrixError
 from homeserver.matrix.ids import ServerName, parse_room_id
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import within
+from homeserver.runtime.db import DatabaseFault
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,10 @@ class EduHandlers:
             self.register(edu_type, handler)
 
     async def handle_all(self, origin: ServerName, edus: Sequence[object]) -> None:
-        """In order. Raises nothing: what is wrong with an EDU harms only it."""
+        """In order. What is wrong with an EDU harms only it.
+
+        Raises: DatabaseFault, so that the transaction is refused and comes again: some EDUs are sent only once.
+        """
         dropped: list[str] = []
         for edu in edus:
             try:
@@ -57,6 +61,8 @@ class EduHandlers:
                 dropped.append(error.error)
             except TimeoutError:
                 dropped.append("it took too long")
+            except DatabaseFault:
+                raise
             except Exception:
                 logger.exception("An EDU from %s failed", origin)
         if dropped:

@@ -18,6 +18,7 @@ from homeserver.matrix.errors import InvalidParam, NotFound, NotJson
 from homeserver.matrix.filters import RoomEventFilter, parse_room_event_filter
 from homeserver.matrix.ids import EventId, parse_event_id, parse_room_id
 from homeserver.matrix.state_map import member_key
+from homeserver.rooms.errors import HistoryUnreachable
 from homeserver.rooms.paging import BEGINNING, Page, Paging
 from homeserver.rooms.view import RoomView, RoomViews
 from homeserver.runtime.http.endpoint import Auth, endpoint
@@ -85,6 +86,8 @@ class RoomMessages:
         view = await self._views.load(parse_room_id(path.room_id), requester.user_id)
         limit = max(1, min(query.limit, MAX_LIMIT))
         page = await self._paging.load_page(view, start, limit, backwards=backwards, stop=stop, filter=filter)
+        if page.is_cut and not page.events:
+            raise HistoryUnreachable
         return RawJson(await self._encode_page(requester, view, page, filter))
 
     @endpoint(

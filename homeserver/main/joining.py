@@ -69,6 +69,6 @@ def build_joining(
     rooms.remote.behind, accounts.profiles.remote = remote, queries
     intake = HistoryIntake(receiving.fetcher, core.ingest, core.history, core.partial)
     rooms.paging.history = Backfill(
-        core.server_name, client, receiving.checks, intake, core.heads, core.database, core.clock
+        core.server_name, client, receiving.checks, intake, core.heads, core.database, core.clock, core.partial
     )
     return JoiningServices(remote, completion)

@@ -5,6 +5,7 @@ MatrixError
   UnableToAuthoriseJoin, UnableToGrantJoin         400, restricted joins that another server might settle
   AliasTaken                                       409
   StateNotFull                                     503, a room that was joined a moment ago
+  HistoryUnreachable                               502
   Forbidden
     BadState, InviteBlocked, GuestsForbidden, IdentityServerNotTrusted
 """
@@ -46,6 +47,15 @@ class StateNotFull(MatrixError):
 
     def __init__(self) -> None:
         super().__init__("The members of this room are not all known yet: try again in a while")
+
+
+class HistoryUnreachable(MatrixError):
+    """There is more history, of which this server has none, and no server that may have it answers."""
+
+    status = 502
+
+    def __init__(self) -> None:
+        super().__init__("The servers that may have older messages of this room don't answer: try again in a while")
 
 
 class UnableToAuthoriseJoin(MatrixError):

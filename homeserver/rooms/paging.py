@@ -14,7 +14,7 @@ from homeserver.folds.events import EventCache
 from homeserver.matrix.errors import NotFound
 from homeserver.matrix.filters import RoomEventFilter
 from homeserver.matrix.ids import EventId
-from homeserver.rooms.ports import NoOlderHistory, OlderHistory
+from homeserver.rooms.ports import Filled, NoOlderHistory, OlderHistory
 from homeserver.rooms.view import RoomView, is_visible
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent, load_event_near, load_timeline
@@ -29,11 +29,14 @@ TIMESTAMP_CANDIDATES = 100
 
 @frozen
 class Page:
-    """Events in the order of reading. end: where the next page begins; None at the end of the timeline."""
+    """Events in the order of reading. end: where the next page begins; None at the end of the timeline. is_cut: there may be
+    more, which could not be had from other servers now.
+    """
 
     events: Sequence[StoredEvent]
     start: int
     end: int | None
+    is_cut: bool = False
 
 
 @define(eq=False)
@@ -66,7 +69,8 @@ class Paging:
         for _ in range(PAGES_PER_ANSWER):
             gap = await self.history.find(view.room_id, after, upto) if backwards else None
             read = await self._read(view, after, upto, limit, backwards)
-            filled = await self._fill(gap, limit, read) if gap is not None else None
+            outcome = await self._fill(gap, limit, read) if gap is not None else Filled.NOTHING
+            filled = gap.order if gap is not None and outcome is Filled.NEW else None
             for event in read:
                 if filled is not None and event.order < filled:
                     break
@@ -80,6 +84,8 @@ class Paging:
                     break
                 was_filled = True
                 continue
+            if len(read) < limit and outcome is Filled.UNREACHED:
+                return Page(found, start, _behind(read[-1], backwards) if read else upto, is_cut=True)
             if len(read) < limit:
                 return Page(found, start, None)
             after, upto = _narrow(after, upto, read[-1], backwards)
@@ -120,15 +126,15 @@ class Paging:
             ts_ms = near[1] + (1 if forwards else -1)
         return None
 
-    async def _fill(self, gap: HistoryGap, limit: int, read: Sequence[StoredEvent]) -> int | None:
+    async def _fill(self, gap: HistoryGap, limit: int, read: Sequence[StoredEvent]) -> Filled:
         """Fill a gap among the events that were read, or before them where there are no more.
 
-        Returns the order of its event if there are new ones before it. The gap was looked for before the events were read:
-        one that somebody fills in between is not taken for the end of the timeline.
+        The gap was looked for before the events were read: one that somebody fills in between is not taken for the end of
+        the timeline.
         """
         if len(read) == limit and gap.order <= read[-1].order:
-            return None
-        return gap.order if await self.history.fill(gap, limit) else None
+            return Filled.NOTHING
+        return await self.history.fill(gap, limit)
 
     def _bounds(self, view: RoomView, start: int, stop: int | None, backwards: bool) -> tuple[int, int]:
         """(after, upto]: what may be read at all."""

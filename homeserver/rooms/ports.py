@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from enum import Enum
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -50,16 +51,24 @@ class EventReviewer(Protocol):
         ...
 
 
+class Filled(Enum):
+    """What came of filling a gap in the history."""
+
+    NEW = "new"  # there are new events before it now
+    NOTHING = "nothing"  # nobody who was asked has any, or may tell us
+    UNREACHED = "unreached"  # nobody could be asked: later there may be more
+
+
 class OlderHistory(Protocol):
     """Implemented by federation: history that this server lacks, from others that have it. It raises nothing."""
 
     def find(self, room_id: RoomId, after: int, upto: int, /) -> Awaitable[HistoryGap | None]:
-        """The newest place before which something is missing that may be had, of those that lie behind `after` and not
-        beyond the event that follows `upto`."""
+        """The newest place before which something is missing, of those that lie behind `after` and not beyond the event
+        that follows `upto`."""
         ...
 
-    def fill(self, gap: HistoryGap, limit: int, /) -> Awaitable[bool]:
-        """Whether there are new events before that place now. Takes some seconds at most."""
+    def fill(self, gap: HistoryGap, limit: int, /) -> Awaitable[Filled]:
+        """Get events from before that place. Takes some seconds at most."""
         ...
 
     def fetch_nearest(
@@ -79,8 +88,8 @@ class NoOlderHistory:
     async def find(self, room_id: RoomId, after: int, upto: int, /) -> HistoryGap | None:
         return None
 
-    async def fill(self, gap: HistoryGap, limit: int, /) -> bool:
-        return False
+    async def fill(self, gap: HistoryGap, limit: int, /) -> Filled:
+        return Filled.NOTHING
 
     async def fetch_nearest(
         self, room_id: RoomId, ts_ms: int, known: tuple[EventId, int] | None, /, *, forwards: bool

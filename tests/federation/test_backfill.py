@@ -10,6 +10,7 @@ import pytest
 from tests.federation.resident import MEMBER, V1, PeerRoom
 from tests.kit.client import Client, bodies
 from tests.kit.federation import Answer
+from tests.kit.reactor import run_in_reactor
 
 
 def join(client: Client, room: PeerRoom) -> None:
@@ -27,6 +28,11 @@ def read_back(client: Client, room: PeerRoom, limit: int = 50, from_: str | None
             return found
         from_ = page["end"]
     raise AssertionError("the history has no end")
+
+
+def refusal(client: Client, room: PeerRoom, from_: str) -> Any:
+    """Why there is no page now, though it is not the end."""
+    return client.get("/rooms/{}/messages", at=[room.room_id], query={"dir": "b", "from": from_}, expect=502)
 
 
 @pytest.mark.parametrize("version", ["1", "6", "10", "11", "12"])
@@ -97,7 +103,9 @@ def test_slow_server_holds_up_no_reader_for_long(start_federated: Any, start_pee
     room.say("before")
     join(alice, room)
     peer.answer("GET", f"{V1}/backfill/", Answer({"pdus": []}, delay_s=30))
-    assert [event["type"] for event in read_back(alice, room)] == [MEMBER]
+    page = alice.messages(room.room_id)
+    assert [event["type"] for event in page["chunk"]] == [MEMBER]
+    assert refusal(alice, room, page["end"])["errcode"] == "M_UNKNOWN"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +116,6 @@ def test_slow_server_holds_up_no_reader_for_long(start_federated: Any, start_pee
         {"pdus": "all"},
         {"pdus": [{"type": "m.room.message"}, 7]},
         [1],
-        Answer(b"{"),
     ],
 )
 def test_server_without_history_is_left_alone_for_a_while(start_federated: Any, start_peer: Any, answer: Any) -> None:
@@ -120,6 +127,25 @@ def test_server_without_history_is_left_alone_for_a_while(start_federated: Any, 
     assert [event["type"] for event in read_back(alice, room)] == [MEMBER]
     assert [event["type"] for event in read_back(alice, room)] == [MEMBER]
     assert len(peer.received(f"{V1}/backfill/")) == 1
+
+
+@pytest.mark.parametrize("answer", [Answer(b"{"), Answer({"errcode": "M_UNKNOWN", "error": "not now"}, 503)])
+def test_history_is_no_shorter_for_an_outage(
+    start_federated: Any, start_peer: Any, monkeypatch: Any, answer: Any
+) -> None:
+    monkeypatch.setattr("federation.backfill.UNREACHED_MS", 0)
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer).serve()
+    room.say("before")
+    join(alice, room)
+    peer.answer("GET", f"{V1}/backfill/", answer)
+    page = alice.messages(room.room_id)
+    assert [event["type"] for event in page["chunk"]] == [MEMBER]
+    assert refusal(alice, room, page["end"])["errcode"] == "M_UNKNOWN"
+    assert alice.get("/rooms/{}/context/{}", at=(room.room_id, page["chunk"][0]["event_id"]))["events_before"] == []
+    room.serve()
+    run_in_reactor(lambda: hearth.federation.destinations.note_alive(peer.server_name))
+    assert bodies(read_back(alice, room, from_=page["end"])) == ["before"]
 
 
 def test_forged_history_is_left_out(start_federated: Any, start_peer: Any) -> None:

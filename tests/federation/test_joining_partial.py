@@ -66,6 +66,10 @@ def test_room_is_used_before_its_members_are_known(
     event_id = alice.send(room.room_id, "I am here")
     assert timeline(alice.sync(), room.room_id)[-1]["event_id"] == event_id
     assert alice.get_state(room.room_id, "m.room.name") == {"name": "Peer's room"}
+    page = alice.messages(room.room_id, limit=100)["chunk"]
+    assert {event["event_id"] for event in page} > set(room.state.values()) - {
+        room.state["m.room.member", alice.user_id]
+    }
     assert is_partial(hearth, room)
     told.set()
     assert members(alice, room) == {room.creator, room.user("bob"), room.user("carol"), alice.user_id}

@@ -73,6 +73,19 @@ def test_event_that_can_not_be_written_down_is_not_accepted(room: PeerRoom, monk
     assert room.sees(pdu.event_id)
 
 
+def test_message_to_a_device_that_can_not_be_written_down_is_not_accepted(room: PeerRoom, monkeypatch: Any) -> None:
+    since = room.alice.sync()["next_batch"]
+    messages = {room.alice.user_id: {room.alice.device_id: {"n": 1}}}
+    content = {"sender": room.bob, "type": "org.example.key", "message_id": "1", "messages": messages}
+    edu = {"edu_type": "m.direct_to_device", "content": content}
+    fault = Fault(monkeypatch, "write_batch")
+    assert room.send(edus=[edu], txn_id="same").status_code == 500
+    fault.mend()
+    assert room.send(edus=[edu], txn_id="same").json() == {"pdus": {}}
+    told = room.alice.sync(since=since)["to_device"]["events"]
+    assert [event["content"] for event in told] == [{"n": 1}]
+
+
 def test_what_could_not_be_deleted_is_deleted_later(room: PeerRoom, monkeypatch: Any) -> None:
     queues = room.hearth.federation.receiving.queues
     fault = Fault(monkeypatch, "write_batch", "delete_staged_pdus")

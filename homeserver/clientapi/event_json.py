@@ -30,22 +30,25 @@ class EventJson:
     async def encode(self, view: RoomView, events: Sequence[StoredEvent], requester: Requester) -> list[bytes]:
         """Each event with its room id and `unsigned`, in order."""
         versions = {view.room_id: view.head.version}
-        related = await load_related(self._events, events, versions)
+        related = self._erased.quoted(await load_related(self._events, events, versions))
         reader = Reader(requester.user_id, requester.device_id)
         now_ms = self._clock.time_ms()
         bundles = await self._relations.load_bundles(events, versions, requester.user_id, now_ms)
-        return [
-            encode(
-                self._erased.shown(event, membership := self._membership(view, event)),
+        encoded = []
+        for event in events:
+            membership = self._membership(view, event)
+            shown = self._erased.shown(event, membership)
+            json = encode(
+                shown,
                 reader,
                 now_ms,
                 membership=membership,
                 related=related,
                 with_room_id=True,
-                bundle=bundles.get(event.event_id),
+                bundle=bundles.get(event.event_id) if shown is event else None,
             )
-            for event in events
-        ]
+            encoded.append(json)
+        return encoded
 
     def _membership(self, view: RoomView, event: StoredEvent) -> str:
         if event.timeline_order is None:

@@ -5,11 +5,11 @@ Spec: client-server-api#post_matrixclientv3accountdeactivate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import define, field
 
-from homeserver.matrix.ids import UserId
+from homeserver.matrix.ids import EventId, UserId
 from homeserver.matrix.pdu import redact_pdu
 from homeserver.runtime.db import Database
 from homeserver.store.accounts import load_erased_users
@@ -35,6 +35,11 @@ class ErasedUsers:
         """The event as it is shown to somebody who was that to the room when it was sent (None: it does not matter)."""
         if not self._users or membership in ("join", None) or event.pdu.sender not in self._users:
             return event
-        redacted = StoredEvent(redact_pdu(event.pdu), nid=event.nid, timeline_order=event.timeline_order)
-        redacted.replaces = event.replaces
-        return redacted
+        return StoredEvent(redact_pdu(event.pdu), nid=event.nid, timeline_order=event.timeline_order)
+
+    def quoted(self, events: Mapping[EventId, StoredEvent]) -> Mapping[EventId, StoredEvent]:
+        """Events as others quote them (`prev_content`, `redacted_because`): redacted whoever reads, if an erased user sent
+        them."""
+        if not self._users:
+            return events
+        return {event_id: self.shown(event, "leave") for event_id, event in events.items()}

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 import orjson
 from attrs import define, frozen
 
+from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.relations import REPLACE, relation_of
@@ -37,6 +38,7 @@ class RelatedPage:
 class Relations:
     database: Database
     events: EventCache
+    erased: ErasedUsers
 
     async def load_page(
         self,
@@ -96,11 +98,15 @@ class Relations:
         by_id = {event.event_id: event for event in events}
         rooms = {event_id: by_id[event_id].pdu.room_id for event_id in bundles}
         quoted = await self._load_quoted(bundles, rooms, versions)
-        return {
-            event_id: encoded
-            for event_id, bundle in bundles.items()
-            if (encoded := _encode(by_id[event_id], bundle, quoted, reader, now_ms)) is not None
-        }
+        found = {}
+        for event_id, bundle in bundles.items():
+            latest = quoted.get(bundle.thread_latest) if bundle.thread_latest is not None else None
+            if latest is not None:
+                latest = self.erased.shown(latest, "leave")  # many read it, and some of them were not there
+            encoded = _encode(by_id[event_id], bundle, quoted, latest, reader, now_ms)
+            if encoded is not None:
+                found[event_id] = encoded
+        return found
 
     async def _load_quoted(
         self, bundles: Mapping[EventId, Bundle], rooms: Mapping[EventId, RoomId], versions: Mapping[RoomId, RoomVersion]
@@ -118,7 +124,12 @@ class Relations:
 
 
 def _encode(
-    event: StoredEvent, bundle: Bundle, quoted: Mapping[EventId, StoredEvent], reader: UserId, now_ms: int
+    event: StoredEvent,
+    bundle: Bundle,
+    quoted: Mapping[EventId, StoredEvent],
+    latest: StoredEvent | None,
+    reader: UserId,
+    now_ms: int,
 ) -> bytes | None:
     parts = []
     edit = _newest_edit(event, [quoted[event_id] for event_id in bundle.edits if event_id in quoted])
@@ -127,7 +138,6 @@ def _encode(
     if bundle.references:
         chunk = [{"event_id": event_id} for event_id in bundle.references]
         parts.append(b'"m.reference":%b' % orjson.dumps({"chunk": chunk}))
-    latest = quoted.get(bundle.thread_latest) if bundle.thread_latest is not None else None
     if latest is not None:
         participated = bundle.participated or event.pdu.sender == reader
         parts.append(

@@ -116,18 +116,16 @@ def build_segment(
     bundles = view.get_bundles(window.events, head, log.rows) if with_bundles else _NO_BUNDLES
     if bundles is None:
         return None
-    encoded = [
-        encode_event(
-            view.sources.erased.shown(event, membership := membership_at(event)),
-            None,
-            view.now_ms,
-            request.filter,
-            membership=membership,
-            related=related,
-            bundle=bundles.get(event.event_id),
+    encoded = []
+    for event in window.events:
+        membership = membership_at(event)
+        shown = view.sources.erased.shown(event, membership)
+        bundle = bundles.get(event.event_id) if shown is event else None
+        encoded.append(
+            encode_event(
+                shown, None, view.now_ms, request.filter, membership=membership, related=related, bundle=bundle
+            )
         )
-        for event in window.events
-    ]
     deltas = window.final if request.state_kind is not StateKind.BEFORE else {**window.changes, **window.untold}
     is_limited = window.limited if limited is None else limited
     return Segment(

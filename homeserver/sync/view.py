@@ -252,10 +252,10 @@ class View:
             self.missing_events += 1
         return event
 
-    def get_related(self, events: Collection[StoredEvent], head: RoomHead) -> dict[EventId, StoredEvent]:
+    def get_related(self, events: Collection[StoredEvent], head: RoomHead) -> Mapping[EventId, StoredEvent]:
         """The events that those events' `unsigned` quotes."""
         found = {event_id: self.get_event(event_id, head) for event_id in related_ids(events)}
-        return {event_id: event for event_id, event in found.items() if event is not None}
+        return self.sources.erased.quoted({event_id: event for event_id, event in found.items() if event is not None})
 
     def get_bundles(
         self, events: Collection[StoredEvent], head: RoomHead, rows: Sequence[LogRow]

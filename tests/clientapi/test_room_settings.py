@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tests.kit.waiting import until_synced
@@ -48,13 +49,7 @@ def test_events_of_erased_users_are_redacted_for_those_who_were_not_there(hearth
     room = alice.create_room(preset="public_chat")
     bob.join(room)
     event_id = bob.send(room, "forget this")
-    auth = {
-        "type": "m.login.password",
-        "identifier": {"type": "m.id.user", "user": bob.user_id},
-        "password": "password of the tests",
-    }
-    session = bob.post("/account/deactivate", {"erase": True}, expect=401)["session"]
-    bob.post("/account/deactivate", {"erase": True, "auth": {**auth, "session": session}})
+    erase(bob)
     carol = hearth.register("carol")
     carol.join(room)
     for _ in range(2):
@@ -62,6 +57,46 @@ def test_events_of_erased_users_are_redacted_for_those_who_were_not_there(hearth
         assert _contents(carol, room, event_id) == [{}] * 4
         hearth.restart()
         alice.base_url = carol.base_url = hearth.url
+
+
+def test_nothing_quotes_an_erased_user_to_those_who_were_not_there(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    room = alice.create_room(preset="public_chat", power_level_content_override={"state_default": 0})
+    bob.join(room)
+    secret = "sunflower"
+    bob.put("/profile/{}/displayname", {"displayname": secret}, at=[bob.user_id])
+    root = alice.send(room, "root")
+    bob.set_state(room, "m.room.topic", {"topic": secret})
+    alice.set_state(room, "m.room.topic", {"topic": "another"})
+    message = bob.send(room, secret)
+    edit = {"m.new_content": {"msgtype": "m.text", "body": secret}, "m.relates_to": relation("m.replace", message)}
+    bob.send(room, {"msgtype": "m.text", "body": secret, **edit})
+    bob.send(room, {"msgtype": "m.text", "body": secret, "m.relates_to": relation("m.thread", root)})
+    erase(bob)
+    carol = hearth.register("carol")
+    carol.join(room)
+    listed = {"ranges": [[0, 5]], "timeline_limit": 100, "required_state": [["*", "*"]]}
+    for shown in (
+        carol.messages(room, limit=100),
+        carol.sync(since=None, filter={"room": {"timeline": {"limit": 100}}}),
+        carol.get("/_matrix/client/v1/rooms/{}/threads", at=[room]),
+        carol.get("/_matrix/client/v1/rooms/{}/relations/{}", at=(room, root)),
+        carol.get("/rooms/{}/event/{}", at=(room, message)),
+        carol.post("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", {"lists": {"all": listed}}),
+    ):
+        assert secret not in json.dumps(shown)
+    assert json.dumps(alice.messages(room, limit=100)).count(secret) >= 4
+
+
+def erase(client: Any) -> None:
+    identifier = {"type": "m.id.user", "user": client.user_id}
+    auth = {"type": "m.login.password", "identifier": identifier, "password": "password of the tests"}
+    session = client.post("/account/deactivate", {"erase": True}, expect=401)["session"]
+    client.post("/account/deactivate", {"erase": True, "auth": {**auth, "session": session}})
+
+
+def relation(rel_type: str, target: str) -> dict[str, str]:
+    return {"rel_type": rel_type, "event_id": target}
 
 
 def _contents(client: Any, room: str, event_id: str) -> list[Any]:

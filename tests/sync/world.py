@@ -155,7 +155,7 @@ class World:
             NoCounts(),
             self.typing,
             Rules(),
-            Relations(self.database, self.events),
+            Relations(self.database, self.events, ErasedUsers()),
             ErasedUsers(),
             StickyEvents(self.database, self.clock),
         )

@@ -329,17 +329,18 @@ class RoomBuilder:
         history: UserHistory | None,
         bundles: Mapping[EventId, bytes] = _NO_BUNDLES,
     ) -> list[orjson.Fragment]:
-        shown, now_ms = self.view.sources.erased.shown, self.view.now_ms
+        erased, now_ms = self.view.sources.erased, self.view.now_ms
         encoded = []
         for event in events:
             membership = None if history is None else history.membership_at(event.order) or "leave"
+            shown = erased.shown(event, membership)
             json = encode(
-                shown(event, membership),
+                shown,
                 self._reader,
                 now_ms,
                 membership=membership,
                 related=related,
-                bundle=bundles.get(event.event_id),
+                bundle=bundles.get(event.event_id) if shown is event else None,
             )
             encoded.append(orjson.Fragment(json))
         return encoded

@@ -8,10 +8,10 @@ Spec: server-server-api#querying-keys-through-another-server
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Protocol
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from federation.allowed import AllowedServers
 from federation.bounded import Bounded
@@ -34,6 +34,14 @@ class Limiter(Protocol):
     def check(self, kind: str, key: str, cost: float = 1.0) -> None: ...
 
 
+@frozen
+class Asked:
+    """What is wanted of a server's keys: valid until a time (None: now), and these among them."""
+
+    until_ts_ms: int | None = None
+    key_ids: Collection[str] = ()
+
+
 @define(eq=False)
 class Notary:
     ring: KeyRing
@@ -43,19 +51,19 @@ class Notary:
     limiter: Limiter
     _kept: Bounded[str, KeyDocument] = field(init=False, factory=lambda: Bounded(DOCUMENTS_KEPT))
 
-    async def load_documents(self, wanted: Mapping[Any, int | None], asker: str) -> list[dict[str, Any]]:
+    async def load_documents(self, wanted: Mapping[Any, Asked], asker: str) -> list[dict[str, Any]]:
         """A document, signed by its server and by us, for each server that one is known of or can be had.
 
-        `wanted` has the time until which each must be valid, None for now. A server that can't be reached is answered for with
-        what is known. Raises: LimitExceeded, when the asker has caused too many fetches and nothing is known.
+        A server that can't be reached is answered for with what is known. Raises: LimitExceeded, when the asker has caused too
+        many fetches and nothing is known.
         """
         now_ms = self.clock.time_ms()
-        names = {ServerName(name): until or now_ms for name, until in wanted.items() if is_server_name(name)}
+        names = {ServerName(name): asked for name, asked in wanted.items() if is_server_name(name)}
         documents = await self._load_known(list(names))
         missing = [
             server
-            for server, until_ms in names.items()
-            if documents.get(server, _NOTHING)[0] < until_ms and server != self.ring.own.server_name
+            for server, asked in names.items()
+            if server != self.ring.own.server_name and not _has(documents.get(server, _NOTHING), asked, now_ms)
         ]
         fetches, refused = [], None
         for server in missing:
@@ -100,3 +108,12 @@ class Notary:
 
 
 _NOTHING: tuple[int, dict[str, Any]] = (-1, {})
+
+
+def _has(known: tuple[int, dict[str, Any]], asked: Asked, now_ms: int) -> bool:
+    """The document is good for long enough and has the keys: one that its server made since it was fetched is not there."""
+    valid_until_ts_ms, document = known
+    if valid_until_ts_ms < (asked.until_ts_ms or now_ms):
+        return False
+    told = {*document.get("verify_keys", ()), *document.get("old_verify_keys", ())}
+    return told.issuperset(asked.key_ids)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from federation.keys.notary import MAX_SERVERS, Notary
+from federation.keys.notary import MAX_SERVERS, Asked, Notary
 from federation.keys.own import OwnKeys
 from homeserver.matrix.errors import InvalidParam
 from homeserver.matrix.ids import parse_server_name
@@ -60,7 +60,7 @@ class KeyEndpoints:
     )
     async def get_of(self, request: Request, path: KeyPath, query: KeyQuery) -> JsonObject:
         server = parse_server_name(path.server_name)
-        asked = {server: query.minimum_valid_until_ts}
+        asked = {server: Asked(query.minimum_valid_until_ts)}
         return {"server_keys": await self._notary.load_documents(asked, request.client_ip)}
 
     @endpoint(
@@ -76,7 +76,7 @@ class KeyEndpoints:
     async def query(self, request: Request, body: KeysQuery) -> JsonObject:
         if len(body.server_keys) > MAX_SERVERS:
             raise InvalidParam("server_keys", f"more than {MAX_SERVERS} servers")
-        asked = {server: _latest(keys) for server, keys in body.server_keys.items()}
+        asked = {server: Asked(_latest(keys), keys.keys()) for server, keys in body.server_keys.items()}
         return {"server_keys": await self._notary.load_documents(asked, request.client_ip)}
 
 

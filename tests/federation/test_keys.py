@@ -369,6 +369,20 @@ def test_notary_asks_again_when_what_it_has_ends_too_early(start_federated: Any,
     assert check_notarized(hearth, peer, hearth.ask("POST", QUERY, wanted))["valid_until_ts"] > until
 
 
+def test_notary_asks_again_for_a_key_that_it_has_not(start_federated: Any, start_peer: Any) -> None:
+    clock = ManualClock(now_ms())
+    hearth, peer = start_federated(clock=clock), start_peer()
+    hearth.ask("GET", f"{QUERY}/{peer.server_name}")
+    peer.key = SigningKey("next", b"n" * 32)
+    run_in_reactor(lambda: clock.advance(ASK_AGAIN_MS + 1))
+    asked = len(peer.received(KEYS))
+    for _ in range(3):
+        answer = hearth.ask("POST", QUERY, {"server_keys": {peer.server_name: {"ed25519:next": {}}}})
+        assert "ed25519:next" in check_notarized(hearth, peer, answer)["verify_keys"]
+        hearth.ask("POST", QUERY, {"server_keys": {peer.server_name: {"ed25519:made_up": {}}}})
+    assert len(peer.received(KEYS)) == asked + 1
+
+
 def test_notary_goes_on_telling_of_a_server_that_is_gone(start_federated: Any, start_peer: Any) -> None:
     hearth, peer = start_federated(), start_peer()
     assert load(hearth, peer.server_name, peer.key.key_id) is not None

@@ -100,6 +100,7 @@ class AccountManagement:
         "POST",
         f"{THREEPID_PATH}/add",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         spec="client-server-api#post_matrixclientv3account3pidadd",
     )
@@ -107,6 +108,7 @@ class AccountManagement:
         "POST",
         f"{THREEPID_PATH}/bind",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         spec="client-server-api#post_matrixclientv3account3pidbind",
     )
@@ -158,6 +160,7 @@ class AccountManagement:
         "GET",
         "/_matrix/client/v3/account/whoami",
         auth=Auth.GUEST_OK,
+        limit="other",
         tag="Session management",
         spec="client-server-api#get_matrixclientv3accountwhoami",
     )

@@ -28,6 +28,7 @@ class CallEndpoints:
         "GET",
         "/_matrix/client/v3/voip/turnServer",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         spec="client-server-api#get_matrixclientv3voipturnserver",
     )

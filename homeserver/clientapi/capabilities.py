@@ -19,6 +19,7 @@ class Capabilities:
         "GET",
         "/_matrix/client/v3/capabilities",
         auth=Auth.GUEST_OK,
+        limit="other",
         tag="Capabilities",
         spec="client-server-api#get_matrixclientv3capabilities",
     )

@@ -52,11 +52,25 @@ class KeyBackupEndpoints:
     def __init__(self, backups: KeyBackups) -> None:
         self._backups = backups
 
-    @endpoint("POST", VERSION, auth=Auth.USER, tag=TAG, spec="client-server-api#post_matrixclientv3room_keysversion")
+    @endpoint(
+        "POST",
+        VERSION,
+        auth=Auth.USER,
+        limit="other",
+        tag=TAG,
+        spec="client-server-api#post_matrixclientv3room_keysversion",
+    )
     async def post_version(self, requester: Requester, body: VersionBody) -> JsonObject:
         return {"version": await self._backups.create(requester.user_id, body.algorithm, body.auth_data)}
 
-    @endpoint("GET", VERSION, auth=Auth.USER, tag=TAG, spec="client-server-api#get_matrixclientv3room_keysversion")
+    @endpoint(
+        "GET",
+        VERSION,
+        auth=Auth.USER,
+        limit="other",
+        tag=TAG,
+        spec="client-server-api#get_matrixclientv3room_keysversion",
+    )
     async def get_latest(self, requester: Requester) -> JsonObject:
         return _version_answer(await self._backups.load_version(requester.user_id, None))
 
@@ -64,6 +78,7 @@ class KeyBackupEndpoints:
         "GET",
         f"{VERSION}/{{version}}",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         spec="client-server-api#get_matrixclientv3room_keysversionversion",
     )
@@ -74,6 +89,7 @@ class KeyBackupEndpoints:
         "PUT",
         f"{VERSION}/{{version}}",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         spec="client-server-api#put_matrixclientv3room_keysversionversion",
     )
@@ -85,6 +101,7 @@ class KeyBackupEndpoints:
         "DELETE",
         f"{VERSION}/{{version}}",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         spec="client-server-api#delete_matrixclientv3room_keysversionversion",
     )
@@ -96,6 +113,7 @@ class KeyBackupEndpoints:
         "PUT",
         KEYS,
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         max_body_bytes=MAX_BODY_BYTES,
         spec="client-server-api#put_matrixclientv3room_keyskeys",
@@ -107,6 +125,7 @@ class KeyBackupEndpoints:
         "PUT",
         f"{KEYS}/{{room_id}}",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         max_body_bytes=MAX_BODY_BYTES,
         spec="client-server-api#put_matrixclientv3room_keyskeysroomid",
@@ -118,6 +137,7 @@ class KeyBackupEndpoints:
         "PUT",
         f"{KEYS}/{{room_id}}/{{session_id}}",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         spec="client-server-api#put_matrixclientv3room_keyskeysroomidsessionid",
     )
@@ -126,7 +146,9 @@ class KeyBackupEndpoints:
     ) -> JsonObject:
         return await self._save(requester, query, [_parse_session(path.room_id, path.session_id, body, "session")])
 
-    @endpoint("GET", KEYS, auth=Auth.USER, tag=TAG, spec="client-server-api#get_matrixclientv3room_keyskeys")
+    @endpoint(
+        "GET", KEYS, auth=Auth.USER, limit="other", tag=TAG, spec="client-server-api#get_matrixclientv3room_keyskeys"
+    )
     async def get_keys(self, requester: Requester, query: KeysQuery) -> RawJson:
         sessions = await self._backups.load_sessions(requester.user_id, query.version)
         return RawJson(b'{"rooms":%b}' % encode_sessions(sessions))
@@ -135,6 +157,7 @@ class KeyBackupEndpoints:
         "GET",
         f"{KEYS}/{{room_id}}",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         spec="client-server-api#get_matrixclientv3room_keyskeysroomid",
     )
@@ -147,6 +170,7 @@ class KeyBackupEndpoints:
         "GET",
         f"{KEYS}/{{room_id}}/{{session_id}}",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         spec="client-server-api#get_matrixclientv3room_keyskeysroomidsessionid",
     )
@@ -156,7 +180,14 @@ class KeyBackupEndpoints:
             raise NotFound("No such session in the backup")
         return RawJson(encode_session(found[0]))
 
-    @endpoint("DELETE", KEYS, auth=Auth.USER, tag=TAG, spec="client-server-api#delete_matrixclientv3room_keyskeys")
+    @endpoint(
+        "DELETE",
+        KEYS,
+        auth=Auth.USER,
+        limit="other",
+        tag=TAG,
+        spec="client-server-api#delete_matrixclientv3room_keyskeys",
+    )
     async def delete_keys(self, requester: Requester, query: KeysQuery) -> JsonObject:
         return _count_answer(await self._backups.delete_sessions(requester.user_id, query.version))
 
@@ -164,6 +195,7 @@ class KeyBackupEndpoints:
         "DELETE",
         f"{KEYS}/{{room_id}}",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         spec="client-server-api#delete_matrixclientv3room_keyskeysroomid",
     )
@@ -174,6 +206,7 @@ class KeyBackupEndpoints:
         "DELETE",
         f"{KEYS}/{{room_id}}/{{session_id}}",
         auth=Auth.USER,
+        limit="other",
         tag=TAG,
         spec="client-server-api#delete_matrixclientv3room_keyskeysroomidsessionid",
     )

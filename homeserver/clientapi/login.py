@@ -52,6 +52,7 @@ class LoginEndpoints:
         "GET",
         "/_matrix/client/v3/login",
         auth=Auth.NONE,
+        limit="other",
         tag=TAG,
         spec="client-server-api#get_matrixclientv3login",
     )
@@ -100,6 +101,7 @@ class LoginEndpoints:
         "POST",
         "/_matrix/client/v3/refresh",
         auth=Auth.NONE,
+        limit="other",
         aliases=("/_matrix/client/v1/refresh",),
         tag=TAG,
         spec="client-server-api#post_matrixclientv3refresh",

@@ -30,6 +30,7 @@ class OpenIdEndpoints:
         "POST",
         "/_matrix/client/v3/user/{user_id}/openid/request_token",
         auth=Auth.USER,
+        limit="other",
         optional_body=True,
         tag="OpenID",
         spec="client-server-api#post_matrixclientv3useruseridopenidrequest_token",

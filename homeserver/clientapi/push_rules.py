@@ -94,7 +94,12 @@ class PushRuleEndpoints:
         return {"actions": (await self._rule(requester, path))["actions"]}
 
     @endpoint(
-        "PUT", RULE_PATH, auth=Auth.USER, tag=TAG, spec="client-server-api#put_matrixclientv3pushrulesglobalkindruleid"
+        "PUT",
+        RULE_PATH,
+        auth=Auth.USER,
+        limit="other",
+        tag=TAG,
+        spec="client-server-api#put_matrixclientv3pushrulesglobalkindruleid",
     )
     async def put_rule(self, requester: Requester, path: RulePath, query: PlaceQuery, body: JsonObject) -> JsonObject:
         kind = parse_kind(path.kind)

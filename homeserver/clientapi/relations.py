@@ -100,6 +100,7 @@ class RelationEndpoints:
         "GET",
         BASE + "/threads",
         auth=Auth.GUEST_OK,
+        limit="other",
         tag="Threads",
         spec="client-server-api#get_matrixclientv1roomsroomidthreads",
     )

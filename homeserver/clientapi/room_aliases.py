@@ -85,6 +85,7 @@ class RoomAliasEndpoints:
         "GET",
         "/_matrix/client/v3/rooms/{room_id}/aliases",
         auth=Auth.USER,
+        limit="other",
         spec="client-server-api#get_matrixclientv3roomsroomidaliases",
         tag="Room directory",
     )

@@ -110,6 +110,7 @@ class RoomMessages:
         "GET",
         "/_matrix/client/v1/rooms/{room_id}/timestamp_to_event",
         auth=Auth.GUEST_OK,
+        limit="other",
         tag=TAG,
         spec="client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event",
     )

@@ -122,7 +122,12 @@ class RateLimitsConfig:
     )
     upload: Rate = setting(Rate(per_second=2.0, burst=50), help="Files uploaded.")
     remote_media: Rate = setting(Rate(per_second=5.0, burst=200), help="Files fetched from other servers.")
+    media: Rate = setting(Rate(per_second=50.0, burst=1000), help="Downloads and thumbnails.")
     typing: Rate = setting(Rate(per_second=5.0, burst=50), help="Typing notifications and receipts.")
+    other: Rate = setting(
+        Rate(per_second=20.0, burst=200),
+        help="All else that the specification lets a server limit: leaving rooms, key backups, push rules, threads and so on.",
+    )
 
 
 ALL_SECTIONS: Final[tuple[type, ...]] = (

@@ -154,11 +154,13 @@ class Sender:
             self._line_up_all(offered)
 
     def _push_ephemeral(self, server: ServerName, ephemeral: Ephemeral) -> bool:
-        """False where it would be too late. Servers that fail share a bound, so that thousands of them cost little."""
+        """False where it would be too late: a server that fails may be there again with the request that is under way. Such
+        servers share a bound, so that thousands of them cost little.
+        """
         destination = self._get(server)
         if not destination.failures:
             destination.push_ephemeral(ephemeral, MAX_EPHEMERAL)
-        elif ephemeral.expires_ms - self.clock.monotonic_ms() >= LASTING_MS:
+        elif destination.busy_since_ms is not None or ephemeral.expires_ms - self.clock.monotonic_ms() >= LASTING_MS:
             share = MAX_EPHEMERAL_FAILING // len(self._destinations)
             destination.push_ephemeral(ephemeral, min(MAX_EPHEMERAL, max(share, MIN_EPHEMERAL)))
         else:

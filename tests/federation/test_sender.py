@@ -162,7 +162,13 @@ def test_short_outage_loses_nothing_and_keeps_the_order(outbox: Outbox) -> None:
 
 def test_failed_transaction_is_sent_again_under_its_id(outbox: Outbox) -> None:
     seen: list[str] = []
-    outbox.peers.refusing[PEER] = lambda body: seen.append(body["pdus"][0]["content"]["body"]) or 502  # type: ignore[func-returns-value]
+
+    def minds(body: dict[str, Any]) -> int | None:
+        bodies = [pdu["content"]["body"] for pdu in body["pdus"] if "body" in pdu["content"]]
+        seen.extend(bodies)
+        return 502 if bodies else None
+
+    outbox.peers.refusing[PEER] = minds
     outbox.say("one")
     outbox.peers.wait_for(lambda: seen)
     del outbox.peers.refusing[PEER]

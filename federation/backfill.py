@@ -130,6 +130,7 @@ class Backfill:
             logger.info("History of %s can't be fetched: %s", room_id, error)
         except Exception:
             logger.exception("History of %s can't be fetched", room_id)
+            outcome = Filled.UNREACHED
         finally:
             self._slots.release()
         if outcome is not Filled.NEW:

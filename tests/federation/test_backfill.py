@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.federation.resident import MEMBER, V1, PeerRoom
+from tests.federation.test_receiving_faults import Fault
 from tests.kit.client import Client, bodies
 from tests.kit.federation import Answer
 from tests.kit.reactor import run_in_reactor
@@ -145,6 +146,21 @@ def test_history_is_no_shorter_for_an_outage(
     assert alice.get("/rooms/{}/context/{}", at=(room.room_id, page["chunk"][0]["event_id"]))["events_before"] == []
     room.serve()
     run_in_reactor(lambda: hearth.federation.destinations.note_alive(peer.server_name))
+    assert bodies(read_back(alice, room, from_=page["end"])) == ["before"]
+
+
+def test_history_is_no_shorter_for_a_database_that_fails(
+    start_federated: Any, start_peer: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("federation.backfill.UNREACHED_MS", 0)
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer).serve()
+    room.say("before")
+    join(alice, room)
+    fault = Fault(monkeypatch, "write_batch")
+    page = alice.messages(room.room_id)
+    assert refusal(alice, room, page["end"])["errcode"] == "M_UNKNOWN"
+    fault.mend()
     assert bodies(read_back(alice, room, from_=page["end"])) == ["before"]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from homeserver.matrix.errors import BadJson
 from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of, is_user_of
 from homeserver.presence.presence import OFFLINE, Presence
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.partial_states import PartialStates
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow
@@ -39,6 +40,7 @@ LIFETIME_MS: Final = 60_000
 MAX_USERS: Final = 1_000  # in one EDU that comes, and told of at once
 MAX_INTRODUCED: Final = 100  # users of whom a server that comes into a room is told
 MAX_REMEMBERED: Final = 100_000
+MAX_EARLY: Final = 10_000  # users of whom it is not known yet whether a room is shared
 
 
 @define(eq=False)
@@ -137,10 +139,14 @@ class PresenceSender:
 
 @define(eq=False)
 class PresenceReceiver:
-    """Takes in what other servers say of users of theirs with whom a room is shared."""
+    """Takes in what other servers say of users of theirs with whom a room is shared; follows the log for those of whom that is
+    not known yet, as their room's members are still on their way.
+    """
 
     presence: Presence
     database: Database
+    partial: PartialStates
+    _early: OrderedDict[UserId, Mapping[str, Any]] = field(factory=OrderedDict, init=False)
 
     async def receive(self, origin: ServerName, content: Mapping[str, Any]) -> None:
         """What is not well-formed, or not the origin's to say, is passed over. Raises: BadJson.
@@ -155,10 +161,34 @@ class PresenceReceiver:
             for update in pushed[:MAX_USERS]
             if isinstance(update, dict) and is_user_of(update.get("user_id"), origin)
         }
-        for user_id in await self.database.read(
-            load_joined_somewhere, updates
-        ):  # what it names may be anything: no cache
+        known = await self._take(updates)
+        if self.partial.is_server_in_any(origin):
+            self._keep({user_id: update for user_id, update in updates.items() if user_id not in known})
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        """Follow the log."""
+        if self._early and any(row.is_state_alone for row in rows):
+            early, self._early = self._early, OrderedDict()
+            Deferred.fromCoroutine(self._take_early(early)).addErrback(_log_failure)
+
+    async def _take_early(self, early: Mapping[UserId, Mapping[str, Any]]) -> None:
+        known = await self._take(early)
+        unknown = {user_id: update for user_id, update in early.items() if user_id not in known}
+        self._keep({each: unknown[each] for each in unknown if self.partial.is_server_in_any(domain_of(each))})
+
+    async def _take(self, updates: Mapping[UserId, Mapping[str, Any]]) -> Collection[UserId]:
+        """Those of the users with whom a room is shared, as far as is known."""
+        # No cache: what another server names may be anything.
+        known = await self.database.read(load_joined_somewhere, updates)
+        for user_id in known:
             self.presence.receive(user_id, updates[user_id])
+        return known
+
+    def _keep(self, updates: Mapping[UserId, Mapping[str, Any]]) -> None:
+        for user_id, update in updates.items():
+            self._early[user_id] = update
+            if len(self._early) > MAX_EARLY:
+                self._early.popitem(last=False)
 
 
 def _log_failure(failure: Any) -> None:

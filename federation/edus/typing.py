@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from attrs import define, field
@@ -14,10 +15,10 @@ from twisted.internet.defer import Deferred
 
 from federation.outbound.sender import Sender
 from homeserver.folds.room_servers import RoomServers
-from homeserver.matrix.errors import NotFound
+from homeserver.matrix.errors import Forbidden
 from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of, is_user_of
-from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.typing import Typing
+from homeserver.rooms.view import RoomViews
 from homeserver.runtime.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class TypingSender:
 class TypingReceiver:
     """Takes in what other servers say of their users who are in the room."""
 
-    heads: RoomHeads
+    views: RoomViews
     typing: Typing
 
     async def receive(self, origin: ServerName, content: Mapping[str, Any]) -> None:
@@ -97,14 +98,12 @@ class TypingReceiver:
         room_id, user_id, is_typing = content.get("room_id"), content.get("user_id"), content.get("typing")
         if not isinstance(room_id, str) or not isinstance(user_id, str) or not is_user_of(user_id, origin):
             return
-        try:
-            head = await self.heads.load(RoomId(room_id))
-        except NotFound:
-            return
-        if is_typing is True and head.is_joined(UserId(user_id)):
-            self.typing.start(RoomId(room_id), UserId(user_id), LIFETIME_MS)
-        elif is_typing is False:
+        if is_typing is False:
             self.typing.stop(RoomId(room_id), UserId(user_id))
+        elif is_typing is True:
+            with suppress(Forbidden):
+                await self.views.load_joined(RoomId(room_id), UserId(user_id))
+                self.typing.start(RoomId(room_id), UserId(user_id), LIFETIME_MS)
 
 
 def _log_failure(failure: Any) -> None:

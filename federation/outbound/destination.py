@@ -34,6 +34,7 @@ class Destination:
     line: Any = None  # whose turn it has
     hanging: bool = False
     timer: Any = None
+    retry_ms: int = 0  # when it is asked again, on the monotonic clock
     woken: bool = False  # it called us: ask it although it failed lately
     unsure: Transaction | None = None  # failed; perhaps it arrived
     queue: deque[Item] = field(factory=deque)

@@ -18,7 +18,7 @@ from attrs import define
 
 from federation.outbound.items import EVENT, Item
 from homeserver.folds.events import EventCache
-from homeserver.folds.room_servers import FULL_STATE, RemoteMembers, RoomServers
+from homeserver.folds.room_servers import RemoteMembers, RoomServers
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.state_map import CREATE
 from homeserver.runtime.db import Database
@@ -39,21 +39,18 @@ class EventSource:
     events: EventCache
     servers: RoomServers
     kind: str = EVENT
-    log_kinds: Sequence[str] = (EVENT, RELAY, FULL_STATE)
+    log_kinds: Sequence[str] = (EVENT, RELAY)
     most_edus: int = 0
     newest_first: bool = True
 
     def get_addressed(self, row: LogRow) -> tuple[Item, Sequence[ServerName]] | None:
         room_id = RoomId(row.key)
-        if row.kind == FULL_STATE:
-            self.servers.on_rows((row,))
-            return _nobody(row)
         is_ours = row.kind == RELAY or self._is_ours(row)
         members = self.servers.get(room_id)
         if members is None and is_ours:
             return None
         before = set(members.servers) if members is not None and is_ours and row.deltas else ()
-        if row.deltas:
+        if row.deltas or row.is_state_alone:
             self.servers.on_rows((row,))
             members = self.servers.get(room_id)
         if not is_ours:

@@ -49,7 +49,8 @@ MAX_QUEUED_IN_ALL: Final = 1_000_000
 MAX_EPHEMERAL: Final = 1_000  # EDUs in memory for one server
 MAX_EPHEMERAL_FAILING: Final = 50_000  # about as many for all that fail, but each may have
 MIN_EPHEMERAL: Final = 10
-LASTING_MS: Final = 300_000  # an EDU of a shorter life does not wait for a server that fails
+# An EDU of a longer life waits for a server that fails even if that is asked again only later: it may call us.
+LASTING_MS: Final = 300_000
 HOLD_MS_PER_SERVER: Final = 10
 MIN_HOLD_MS: Final = 100
 MAX_HOLD_MS: Final = 3_000
@@ -154,13 +155,13 @@ class Sender:
             self._line_up_all(offered)
 
     def _push_ephemeral(self, server: ServerName, ephemeral: Ephemeral) -> bool:
-        """False where it would be too late: a server that fails may be there again with the request that is under way. Such
-        servers share a bound, so that thousands of them cost little.
+        """False where it would be too late: a server that fails may be there again with the request that is under way, or with
+        the next. Such servers share a bound, so that thousands of them cost little.
         """
         destination = self._get(server)
         if not destination.failures:
             destination.push_ephemeral(ephemeral, MAX_EPHEMERAL)
-        elif destination.busy_since_ms is not None or ephemeral.expires_ms - self.clock.monotonic_ms() >= LASTING_MS:
+        elif destination.busy_since_ms is not None or ephemeral.expires_ms > self._lasting_ms(destination):
             share = MAX_EPHEMERAL_FAILING // len(self._destinations)
             destination.push_ephemeral(ephemeral, min(MAX_EPHEMERAL, max(share, MIN_EPHEMERAL)))
         else:
@@ -353,11 +354,16 @@ class Sender:
             self._forget(destination)
             return
         destination.failures += 1
-        destination.keep_lasting(self.clock.monotonic_ms() + LASTING_MS)
         if destination.timer is None:
             delay_ms = self._delay(destination, error)
+            destination.retry_ms = self.clock.monotonic_ms() + delay_ms
             destination.timer = self.clock.call_later(delay_ms, self._on_timer, destination)
+        destination.keep_lasting(self._lasting_ms(destination))
         self.backlog.schedule()
+
+    def _lasting_ms(self, destination: Destination) -> int:
+        """What expires later is kept for a server that fails."""
+        return min(destination.retry_ms, self.clock.monotonic_ms() + LASTING_MS)
 
     def _delay(self, destination: Destination, error: RemoteUnreachable | RemoteRefused | None) -> int:
         """Until the client would ask the server again, or longer each time where it does not mind."""

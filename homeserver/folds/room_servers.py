@@ -17,7 +17,6 @@ from homeserver.store.partial_rooms import load_partial_servers
 
 MAX_ROOMS = 20_000
 MEMBER = "m.room.member"
-FULL_STATE = "full_state"  # a row keyed by a room: of its state, which was known in part, all is known now
 
 
 @define
@@ -72,7 +71,7 @@ class RoomServers:
         return found
 
     def _apply(self, _room_id: RoomId, known: RemoteMembers, row: LogRow) -> RemoteMembers | None:
-        if known.version is None or row.kind == FULL_STATE:
+        if known.version is None or row.is_state_alone:
             return None
         for delta in row.deltas:
             if delta.key[0] != MEMBER or domain_of(UserId(delta.key[1])) == self._server_name:
@@ -85,4 +84,4 @@ class RoomServers:
 
 
 def _rooms_of(row: LogRow) -> Iterable[RoomId]:
-    return (RoomId(row.key),) if row.deltas or row.kind == FULL_STATE else ()
+    return (RoomId(row.key),) if row.deltas or row.is_state_alone else ()

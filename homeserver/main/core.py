@@ -83,7 +83,7 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     heads = RoomHeads(database, events, memory.room_state_entries)
     unread = Unread(database, heads, memory.unread, rule_kinds(config))
     writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
-    partial = PartialStates(database, clock)
+    partial = PartialStates(server_name, database, clock)
     await partial.start()
     purges = RoomPurges(server_name, database, log, clock, [heads, events, memberships, histories, unread])
     ingest = Ingest(server_name, database, heads, events, log, unread, partial, purges)

@@ -117,12 +117,14 @@ def _build_receivers(
     receipts = ReceiptReceiver(rooms.receipts)
     core.log.follow(receipts.on_rows)
     receivers: dict[str, EduHandler] = {
-        "m.typing": TypingReceiver(core.heads, rooms.typing).receive,
+        "m.typing": TypingReceiver(rooms.views, rooms.typing).receive,
         "m.receipt": receipts.receive,
         "m.direct_to_device": encryption.to_device.receive,
         "m.device_list_update": encryption.remote_devices.receive_update,
         "m.signing_key_update": encryption.remote_devices.receive_signing_keys,
     }
     if presence is not None:
-        receivers["m.presence"] = PresenceReceiver(presence, core.database).receive
+        present = PresenceReceiver(presence, core.database, core.partial)
+        core.log.follow(present.on_rows)
+        receivers["m.presence"] = present.receive
     return receivers

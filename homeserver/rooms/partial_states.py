@@ -16,8 +16,9 @@ from typing import Final
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from homeserver.matrix.ids import RoomId
+from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
 from homeserver.rooms.errors import StateNotFull
+from homeserver.rooms.head import RoomHead
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import within
 from homeserver.runtime.db import Database
@@ -31,6 +32,7 @@ MAX_WAIT_MS: Final = 30_000
 class PartialStates:
     """Which rooms those are."""
 
+    server_name: ServerName
     database: Database
     clock: Clock
     _rooms: dict[RoomId, PartialRoom] = field(factory=dict, init=False)
@@ -47,6 +49,19 @@ class PartialStates:
     def rooms(self) -> Sequence[PartialRoom]:
         """Those whose full state is still to be had, oldest first."""
         return list(self._rooms.values())
+
+    def may_be_joined(self, head: RoomHead, user_id: UserId) -> bool:
+        """Whether the user is joined as far as is known: of another server's users that may be nothing."""
+        if head.is_joined(user_id):
+            return True
+        partial, server = self._rooms.get(head.room_id), domain_of(user_id)
+        if partial is None or server == self.server_name or head.membership(user_id) is not None:
+            return False
+        return server in partial.servers
+
+    def is_server_in_any(self, server: ServerName) -> bool:
+        """Whether the server is in a room whose members are not all known."""
+        return any(server in room.servers for room in self._rooms.values())
 
     async def wait_full(self, room_id: RoomId) -> bool:
         """Until the room's state is full: for what depends on who is in the room. False if it was full already.

@@ -77,12 +77,12 @@ class RoomViews:
         return RoomView(head, history, left, ignored)
 
     async def load_joined(self, room_id: RoomId, user_id: UserId) -> RoomHead:
-        """The head, for somebody who is joined. Raises: Forbidden."""
+        """The head, for somebody who is joined; or may be, where not all members are known. Raises: Forbidden."""
         try:
             head = self.heads.get(room_id) or await self.heads.load(room_id)
         except NotFound:
             raise Forbidden(_NOT_IN_ROOM) from None
-        if not head.is_joined(user_id):
+        if not (head.is_joined(user_id) or (self.partial is not None and self.partial.may_be_joined(head, user_id))):
             raise Forbidden(_NOT_IN_ROOM)
         return head
 

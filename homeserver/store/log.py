@@ -50,6 +50,11 @@ class LogRow:
     deltas: Sequence[StateDelta] = ()
     membership: MembershipChange | None = None
 
+    @property
+    def is_state_alone(self) -> bool:
+        """The room's state became known in full, or was repaired: no event says so."""
+        return self.kind == "event" and not self.data
+
 
 # A membership that changed without an event of its own in the timeline: by state resolution, or in a room that this
 # server is not in. The key is the room.

@@ -181,6 +181,7 @@ class Outbox:
 
     def write(self, draft: Draft, room_id: RoomId | None = None) -> EventId:
         """An event of anybody's, as if it had come from their server."""
+        self.settle()
         writer = self.server.running.services.core.writer
         events = run_in_reactor(writer.write, room_id or self.room_id, lambda _head: [draft])
         return EventId(events[0].event_id)

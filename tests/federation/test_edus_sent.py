@@ -67,6 +67,20 @@ def test_typing_is_not_for_servers_that_are_away(outbox: Outbox) -> None:
     assert outbox.peers.contents("m.typing") == []
 
 
+def test_typing_waits_for_a_server_that_is_asked_again_before_long(outbox: Outbox, monkeypatch: Any) -> None:
+    monkeypatch.setattr("federation.outbound.sender.FIRST_RETRY_MS", 10)
+    refused: list[Any] = []
+
+    def refuse(body: dict[str, Any]) -> int | None:
+        refused.append(body["edus"])
+        return 502 if len(refused) < 3 else None
+
+    outbox.peers.refusing[PEER] = refuse
+    types(outbox, True)
+    outbox.peers.wait_for(lambda: outbox.peers.contents("m.typing"))
+    assert refused[0] == refused[2]
+
+
 def test_public_receipts_are_told_and_private_ones_are_not(outbox: Outbox) -> None:
     first, second = (outbox.alice.send(outbox.room_id, text) for text in ("one", "two"))
     outbox.alice.post("/rooms/{}/receipt/m.read.private/{}", at=(outbox.room_id, second))

@@ -206,3 +206,29 @@ def test_state_that_forbids_what_was_done_meanwhile_undoes_it(
 
 def transaction(peer: Any, *pdus: Any) -> dict[str, Any]:
     return {"origin": peer.server_name, "origin_server_ts": 1, "pdus": [pdu.json for pdu in pdus]}
+
+
+def test_those_whose_members_are_unknown_type_and_read(
+    start_federated: Any, start_peer: Any, quick_retries: None
+) -> None:
+    hearth, peer = start_federated("hearth", {"presence": {"enabled": True}}), start_peer()
+    alice, room = hearth.register("alice"), make_room(peer)
+    told = hold_state(room)
+    join(alice, room)
+    event_id = alice.send(room.room_id, "read this")
+    bob = room.user("bob")
+    typing = {"room_id": room.room_id, "user_id": bob, "typing": True}
+    receipt = {room.room_id: {"m.read": {bob: {"event_ids": [event_id], "data": {"ts": 1}}}}}
+    present = {"push": [{"user_id": bob, "presence": "online", "last_active_ago": 1, "currently_active": True}]}
+    edus = [
+        {"edu_type": type_, "content": content}
+        for type_, content in (("m.typing", typing), ("m.receipt", receipt), ("m.presence", present))
+    ]
+    peer.put(hearth, f"{V1}/send/1", {**transaction(peer), "edus": edus}).raise_for_status()
+    answer = alice.sync(since=None)
+    shown = {event["type"]: event["content"] for event in answer["rooms"]["join"][room.room_id]["ephemeral"]["events"]}
+    assert shown["m.typing"] == {"user_ids": [bob]}
+    assert shown["m.receipt"] == {event_id: {"m.read": {bob: {"ts": 1}}}}
+    told.set()
+    assert bob in members(alice, room)
+    assert alice.get("/presence/{}/status", at=[bob])["presence"] == "online"

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from homeserver.folds.room_servers import FULL_STATE
 from homeserver.matrix.ids import EventId, ServerName, UserId
 from homeserver.rooms.writer import Draft
 from homeserver.store.log_writer import LogItem
@@ -79,6 +78,7 @@ def test_kicked_user_s_server_gets_the_kick_and_nothing_after(outbox: Outbox) ->
     outbox.join(UserId(f"@carol:{OTHER}"))
     outbox.say("to others")
     outbox.expect(["to others"], OTHER)
+    outbox.peers.wait_for(outbox.peers.pdus)
     assert [pdu["content"].get("membership") for pdu in outbox.peers.pdus()] == ["leave"]
 
 
@@ -89,7 +89,7 @@ def test_while_members_are_unknown_the_servers_count_that_were_told_of(outbox: O
         def save(conn: Any, position: int) -> None:
             save_partial_room(conn, outbox.room_id, EventId("$join"), [ServerName(each) for each in servers], position)
 
-        run_in_reactor(core.log.submit, LogItem(FULL_STATE, outbox.room_id, {}, save))
+        run_in_reactor(core.log.submit, LogItem("event", outbox.room_id, {}, save))
 
     mark(OTHER, "test.example")
     outbox.say("in part")

@@ -36,7 +36,7 @@ class IngestServer(RoomsServer):
         self.start_ingest()
 
     def start_ingest(self) -> None:
-        self.partial = PartialStates(self.database, self.writer.clock)
+        self.partial = PartialStates(self.writer.server_name, self.database, self.writer.clock)
         self.wait(self.partial.start())
         name = self.writer.server_name
         self.ingest = Ingest(name, self.database, self.heads, self.events, self.log, NoPush(), self.partial)

@@ -68,10 +68,6 @@ class Backfill:
         init=False, factory=lambda: Bounded(FAILURES_KEPT)
     )
 
-    async def find(self, room_id: RoomId, after: int, upto: int) -> HistoryGap | None:
-        """See OlderHistory."""
-        return await self.database.read(load_gap, room_id, after, upto)
-
     async def fill(self, gap: HistoryGap, limit: int) -> Filled:
         """See OlderHistory."""
         failed = self._get_failed(gap.room_id, gap.event_id)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from homeserver.accounts.requester import Requester
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
+from homeserver.matrix.ids import EventId
 from homeserver.rooms.client_events import Reader, encode, load_related
 from homeserver.rooms.relations import Relations
 from homeserver.rooms.view import RoomView
 from homeserver.runtime.clock import Clock
 from homeserver.store.events import StoredEvent
+from homeserver.store.relations import Bundle
 
 
 def array(items: Iterable[bytes]) -> bytes:
@@ -27,13 +29,23 @@ class EventJson:
         self._relations = relations
         self._erased = erased
 
-    async def encode(self, view: RoomView, events: Sequence[StoredEvent], requester: Requester) -> list[bytes]:
-        """Each event with its room id and `unsigned`, in order."""
+    async def encode(
+        self,
+        view: RoomView,
+        events: Sequence[StoredEvent],
+        requester: Requester,
+        bundles: Mapping[EventId, Bundle] | None = None,
+    ) -> list[bytes]:
+        """Each event with its room id and `unsigned`, in order. bundles: if they were read with the events."""
         versions = {view.room_id: view.head.version}
         related = self._erased.quoted(await load_related(self._events, events, versions))
         reader = Reader(requester.user_id, requester.device_id)
         now_ms = self._clock.time_ms()
-        bundles = await self._relations.load_bundles(events, versions, requester.user_id, now_ms)
+        user_id, relations = requester.user_id, self._relations
+        if bundles is None:
+            told = await relations.load_bundles(events, versions, user_id, now_ms)
+        else:
+            told = await relations.encode_bundles(bundles, events, versions, user_id, now_ms)
         encoded = []
         for event in events:
             membership = self._membership(view, event)
@@ -45,7 +57,7 @@ class EventJson:
                 membership=membership,
                 related=related,
                 with_room_id=True,
-                bundle=bundles.get(event.event_id) if shown is event else None,
+                bundle=told.get(event.event_id) if shown is event else None,
             )
             encoded.append(json)
         return encoded

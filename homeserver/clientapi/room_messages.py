@@ -133,7 +133,7 @@ class RoomMessages:
     async def _encode_page(
         self, requester: Requester, view: RoomView, page: Page, filter: RoomEventFilter | None
     ) -> bytes:
-        chunk = await self._json.encode(view, page.events, requester)
+        chunk = await self._json.encode(view, page.events, requester, page.bundles)
         parts = b'{"chunk":%b,"start":%b' % (array(chunk), _token(page.start))
         if page.end is not None:
             parts += b',"end":%b' % _token(page.end)

@@ -20,6 +20,7 @@ from homeserver.store.outliers import HIDDEN
 # Roughly what an event costs beside its JSON (the objects around it), and for each byte of that (parsed content, bytes).
 BYTES_PER_EVENT = 1200
 BYTES_PER_JSON_BYTE = 3
+MAX_REDACTIONS = 1_000
 NO_EVENTS: Mapping[EventId, StoredEvent] = {}
 
 
@@ -31,6 +32,8 @@ class EventCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._events: OrderedDict[EventId, StoredEvent] = OrderedDict()
+        # The newest redactions, target -> by: a read that began before one may bring what it redacted after we followed it.
+        self._redactions: OrderedDict[EventId, EventId] = OrderedDict()
 
     def get(self, event_id: EventId) -> StoredEvent | None:
         event = self._events.get(event_id)
@@ -44,6 +47,8 @@ class EventCache:
 
     def put(self, event: StoredEvent) -> StoredEvent:
         """Keep the event; the one that is kept already, if there is one that is not just its outlier."""
+        if event.redacted_by is None and (redacted_by := self._redactions.get(event.event_id)) is not None:
+            event.redact(redacted_by)
         known = self._events.setdefault(event.event_id, event)
         if known.is_outlier and known is not event and not event.is_outlier:
             self._bytes -= _cost(known)
@@ -94,9 +99,15 @@ class EventCache:
                 # What is known of them as outliers is no longer true. Who wrote them puts them here anew.
                 self.drop(row.data["event_ids"])
             if row.kind == "event" and (target := row.data.get("redacts")) is not None:
+                self._note_redaction(target, row.data["event_id"])
                 redacted = self._events.get(target)
                 if redacted is not None and redacted.redacted_by is None:
                     redacted.redact(row.data["event_id"])
+
+    def _note_redaction(self, target: EventId, redacted_by: EventId) -> None:
+        self._redactions.setdefault(target, redacted_by)
+        if len(self._redactions) > MAX_REDACTIONS:
+            self._redactions.popitem(last=False)
 
     def drop(self, event_ids: Iterable[EventId]) -> None:
         """Forget events of which more is known now than when they were loaded."""

@@ -6,7 +6,7 @@ it begins with that event; paging forwards begins after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import define, field, frozen
 
@@ -17,8 +17,10 @@ from homeserver.matrix.ids import EventId
 from homeserver.rooms.ports import Filled, NoOlderHistory, OlderHistory
 from homeserver.rooms.view import RoomView, is_visible
 from homeserver.runtime.db import Database
-from homeserver.store.events import StoredEvent, load_event_near, load_timeline
+from homeserver.store.events import StoredEvent, load_event_near
 from homeserver.store.history_gaps import HistoryGap
+from homeserver.store.relations import Bundle
+from homeserver.store.timeline_pages import TimelinePage, load_timeline_page
 
 # How many pages are read to fill one answer when most events are filtered out; then the client asks on.
 PAGES_PER_ANSWER = 8
@@ -29,13 +31,14 @@ TIMESTAMP_CANDIDATES = 100
 
 @frozen
 class Page:
-    """Events in the order of reading. end: where the next page begins; None at the end of the timeline. is_cut: there may be
-    more, which could not be had from other servers now.
+    """Events in the order of reading. end: where the next page begins; None at the end of the timeline. bundles: what is told
+    with them, of those of which there is any. is_cut: there may be more, which could not be had from other servers now.
     """
 
     events: Sequence[StoredEvent]
     start: int
     end: int | None
+    bundles: Mapping[EventId, Bundle] = field(factory=dict)
     is_cut: bool = False
 
 
@@ -65,10 +68,12 @@ class Paging:
             return Page((), start, None)
         after, upto = self._bounds(view, start, stop, backwards)
         found: list[StoredEvent] = []
+        bundles: dict[EventId, Bundle] = {}
         was_filled = False
         for _ in range(PAGES_PER_ANSWER):
-            gap = await self.history.find(view.room_id, after, upto) if backwards else None
-            read = await self._read(view, after, upto, limit, backwards)
+            page = await self._read(view, after, upto, limit, backwards)
+            gap, read = page.gap, self.events.put_all(page.events)
+            bundles |= page.bundles
             outcome = await self._fill(gap, limit, read) if gap is not None else Filled.NOTHING
             filled = gap.order if gap is not None and outcome is Filled.NEW else None
             for event in read:
@@ -77,7 +82,7 @@ class Paging:
                 if is_visible(view, event) and _matches(filter, event):
                     found.append(event)
                     if len(found) == limit:
-                        return Page(found, start, _behind(event, backwards))
+                        return Page(found, start, _behind(event, backwards), bundles)
             if filled is not None:
                 upto = min(upto, filled - 1)
                 if found and was_filled:
@@ -85,11 +90,12 @@ class Paging:
                 was_filled = True
                 continue
             if len(read) < limit and outcome is Filled.UNREACHED:
-                return Page(found, start, _behind(read[-1], backwards) if read else upto, is_cut=True)
+                end = _behind(read[-1], backwards) if read else upto
+                return Page(found, start, end, bundles, is_cut=True)
             if len(read) < limit:
-                return Page(found, start, None)
+                return Page(found, start, None, bundles)
             after, upto = _narrow(after, upto, read[-1], backwards)
-        return Page(found, start, upto if backwards else after)
+        return Page(found, start, upto if backwards else after, bundles)
 
     async def load_event(self, view: RoomView, event_id: EventId) -> StoredEvent:
         """An event that the user may see; from other servers where the room's history has a gap.
@@ -127,11 +133,7 @@ class Paging:
         return None
 
     async def _fill(self, gap: HistoryGap, limit: int, read: Sequence[StoredEvent]) -> Filled:
-        """Fill a gap among the events that were read, or before them where there are no more.
-
-        The gap was looked for before the events were read: one that somebody fills in between is not taken for the end of
-        the timeline.
-        """
+        """Fill a gap among the events that were read, or before them where there are no more."""
         if len(read) == limit and gap.order <= read[-1].order:
             return Filled.NOTHING
         return await self.history.fill(gap, limit)
@@ -143,9 +145,12 @@ class Paging:
             return (BEGINNING if stop is None else stop), min(start, newest)
         return start, (newest if stop is None else min(stop, newest))
 
-    async def _read(self, view: RoomView, after: int, upto: int, limit: int, backwards: bool) -> list[StoredEvent]:
-        events = await self.database.read(load_timeline, view.room_id, view.head.version, after, upto, limit, backwards)
-        return self.events.put_all(events)
+    async def _read(self, view: RoomView, after: int, upto: int, limit: int, backwards: bool) -> TimelinePage:
+        room_id, version, reader = view.room_id, view.head.version, view.history.user_id
+        # PERF(a third of the time of a page on PostgreSQL): one read for all that there is to know.
+        return await self.database.read(
+            load_timeline_page, room_id, version, after, upto, limit, backwards, reader, self.events.peek
+        )
 
 
 def _matches(filter: RoomEventFilter | None, event: StoredEvent) -> bool:

@@ -62,13 +62,8 @@ class Filled(Enum):
 class OlderHistory(Protocol):
     """Implemented by federation: history that this server lacks, from others that have it. It raises nothing."""
 
-    def find(self, room_id: RoomId, after: int, upto: int, /) -> Awaitable[HistoryGap | None]:
-        """The newest place before which something is missing, of those that lie behind `after` and not beyond the event
-        that follows `upto`."""
-        ...
-
     def fill(self, gap: HistoryGap, limit: int, /) -> Awaitable[Filled]:
-        """Get events from before that place. Takes some seconds at most."""
+        """Get events from before a place where some are missing. Takes some seconds at most."""
         ...
 
     def fetch_nearest(
@@ -84,9 +79,6 @@ class OlderHistory(Protocol):
 
 class NoOlderHistory:
     """OlderHistory where nobody can be asked."""
-
-    async def find(self, room_id: RoomId, after: int, upto: int, /) -> HistoryGap | None:
-        return None
 
     async def fill(self, gap: HistoryGap, limit: int, /) -> Filled:
         return Filled.NOTHING

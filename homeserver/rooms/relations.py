@@ -93,9 +93,21 @@ class Relations:
         """
         wanted = [(event.pdu.room_id, event.event_id) for event in events if event.redacted_by is None]
         bundles = await self.database.read(store.load_bundles, wanted, reader) if wanted else {}
+        return await self.encode_bundles(bundles, events, versions, reader, now_ms)
+
+    async def encode_bundles(
+        self,
+        bundles: Mapping[EventId, Bundle],
+        events: Collection[StoredEvent],
+        versions: Mapping[RoomId, RoomVersion],
+        reader: UserId,
+        now_ms: int,
+    ) -> Encoded:
+        """As `load_bundles`, of what was read with the events: which is more, where not all of them are shown."""
+        by_id = {event.event_id: event for event in events if event.redacted_by is None} if bundles else {}
+        bundles = {event_id: bundle for event_id, bundle in bundles.items() if event_id in by_id}
         if not bundles:
             return NOTHING
-        by_id = {event.event_id: event for event in events}
         rooms = {event_id: by_id[event_id].pdu.room_id for event_id in bundles}
         quoted = await self._load_quoted(bundles, rooms, versions)
         found = {}

@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter, itemgetter, methodcaller
 from typing import Any, NoReturn, TypeVar
 
+import orjson
 from attrs import frozen
-from sqlalchemy import Connection
+from sqlalchemy import BindParameter, Connection, bindparam
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.sql import ClauseElement
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import ClauseElement, ColumnElement
 
 Values = Mapping[str, Any]
 T = TypeVar("T")
@@ -32,15 +34,37 @@ class _Compiled:
     values_of: Callable[[Values], Any]
 
 
+class OneOf(ColumnElement[bool]):
+    """`column` is one of the values of the list `name`: as one parameter, so that the statement is the same for all lists."""
+
+    inherit_cache = False
+
+    def __init__(self, column: ColumnElement[str], name: str) -> None:
+        self.column = column
+        self.values: BindParameter[Any] = bindparam(name)
+
+
+@compiles(OneOf, "postgresql")
+def _one_of_array(element: OneOf, compiler: Any, **options: Any) -> str:
+    return f"{compiler.process(element.column, **options)} = ANY ({compiler.process(element.values, **options)})"
+
+
+@compiles(OneOf, "sqlite")
+def _one_of_json(element: OneOf, compiler: Any, **options: Any) -> str:
+    values = compiler.process(element.values, **options)
+    return f"{compiler.process(element.column, **options)} IN (SELECT value FROM json_each({values}))"
+
+
 class Statement:
     """A statement whose values are numbers, texts, bytes, booleans and None, by name; it has no expanding parameters.
 
-    columns: of an INSERT, if not all.
+    columns: of an INSERT, if not all. texts: names of values that are lists of texts (see OneOf).
     """
 
-    def __init__(self, statement: ClauseElement, *columns: str) -> None:
+    def __init__(self, statement: ClauseElement, *columns: str, texts: Sequence[str] = ()) -> None:
         self._statement = statement
         self._columns = columns
+        self._texts = texts
         self._compiled: dict[str, _Compiled] = {}
 
     def all(self, conn: Connection, values: Values) -> list[tuple[Any, ...]]:
@@ -88,9 +112,16 @@ class Statement:
 
     def _compile(self, conn: Connection) -> _Compiled:
         compiled: Any = self._statement.compile(dialect=conn.dialect, column_keys=list(self._columns) or None)
-        made = _Compiled(compiled.string, _getter(compiled))
+        values_of = _getter(compiled)
+        if self._texts and conn.dialect.name == "sqlite":
+            values_of = _with_json(values_of, self._texts)
+        made = _Compiled(compiled.string, values_of)
         self._compiled[conn.dialect.name] = made
         return made
+
+
+def _with_json(values_of: Callable[[Values], Any], names: Sequence[str]) -> Callable[[Values], Any]:
+    return lambda values: values_of({**values, **{name: orjson.dumps(values[name]).decode() for name in names}})
 
 
 def _getter(compiled: Any) -> Callable[[Values], Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, func, select
@@ -127,6 +127,7 @@ EVENT_COLUMNS = (
 
 # A row of EVENT_COLUMNS. (SQLAlchemy types rows of up to ten columns.)
 EventRow = Any
+Peek = Callable[[EventId], StoredEvent | None]
 
 
 def _stored(row: EventRow, version: RoomVersion) -> StoredEvent:
@@ -148,8 +149,13 @@ def _stored(row: EventRow, version: RoomVersion) -> StoredEvent:
     )
 
 
-def stored_events(rows: Iterable[EventRow], version: RoomVersion) -> list[StoredEvent]:
-    return [_stored(row, version) for row in rows]
+def stored_events(rows: Iterable[EventRow], version: RoomVersion, peek: Peek | None = None) -> list[StoredEvent]:
+    """peek: what memory has, which is taken in place of the row."""
+    if peek is None:
+        return [_stored(row, version) for row in rows]
+    return [
+        known if (known := peek(row[0])) is not None and not known.is_outlier else _stored(row, version) for row in rows
+    ]
 
 
 def chunked(values: Collection[Any], size: int = CHUNK) -> Iterable[Sequence[Any]]:
@@ -206,14 +212,15 @@ def load_timeline(
     upto: int,
     limit: int,
     backwards: bool,
+    peek: Peek | None = None,
 ) -> list[StoredEvent]:
     """At most `limit` timeline events with after < timeline_order <= upto.
 
-    Backwards begins at `upto` and gives the newest first; forwards begins after `after`, oldest first.
+    Backwards begins at `upto` and gives the newest first; forwards begins after `after`, oldest first. peek: see stored_events.
     """
     page = _PAGE_BACKWARDS if backwards else _PAGE_FORWARDS
     rows = page.all(conn, {"room_id": room_id, "after": after, "upto": upto, "limit": limit})
-    return stored_events(rows, version)
+    return stored_events(rows, version, peek)
 
 
 def load_timelines(

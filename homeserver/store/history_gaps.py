@@ -8,6 +8,7 @@ from attrs import frozen
 from sqlalchemy import Connection, and_, bindparam, func, select
 
 from homeserver.matrix.ids import EventId, RoomId
+from homeserver.runtime.statement import Statement
 from homeserver.store.tables.federated_rooms import event_gaps as g
 from homeserver.store.tables.rooms import events as e
 
@@ -25,7 +26,7 @@ class HistoryGap:
     missing: Sequence[EventId]
 
 
-_GAPS = (
+_GAPS = Statement(
     select(e.c.timeline_order, g.c.event_id, g.c.missing_id)
     .select_from(g.join(e, and_(e.c.event_id == g.c.event_id, e.c.room_id == g.c.room_id)))
     .where(
@@ -35,16 +36,21 @@ _GAPS = (
     )
     .order_by(e.c.timeline_order.desc(), g.c.missing_id)
 )
-_FOLLOWING = select(func.min(e.c.timeline_order)).where(
-    e.c.room_id == bindparam("room_id"), e.c.timeline_order > bindparam("order")
+_HAS_GAPS = Statement(select(g.c.event_id).where(g.c.room_id == bindparam("room_id")).limit(1))
+_FOLLOWING = Statement(
+    select(func.min(e.c.timeline_order)).where(
+        e.c.room_id == bindparam("room_id"), e.c.timeline_order > bindparam("order")
+    )
 )
 
 
 def load_gap(conn: Connection, room_id: RoomId, after: int, upto: int) -> HistoryGap | None:
     """The newest gap behind `after` and not beyond the event that follows `upto`."""
-    following = conn.execute(_FOLLOWING, {"room_id": room_id, "order": upto}).scalar()
-    last = upto if following is None else following
-    rows = conn.execute(_GAPS, {"room_id": room_id, "after": after, "upto": last}).all()
+    if _HAS_GAPS.first(conn, {"room_id": room_id}) is None:  # nearly all rooms
+        return None
+    following = _FOLLOWING.first(conn, {"room_id": room_id, "order": upto})
+    last = upto if following is None or following[0] is None else following[0]
+    rows = _GAPS.all(conn, {"room_id": room_id, "after": after, "upto": last})
     if not rows:
         return None
     order, event_id, _ = rows[0]

@@ -6,10 +6,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import Connection, Select, and_, bindparam, func, insert, select
+from sqlalchemy import Connection, Select, and_, func, insert, or_, select
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.relations import REFERENCE, REPLACE, THREAD, relation_of
+from homeserver.runtime.statement import OneOf, Statement
 from homeserver.store.events import StoredEvent, chunked
 from homeserver.store.tables.relations import event_relations as r
 from homeserver.store.tables.rooms import events as e
@@ -19,8 +20,11 @@ MAX_RECURSED = 5_000
 MAX_REFERENCES = 100
 
 _INSERT = insert(r)
-_TARGETS = select(r.c.room_id, r.c.target_id).where(
-    r.c.target_id.in_(bindparam("ids", expanding=True)), r.c.rel_type.in_((REPLACE, REFERENCE, THREAD))
+_TARGETS = Statement(
+    select(r.c.room_id, r.c.target_id).where(
+        OneOf(r.c.target_id, "ids"), or_(*(r.c.rel_type == type_ for type_ in (REPLACE, REFERENCE, THREAD)))
+    ),
+    texts=("ids",),
 )
 _JOINED = r.join(e, and_(e.c.room_id == r.c.room_id, e.c.nid == r.c.nid))
 _THERE = (
@@ -112,7 +116,7 @@ def load_bundles(conn: Connection, wanted: Collection[tuple[RoomId, EventId]], r
     asked = set(wanted)
     # Few of many events have any relations: those are found first.
     for chunk in chunked([event_id for _, event_id in wanted], 1000):
-        for room_id, target in {(row[0], row[1]) for row in conn.execute(_TARGETS, {"ids": list(chunk)})} & asked:
+        for room_id, target in asked.intersection(_TARGETS.all(conn, {"ids": list(chunk)})):
             bundles[target] = _load_bundle(conn, room_id, target, reader)
     return bundles
 

@@ -45,7 +45,7 @@ class DeviceLists:
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
-            if row.membership is not None or row.kind == SIGNATURES or is_list_change(row):
+            if row.membership is not None or row.is_state_alone or row.kind == SIGNATURES or is_list_change(row):
                 self._rows.append(row)
         while len(self._rows) > MAX_ROWS:
             self._floor = self._rows.popleft().position
@@ -77,6 +77,8 @@ class DeviceLists:
         for row in self._rows_after(after):
             if row.membership is not None:
                 _add_membership(view, rooms, row, met, gone)
+            elif row.is_state_alone:
+                _add_members(view, rooms, row, met, gone)
             elif row.kind != SIGNATURES:
                 changed.add(UserId(row.key))
             elif row.key == view.user_id:
@@ -132,6 +134,19 @@ def _add_membership(view: View, rooms: UserRooms, row: LogRow, met: set[UserId],
             gone.add(change.user_id)
         elif change.membership == "join" and not _was_joined(view, row) and _is_encrypted(view, room_id):
             met.add(change.user_id)
+
+
+def _add_members(view: View, rooms: UserRooms, row: LogRow, met: set[UserId], gone: set[UserId]) -> None:
+    """All that became known at once, with the state of a room."""
+    room_id = RoomId(row.key)
+    own, head = rooms.get(room_id), view.get_head(room_id)
+    if own is None or own.membership != "join" or head is None:
+        return
+    users = {UserId(delta.key[1]) for delta in row.deltas if delta.key[0] == MEMBER} - {view.user_id}
+    joined = {user_id for user_id in users if head.is_joined(user_id)}
+    gone.update(users - joined)
+    if ENCRYPTION in head.state:
+        met.update(joined)
 
 
 def _members(view: View, room_id: RoomId, *, only_encrypted: bool) -> Iterable[UserId]:

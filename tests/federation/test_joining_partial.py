@@ -12,6 +12,7 @@ from tests.federation.resident import MEMBER, V1, V2, PeerRoom
 from tests.kit.client import Client, timeline
 from tests.kit.federation import Answer, Received
 from tests.kit.reactor import run_in_reactor
+from tests.kit.waiting import until_synced
 
 DOWN = Answer({"errcode": "M_UNKNOWN", "error": "not now"}, 500)
 
@@ -206,6 +207,19 @@ def test_state_that_forbids_what_was_done_meanwhile_undoes_it(
 
 def transaction(peer: Any, *pdus: Any) -> dict[str, Any]:
     return {"origin": peer.server_name, "origin_server_ts": 1, "pdus": [pdu.json for pdu in pdus]}
+
+
+def test_devices_of_those_who_become_known_are_news(start_federated: Any, start_peer: Any, quick_retries: None) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), make_room(peer)
+    room.send("m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"}, "")
+    told = hold_state(room)
+    join(alice, room)
+    alice.sync()
+    told.set()
+    known = {room.user("bob"), room.user("carol")}
+    changed = until_synced(alice, lambda sync: sync.get("device_lists", {}).get("changed"))
+    assert known <= set(changed)
 
 
 def test_those_whose_members_are_unknown_type_and_read(

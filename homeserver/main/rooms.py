@@ -91,7 +91,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
     core.log.follow(public_rooms.on_rows)
     relations = Relations(core.database, core.events, core.erased)
     json = EventJson(core.events, core.clock, relations, core.erased)
-    sending = Sending(core.writer, core.events, Transactions(), membership, StatePolicy(aliases))
+    sending = Sending(core.writer, core.events, Transactions(core.database), membership, StatePolicy(aliases))
     delayed = DelayedEvents(core.database, core.clock, sending)
     summaries = RoomSummaries(core.server_name, core.heads, core.events, core.memberships, remote)
     hierarchies = SpaceHierarchies(core.heads, core.events, summaries)

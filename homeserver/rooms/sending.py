@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import define
+from attrs import define, evolve
 
 from homeserver.accounts.requester import Requester
 from homeserver.folds.events import EventCache
@@ -47,12 +47,17 @@ class Sending:
 
         Raises: Forbidden, InvalidParam, BadJson, TooLarge.
         """
-        requester.check_not_suspended()
-        _check_text("eventType", type)
-        if type == _REDACTION:
-            return await self._send_redaction(requester, room_id, content, txn_id, sticky_ms)
-        draft = _draft(requester, type, content, txn_id, sticky_ms=sticky_ms)
-        return await self._once(requester, room_id, f"send\n{type}", txn_id, lambda head: (draft,))
+        check_text("eventType", type)
+        transaction = make_transaction(requester, room_id, f"send\n{type}", txn_id)
+
+        async def send() -> EventId:
+            requester.check_not_suspended()
+            draft = _draft(requester, type, content, txn_id, sticky_ms=sticky_ms)
+            if type == _REDACTION:
+                draft = await self._check_redaction(requester, room_id, draft)
+            return await self._write(room_id, lambda head: (draft,), transaction)
+
+        return await self.transactions.once(transaction, send)
 
     async def set_state(
         self, requester: Requester, room_id: RoomId, type: str, state_key: str, content: dict[str, Any]
@@ -62,8 +67,8 @@ class Sending:
         Raises: Forbidden, InvalidParam, BadJson, TooLarge.
         """
         requester.check_not_suspended()
-        _check_text("eventType", type)
-        _check_text("stateKey", state_key)
+        check_text("eventType", type)
+        check_text("stateKey", state_key)
         if type == MEMBER:
             return await self.membership.change(requester, room_id, parse_user_id(state_key, "stateKey"), content)
         await self.policy.check_state_event(requester, room_id, type, state_key, content)
@@ -80,26 +85,28 @@ class Sending:
 
         Raises: Forbidden, NotFound, BadJson.
         """
-        requester.check_not_suspended()
-        reason = content.get("reason")
-        if reason is not None and not isinstance(reason, str):
-            raise BadJson("reason: must be a string")
-        await self._check_may_redact(requester, room_id, target)
-        draft = _draft(requester, _REDACTION, content, txn_id, target)
-        return await self._once(requester, room_id, f"redact\n{target}", txn_id, lambda head: (draft,))
+        transaction = make_transaction(requester, room_id, f"redact\n{target}", txn_id)
 
-    async def _send_redaction(
-        self, requester: Requester, room_id: RoomId, content: dict[str, Any], txn_id: str, sticky_ms: int | None
-    ) -> EventId:
+        async def send() -> EventId:
+            requester.check_not_suspended()
+            reason = content.get("reason")
+            if reason is not None and not isinstance(reason, str):
+                raise BadJson("reason: must be a string")
+            await self._check_may_redact(requester, room_id, target)
+            draft = _draft(requester, _REDACTION, content, txn_id, target)
+            return await self._write(room_id, lambda head: (draft,), transaction)
+
+        return await self.transactions.once(transaction, send)
+
+    async def _check_redaction(self, requester: Requester, room_id: RoomId, draft: Draft) -> Draft:
         """A redaction through /send names its target in `redacts`. Spec: v1.18 (MSC4169)."""
-        redacts = content.get("redacts")
+        redacts = draft.content.get("redacts")
         if not isinstance(redacts, str):
             raise BadJson("redacts: must be an event id")
         target = parse_event_id(redacts, "redacts")
         await self._check_may_redact(requester, room_id, target)
-        rest = {key: value for key, value in content.items() if key != "redacts"}
-        draft = _draft(requester, _REDACTION, rest, txn_id, target, sticky_ms)
-        return await self._once(requester, room_id, f"send\n{_REDACTION}", txn_id, lambda head: (draft,))
+        rest = {key: value for key, value in draft.content.items() if key != "redacts"}
+        return evolve(draft, content=rest, redacts=target)
 
     async def _check_may_redact(self, requester: Requester, room_id: RoomId, target: EventId) -> None:
         head = await self._load_head(room_id)
@@ -130,17 +137,18 @@ class Sending:
         except NotFound:
             raise Forbidden("You are not in this room, or it does not exist") from None
 
-    async def _once(self, requester: Requester, room_id: RoomId, path: str, txn_id: str, plan: Plan) -> EventId:
-        _check_text("txnId", txn_id)
-        transaction = Transaction(requester.user_id, requester.device_id or "", f"{room_id}\n{path}\n{txn_id}")
-        return await self.transactions.once(transaction, lambda: self._write(room_id, plan, transaction))
-
     async def _write(self, room_id: RoomId, plan: Plan, transaction: Transaction | None = None) -> EventId:
         try:
             events = await self.writer.write(room_id, plan, transaction=transaction)
         except NotFound:
             raise Forbidden("You are not in this room, or it does not exist") from None
         return events[-1].event_id
+
+
+def make_transaction(requester: Requester, room_id: RoomId, path: str, txn_id: str) -> Transaction:
+    """Raises: InvalidParam."""
+    check_text("txnId", txn_id)
+    return Transaction(requester.user_id, requester.device_id or "", f"{room_id}\n{path}\n{txn_id}")
 
 
 def _draft(
@@ -162,7 +170,7 @@ def _draft(
     )
 
 
-def _check_text(field: str, value: str) -> None:
+def check_text(field: str, value: str) -> None:
     """What becomes a key in the database: bounded, and without NUL, which PostgreSQL's text can't hold."""
     if "\0" in value:
         raise InvalidParam(field, "must not contain NUL")

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.kit.reactor import run_in_reactor
+
 
 def test_same_transaction_gives_same_event(alice: Any, room: str) -> None:
     assert alice.send(room, "hello", txn_id="one") == alice.send(room, "something else", txn_id="one")
@@ -19,6 +21,64 @@ def test_same_transaction_gives_same_event_after_a_restart(hearth: Any, alice: A
     assert alice.send(room, "hello", txn_id="one") == first
     bodies = [event["content"].get("body") for event in alice.messages(room)["chunk"]]
     assert bodies.count("hello") == 1
+
+
+def again(client: Any, hearth: Any, *path: str) -> Any:
+    """The answer to a PUT that is repeated, once the server has been started anew."""
+    hearth.restart()
+    client.base_url = hearth.url
+    return client.put("/rooms/{}/{}/{}/{}", {"body": "x"}, at=path).get("event_id")
+
+
+def lose_the_right(hearth: Any, alice: Any, bob: Any, room: str, how: str) -> None:
+    """Bob may not send to alice's room any more."""
+    if how == "leaves":
+        bob.leave(room)
+    elif how == "is kicked":
+        alice.kick(room, bob.user_id)
+    elif how == "is banned":
+        alice.ban(room, bob.user_id)
+    elif how == "lacks the power":
+        levels = alice.get_state(room, "m.room.power_levels")
+        alice.set_state(room, "m.room.power_levels", {**levels, "events_default": 50, "events": {}})
+    else:
+        run_in_reactor(hearth.running.services.accounts.accounts.set_suspended, bob.user_id, True)
+
+
+LOSSES = ["leaves", "is kicked", "is banned", "lacks the power", "is suspended"]
+
+
+@pytest.mark.parametrize("how", LOSSES)
+def test_a_transaction_keeps_its_answer_when_the_sender_lost_the_right_to_send(
+    hearth: Any, alice: Any, bob: Any, room: str, how: str
+) -> None:
+    first = bob.send(room, "hello", txn_id="one")
+    redaction = bob.put("/rooms/{}/redact/{}/{}", {}, at=(room, first, "two"))["event_id"]
+    third = bob.send(room, {"redacts": first}, "m.room.redaction", txn_id="three")
+    lose_the_right(hearth, alice, bob, room, how)
+    assert again(bob, hearth, room, "send", "m.room.message", "one") == first
+    assert again(bob, hearth, room, "redact", first, "two") == redaction
+    assert again(bob, hearth, room, "send", "m.room.redaction", "three") == third
+    assert bob.send(room, "hello", txn_id="four", expect=403) == ""
+    assert bob.send(room, "hello", "com.example.other", txn_id="one", expect=403) == ""
+
+
+def test_a_transaction_keeps_its_answer_when_the_redacted_event_is_out_of_reach(
+    hearth: Any, alice: Any, bob: Any, room: str
+) -> None:
+    event_id = alice.send(room, "hello")
+    levels = alice.get_state(room, "m.room.power_levels")
+    alice.set_state(room, "m.room.power_levels", {**levels, "users": {**levels["users"], bob.user_id: 50}})
+    redaction = bob.put("/rooms/{}/redact/{}/{}", {}, at=(room, event_id, "one"))["event_id"]
+    alice.set_state(room, "m.room.power_levels", levels)
+    assert again(bob, hearth, room, "redact", event_id, "one") == redaction
+
+
+def test_what_a_transaction_was_refused_may_be_done_later(alice: Any, bob: Any, room: str) -> None:
+    bob.leave(room)
+    bob.send(room, "hello", txn_id="one", expect=403)
+    bob.join(room)
+    assert bob.send(room, "hello", txn_id="one") != ""
 
 
 def test_transaction_id_is_told_to_the_sending_device_alone(alice: Any, bob: Any, room: str) -> None:

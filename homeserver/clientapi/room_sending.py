@@ -79,7 +79,10 @@ class RoomSending:
         room_id, type_, sticky_ms = parse_room_id(path.room_id), path.event_type, query.sticky_ms
         if query.delay_ms is not None:
             schedule = self._delayed.schedule
-            return DelayAnswer(await schedule(requester, room_id, type_, None, body, query.delay_ms, sticky_ms))
+            delay_id = await schedule(
+                requester, room_id, type_, None, body, query.delay_ms, txn_id=path.txn_id, sticky_ms=sticky_ms
+            )
+            return DelayAnswer(delay_id)
         return SendAnswer(await self._sending.send(requester, room_id, type_, body, path.txn_id, sticky_ms))
 
     @endpoint(

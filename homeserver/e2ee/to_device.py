@@ -61,7 +61,7 @@ class ToDevice:
     _sent: int = field(default=0, init=False)
 
     async def send(self, sender: UserId, device_id: DeviceId, txn_id: str, type_: str, messages: Messages) -> None:
-        """Accept a client's messages, once for each transaction id.
+        """Accept a client's messages, once for each type and transaction id.
 
         Devices that there are not get nothing. Raises: TooLarge.
         """
@@ -69,7 +69,8 @@ class ToDevice:
         local, remote = self._split(messages)
         addressed = await self._address(sender, type_, local)
         rows = [*_rows(addressed), *self._edus(sender, type_, remote)]
-        await self._save((sender, device_id, txn_id), addressed, rows)
+        # The type belongs to the path, and the same transaction id in another path is another transaction.
+        await self._save((sender, device_id, f"{type_}\n{txn_id}"), addressed, rows)
 
     async def receive(self, origin: ServerName, content: Mapping[str, Any]) -> None:
         """An m.direct_to_device EDU, taken once for each message id; what is not well-formed in it is passed over.

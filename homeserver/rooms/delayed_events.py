@@ -18,11 +18,12 @@ from homeserver.accounts.requester import Requester
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import InvalidParam, LimitExceeded, MatrixError, NotFound, TooLarge
 from homeserver.matrix.ids import RoomId, UserId
-from homeserver.rooms.sending import Sending
+from homeserver.rooms.sending import Sending, check_text, make_transaction
 from homeserver.runtime.clock import Clock
-from homeserver.runtime.db import Database
+from homeserver.runtime.db import Database, RowExists
 from homeserver.store import delayed_events as store
 from homeserver.store.delayed_events import DelayedEvent
+from homeserver.store.room_writes import Transaction
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,19 @@ class DelayedEvents:
         state_key: str | None,
         content: dict[str, Any],
         delay_ms: int,
+        *,
+        txn_id: str | None = None,
         sticky_ms: int | None = None,
     ) -> str:
-        """The delay id. Raises: InvalidParam, TooLarge, LimitExceeded."""
+        """The delay id; with a transaction id, the same one again gives the same, whatever became of the event.
+
+        Raises: InvalidParam, TooLarge, LimitExceeded.
+        """
+        check_text("eventType", type_)
+        check_text("stateKey", state_key or "")
+        transaction = None
+        if txn_id is not None:
+            transaction = make_transaction(requester, room_id, f"send later\n{type_}", txn_id)
         if not 0 < delay_ms <= MAX_DELAY_MS:
             raise InvalidParam("org.matrix.msc4140.delay", f"must be 1 to {MAX_DELAY_MS} milliseconds")
         encoded = encode_json(content)
@@ -80,10 +91,19 @@ class DelayedEvents:
             now_ms + delay_ms,
             sticky_ms,
         )
-        if not await self.database.run(store.save_delayed_event, event, MAX_OF_USER):
+        saved = await self._save(event, transaction)
+        if saved is None:
             raise LimitExceeded(delay_ms, f"A user may have {MAX_OF_USER} delayed events")
-        self._wait_until(event.due_ts_ms)
-        return event.delay_id
+        if saved == event.delay_id:
+            self._wait_until(event.due_ts_ms)
+        return saved
+
+    async def _save(self, event: DelayedEvent, transaction: Transaction | None) -> str | None:
+        """The delay id that the transaction has by now; None when the user has too many."""
+        try:
+            return await self.database.run(store.save_delayed_event, event, MAX_OF_USER, transaction)
+        except RowExists:  # the same transaction came twice at once, and the other was faster
+            return await self.database.run(store.save_delayed_event, event, MAX_OF_USER, transaction)
 
     async def load(self, user_id: UserId) -> list[DelayedEvent]:
         return await self.database.read(store.load_delayed_events, user_id)

@@ -6,7 +6,9 @@ from attrs import asdict, frozen
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from homeserver.matrix.ids import DeviceId, RoomId, UserId
+from homeserver.store.room_writes import Transaction, load_transactions
 from homeserver.store.tables.delayed_events import delayed_events as d
+from homeserver.store.tables.rooms import event_transactions
 
 
 @frozen
@@ -29,13 +31,23 @@ class DelayedEvent:
 _COLUMNS = tuple(d.c[name] for name in DelayedEvent.__annotations__)
 
 
-def save_delayed_event(conn: Connection, event: DelayedEvent, limit: int) -> bool:
-    """False when the user has `limit` already."""
+def save_delayed_event(
+    conn: Connection, event: DelayedEvent, limit: int, transaction: Transaction | None
+) -> str | None:
+    """The event's delay id, or that of the event which the transaction made when it came first. None when the user has
+    `limit` already.
+    """
+    if transaction is not None:
+        known = load_transactions(conn, [transaction])
+        if known:
+            return known[transaction]
     count: int = conn.scalar(select(func.count()).where(d.c.user_id == event.user_id)) or 0
     if count >= limit:
-        return False
+        return None
     conn.execute(insert(d).values(**asdict(event)))
-    return True
+    if transaction is not None:
+        conn.execute(insert(event_transactions).values(**asdict(transaction), event_id=event.delay_id))
+    return event.delay_id
 
 
 def load_delayed_events(conn: Connection, user_id: UserId) -> list[DelayedEvent]:

@@ -57,6 +57,20 @@ def test_what_waits_is_listed_and_can_be_sent_or_cancelled(hearth: Any, alice: A
     assert alice.post(f"{PATH}/{three}", {"action": "dance"}, expect=400)["errcode"] == "M_BAD_JSON"
 
 
+def test_the_same_transaction_schedules_one_event(hearth: Any, alice: Any) -> None:
+    room = alice.create_room()
+    sent_one, cancelled = schedule(alice, room, LATER, "one"), schedule(alice, room, LATER, "two")
+    assert schedule(alice, room, LATER, "one") == sent_one
+    assert len(alice.get(PATH)["delayed_events"]) == 2
+    alice.post(f"{PATH}/{sent_one}/send")
+    alice.post(f"{PATH}/{cancelled}/cancel")
+    hearth.restart()
+    alice.base_url = hearth.url
+    assert [schedule(alice, room, LATER, body) for body in ("one", "two")] == [sent_one, cancelled]
+    assert alice.get(PATH) == {"delayed_events": []}
+    assert sent(alice, room) == ["one"]
+
+
 def test_restarting_begins_the_time_anew(alice: Any) -> None:
     room = alice.create_room()
     delay_id = schedule(alice, room, LATER)

@@ -98,6 +98,15 @@ def test_malformed_messages_name_the_field(hearth: Any) -> None:
     assert send(alice, "3", many) == {}
 
 
+def test_a_transaction_id_is_one_of_its_path(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    messages = {bob.user_id: {bob.device_id: {"n": 1}}}
+    for type_ in ("com.example.one", "com.example.two", "com.example.one"):
+        alice.put("/sendToDevice/{}/1", {"messages": messages}, at=[type_])
+    types = [event["type"] for event in bob.sync()["to_device"]["events"]]
+    assert types == ["com.example.one", "com.example.two"]
+
+
 def test_messages_of_a_device_go_with_it(hearth: Any) -> None:
     alice, bob = hearth.register("alice"), hearth.register("bob")
     send(alice, "1", {bob.user_id: {bob.device_id: {"n": 1}}})

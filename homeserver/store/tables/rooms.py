@@ -124,6 +124,7 @@ event_transactions = Table(
     Column("device_id", Text, primary_key=True),
     # The rest of the request path: room, kind, and the client's transaction id.
     Column("scope", Text, primary_key=True),
+    # What the answer named: the event, or of one that is to be sent later (MSC4140) its delay id.
     Column("event_id", Text, nullable=False),
 )
 

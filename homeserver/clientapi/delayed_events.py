@@ -1,4 +1,7 @@
-"""Delayed events: listed, restarted, cancelled, sent at once (MSC4140). Scheduling one is a parameter of sending."""
+"""Delayed events: listed, restarted, cancelled, sent at once (MSC4140). Scheduling one is a parameter of sending.
+
+Whoever knows a delay id may act on it, without a token: a client gives it to a service that sees when the client is gone.
+"""
 
 from __future__ import annotations
 
@@ -38,22 +41,22 @@ class DelayedEventEndpoints:
         events = await self._delayed.load(requester.user_id)
         return {"delayed_events": [_answer(event) for event in events]}
 
-    @endpoint("POST", f"{PATH}/{{delay_id}}", auth=Auth.USER, tag=TAG)
-    async def post_action_in_body(self, requester: Requester, path: DelayPath, body: ActionBody) -> JsonObject:
+    @endpoint("POST", f"{PATH}/{{delay_id}}", auth=Auth.NONE, limit="other", tag=TAG)
+    async def post_action_in_body(self, path: DelayPath, body: ActionBody) -> JsonObject:
         """As first proposed, and as clients still do."""
-        return await self._act(requester, path.delay_id, body.action)
+        return await self._act(path.delay_id, body.action)
 
-    @endpoint("POST", f"{PATH}/{{delay_id}}/{{action}}", auth=Auth.USER, optional_body=True, tag=TAG)
-    async def post_action(self, requester: Requester, path: ActionPath, body: JsonObject) -> JsonObject:
-        return await self._act(requester, path.delay_id, path.action)
+    @endpoint("POST", f"{PATH}/{{delay_id}}/{{action}}", auth=Auth.NONE, limit="other", optional_body=True, tag=TAG)
+    async def post_action(self, path: ActionPath, body: JsonObject) -> JsonObject:
+        return await self._act(path.delay_id, path.action)
 
-    async def _act(self, requester: Requester, delay_id: str, action: Action) -> JsonObject:
+    async def _act(self, delay_id: str, action: Action) -> JsonObject:
         if action == "restart":
-            await self._delayed.restart(requester.user_id, delay_id)
+            await self._delayed.restart(delay_id)
         elif action == "cancel":
-            await self._delayed.cancel(requester.user_id, delay_id)
+            await self._delayed.cancel(delay_id)
         else:
-            await self._delayed.send_now(requester.user_id, delay_id)
+            await self._delayed.send_now(delay_id)
         return {}
 
 

@@ -66,7 +66,7 @@ class SlidingSyncEndpoints:
         try:
             return RawJson(await self._service.sync(request))
         finally:
-            self._presence.end_sync(request.user_id, request.device_id)
+            self._presence.end_sync(request.user_id, request.device_id, state)
 
 
 def _parse(requester: Requester, shape: Shape, pos: str, timeout_ms: int, body: dict[str, Any]) -> SlidingRequest:

@@ -249,7 +249,8 @@ class Stream:
 
     def _end_presence(self) -> None:
         if self.streams.presence is not None and self.requester is not None:
-            self.streams.presence.end_sync(self.requester.user_id, self.requester.device_id or "")
+            device_id = self.requester.device_id or ""
+            self.streams.presence.end_sync(self.requester.user_id, device_id, self.query.set_presence)
 
     def _on_sync_ended(self, _result: object, error: BaseException | None) -> None:
         if error is None or (isinstance(error, CancelledError) and self._socket is None):

@@ -128,4 +128,4 @@ class SyncEndpoint:
         try:
             return RawJson(await self._service.sync(request))
         finally:
-            self._presence.end_sync(request.user_id, request.device_id or "")
+            self._presence.end_sync(request.user_id, request.device_id or "", state)

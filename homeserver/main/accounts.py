@@ -49,7 +49,8 @@ from homeserver.clientapi.versions import Versions
 from homeserver.clientapi.wellknown import WellKnown
 from homeserver.main.core import Core
 from homeserver.rooms.config import RoomsConfig
-from homeserver.runtime.config_sections import RtcConfig, TurnConfig
+from homeserver.runtime.config import Config
+from homeserver.runtime.config_sections import PresenceConfig, RtcConfig, TurnConfig
 
 # What is true beyond the specification's versions. Each entry has a test. Not here, as only a part of it is there: msc4354
 # (servers that join later are not sent the events).
@@ -112,7 +113,7 @@ def build_accounts(
         filters,
         AccountCommands(core.server_name, creator, accounts),
         [
-            Versions({**UNSTABLE_FEATURES, "org.matrix.msc4306": config.section(RoomsConfig).thread_subscriptions}),
+            Versions({**UNSTABLE_FEATURES, **_configured_features(config)}),
             WellKnown(public_base_url, config.section(WellKnownConfig)),
             Capabilities(config.section(RoomsConfig).default_version, login_tokens=login.login_tokens),
             RegistrationEndpoints(Registrations(core.server_name, registration, creator, auth, access, tokens), tokens),
@@ -134,3 +135,10 @@ def build_accounts(
             ThirdPartyEndpoints(),
         ],
     )
+
+
+def _configured_features(config: Config) -> dict[str, bool]:
+    return {
+        "org.matrix.msc3026.busy_presence": config.section(PresenceConfig).enabled,
+        "org.matrix.msc4306": config.section(RoomsConfig).thread_subscriptions,
+    }

@@ -101,7 +101,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
     paging = Paging(core.database, core.events)
     trims = HistoryTrims(core.server_name, core.database, core.clock, core.ingest, config.kept_history_events)
     extremities = Extremities(core.server_name, core.heads, core.writer)
-    for follower in (reader, extremities, GuestRemoval(core.database, membership)):
+    for follower in (reader, extremities, delayed, GuestRemoval(core.database, membership)):
         core.log.follow(follower.on_rows)
     return RoomServices(
         remote,

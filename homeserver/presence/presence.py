@@ -151,7 +151,10 @@ class Presence:
             user.last_active_ms = self._clock.time_ms()
         self._refresh(user_id, user)
 
-    def end_sync(self, user_id: UserId, device_id: str) -> None:
+    def end_sync(self, user_id: UserId, device_id: str, state: str) -> None:
+        """`state`: as it began."""
+        if state == OFFLINE:
+            return
         user = self._users.get(user_id)
         device = user.devices.get(device_id) if user is not None else None
         if user is None or device is None or not device.syncing:

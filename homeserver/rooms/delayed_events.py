@@ -1,5 +1,7 @@
 """Events that a client schedules, and takes back while it lives: so that others see when it is gone (MSC4140).
 
+A state event that waits is given up when another user sets that state: what it would say is of the past.
+
 An event is sent under its delay id as the transaction id, and forgotten after: a crash in between sends it again, to the same
 effect as none. One timer waits for the next that is due.
 """
@@ -7,6 +9,7 @@ effect as none. One timer waits for the next that is due.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from secrets import token_urlsafe
 from typing import Any, Final
 
@@ -23,6 +26,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database, RowExists
 from homeserver.store import delayed_events as store
 from homeserver.store.delayed_events import DelayedEvent
+from homeserver.store.log import LogRow
 from homeserver.store.room_writes import Transaction
 
 logger = logging.getLogger(__name__)
@@ -34,6 +38,16 @@ BATCH: Final = 50
 RETRY_MS: Final = 10_000
 
 
+_StateKey = tuple[RoomId, str, str]
+
+
+class MaxDelayExceeded(MatrixError):
+    errcode = "M_MAX_DELAY_EXCEEDED"
+
+    def __init__(self) -> None:
+        super().__init__(f"org.matrix.msc4140.delay: at most {MAX_DELAY_MS} milliseconds", max_delay=MAX_DELAY_MS)
+
+
 @define(eq=False)
 class DelayedEvents:
     database: Database
@@ -42,10 +56,37 @@ class DelayedEvents:
     _timer: Any = field(default=None, init=False)
     _timer_due_ms: int = field(default=0, init=False)
     _stopped: bool = field(default=False, init=False)
+    # State that something waits to set, or did; each with a number that changes when there is more.
+    _state_keys: dict[_StateKey, int] = field(factory=dict, init=False)
+    _scheduled: int = field(default=0, init=False)
 
     async def start(self) -> None:
         """Send what came due while no process ran, and wait for the rest."""
+        self._state_keys = dict.fromkeys(await self.database.read(store.load_state_keys), 0)
         await self._send_due()
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        """Follow the log."""
+        if not self._state_keys:
+            return
+        for row in rows:
+            if row.event is None or row.event.pdu.state_key is None or not row.deltas:
+                continue
+            key = (RoomId(row.key), row.event.pdu.type, row.event.pdu.state_key)
+            if key in self._state_keys:
+                outdated = self._delete_outdated(key, row.event.pdu.sender)
+                Deferred.fromCoroutine(outdated).addErrback(_log_failure)
+
+    async def _delete_outdated(self, key: _StateKey, sender: UserId) -> None:
+        number = self._state_keys.get(key)
+        is_waited_for = await self.database.run(store.delete_outdated, *key, sender)
+        if not is_waited_for and self._state_keys.get(key) == number:
+            self._state_keys.pop(key, None)
+
+    def _note_state_key(self, event: DelayedEvent) -> None:
+        if event.state_key is not None:
+            self._scheduled += 1
+            self._state_keys[event.room_id, event.type, event.state_key] = self._scheduled
 
     async def stop(self) -> None:
         self._stopped = True
@@ -65,15 +106,17 @@ class DelayedEvents:
     ) -> str:
         """The delay id; with a transaction id, the same one again gives the same, whatever became of the event.
 
-        Raises: InvalidParam, TooLarge, LimitExceeded.
+        Raises: InvalidParam, TooLarge, LimitExceeded, MaxDelayExceeded.
         """
         check_text("eventType", type_)
         check_text("stateKey", state_key or "")
         transaction = None
         if txn_id is not None:
             transaction = make_transaction(requester, room_id, f"send later\n{type_}", txn_id)
-        if not 0 < delay_ms <= MAX_DELAY_MS:
-            raise InvalidParam("org.matrix.msc4140.delay", f"must be 1 to {MAX_DELAY_MS} milliseconds")
+        if delay_ms <= 0:
+            raise InvalidParam("org.matrix.msc4140.delay", "must be a positive number of milliseconds")
+        if delay_ms > MAX_DELAY_MS:
+            raise MaxDelayExceeded
         encoded = encode_json(content)
         if len(encoded) > MAX_CONTENT_BYTES:
             raise TooLarge(f"The content has {len(encoded)} bytes, of at most {MAX_CONTENT_BYTES}")
@@ -91,7 +134,9 @@ class DelayedEvents:
             now_ms + delay_ms,
             sticky_ms,
         )
+        self._note_state_key(event)
         saved = await self._save(event, transaction)
+        self._note_state_key(event)
         if saved is None:
             raise LimitExceeded(delay_ms, f"A user may have {MAX_OF_USER} delayed events")
         if saved == event.delay_id:
@@ -108,22 +153,22 @@ class DelayedEvents:
     async def load(self, user_id: UserId) -> list[DelayedEvent]:
         return await self.database.read(store.load_delayed_events, user_id)
 
-    async def restart(self, user_id: UserId, delay_id: str) -> None:
+    async def restart(self, delay_id: str) -> None:
         """Raises: NotFound."""
         now_ms = self.clock.time_ms()
-        due_ms = await self.database.run(store.restart_delayed_event, user_id, delay_id, now_ms)
+        due_ms = await self.database.run(store.restart_delayed_event, delay_id, now_ms)
         if due_ms is None:
             raise NotFound("No such delayed event")
         self._wait_until(due_ms)
 
-    async def cancel(self, user_id: UserId, delay_id: str) -> None:
+    async def cancel(self, delay_id: str) -> None:
         """Raises: NotFound."""
-        if not await self.database.run(store.delete_delayed_event, user_id, delay_id):
+        if not await self.database.run(store.delete_delayed_event, delay_id):
             raise NotFound("No such delayed event")
 
-    async def send_now(self, user_id: UserId, delay_id: str) -> None:
+    async def send_now(self, delay_id: str) -> None:
         """Raises: NotFound; what sending raises."""
-        event = await self.database.run(store.hasten_delayed_event, user_id, delay_id, self.clock.time_ms())
+        event = await self.database.run(store.hasten_delayed_event, delay_id, self.clock.time_ms())
         if event is None:
             raise NotFound("No such delayed event")
         await self._send(event)
@@ -158,7 +203,7 @@ class DelayedEvents:
                     await self._send(event)
                 except MatrixError as error:
                     logger.info("A delayed event of %s was not sent: %s", event.user_id, error.error)
-                    await self.database.run(store.delete_delayed_event, event.user_id, event.delay_id)
+                    await self.database.run(store.delete_delayed_event, event.delay_id)
             if not due:
                 if following_ms is not None:
                     self._wait_until(following_ms)
@@ -171,4 +216,10 @@ class DelayedEvents:
             await self.sending.send(requester, event.room_id, event.type, content, event.delay_id, event.sticky_ms)
         else:
             await self.sending.set_state(requester, event.room_id, event.type, event.state_key, content)
-        await self.database.run(store.delete_delayed_event, event.user_id, event.delay_id)
+        await self.database.run(store.delete_delayed_event, event.delay_id)
+        if event.state_key is not None:
+            await self._delete_outdated((event.room_id, event.type, event.state_key), event.user_id)
+
+
+def _log_failure(failure: Any) -> None:
+    logger.error("Delayed events that are of the past could not be given up: %s", failure.value)

@@ -62,21 +62,32 @@ def load_due(conn: Connection, now_ms: int, limit: int) -> tuple[list[DelayedEve
     return [DelayedEvent(*row) for row in due], following
 
 
-def restart_delayed_event(conn: Connection, user_id: UserId, delay_id: str, now_ms: int) -> int | None:
+def restart_delayed_event(conn: Connection, delay_id: str, now_ms: int) -> int | None:
     """Begin its time anew; when it is due then, None if there is none."""
-    where = (d.c.user_id == user_id, d.c.delay_id == delay_id)
     due = d.c.delay_ms + now_ms
-    conn.execute(update(d).where(*where).values(running_since_ms=now_ms, due_ts_ms=due))
-    return conn.scalar(select(d.c.due_ts_ms).where(*where))
+    conn.execute(update(d).where(d.c.delay_id == delay_id).values(running_since_ms=now_ms, due_ts_ms=due))
+    return conn.scalar(select(d.c.due_ts_ms).where(d.c.delay_id == delay_id))
 
 
-def hasten_delayed_event(conn: Connection, user_id: UserId, delay_id: str, now_ms: int) -> DelayedEvent | None:
+def hasten_delayed_event(conn: Connection, delay_id: str, now_ms: int) -> DelayedEvent | None:
     """Make it due, so that it is sent even if the process ends now."""
-    where = (d.c.user_id == user_id, d.c.delay_id == delay_id)
-    conn.execute(update(d).where(*where).values(due_ts_ms=now_ms))
-    row = conn.execute(select(*_COLUMNS).where(*where)).first()
+    conn.execute(update(d).where(d.c.delay_id == delay_id).values(due_ts_ms=now_ms))
+    row = conn.execute(select(*_COLUMNS).where(d.c.delay_id == delay_id)).first()
     return DelayedEvent(*row) if row is not None else None
 
 
-def delete_delayed_event(conn: Connection, user_id: UserId, delay_id: str) -> bool:
-    return conn.execute(delete(d).where(d.c.user_id == user_id, d.c.delay_id == delay_id)).rowcount == 1
+def delete_delayed_event(conn: Connection, delay_id: str) -> bool:
+    return conn.execute(delete(d).where(d.c.delay_id == delay_id)).rowcount == 1
+
+
+def load_state_keys(conn: Connection) -> set[tuple[RoomId, str, str]]:
+    """Room, type and state key of all that would change state."""
+    rows = conn.execute(select(d.c.room_id, d.c.type, d.c.state_key).where(d.c.state_key.is_not(None)).distinct())
+    return {(row[0], row[1], row[2]) for row in rows}
+
+
+def delete_outdated(conn: Connection, room_id: RoomId, type_: str, state_key: str, sender: UserId) -> bool:
+    """Delete what users other than the sender would set this state to. Whether the sender has some."""
+    of_key = (d.c.room_id == room_id, d.c.type == type_, d.c.state_key == state_key)
+    conn.execute(delete(d).where(*of_key, d.c.user_id != sender))
+    return conn.execute(select(d.c.delay_id).where(*of_key).limit(1)).first() is not None

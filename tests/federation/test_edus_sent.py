@@ -144,7 +144,7 @@ def test_who_stays_present_is_told_of_again() -> None:
     for _ in range(REPEAT_MS // LOOK_MS + 2):
         clock.advance(LOOK_MS)
     assert told[1:] and set(told[1:]) <= {"online", "unavailable"}
-    presence.end_sync(alice, "PHONE")
+    presence.end_sync(alice, "PHONE", "online")
     for _ in range(4 * REPEAT_MS // LOOK_MS):
         clock.advance(LOOK_MS)
     assert told[-1] == "offline" and told.count("offline") == 1

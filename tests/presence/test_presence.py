@@ -14,6 +14,7 @@ from homeserver.runtime.serial import Serial
 ALICE, REMOTE = UserId("@alice:test.example"), UserId("@bob:elsewhere.example")
 ON = {"presence": {"enabled": True}}
 STATUS = "/presence/{}/status"
+BUSY_FLAG = "org.matrix.msc3026.busy_presence"
 
 
 class ManualClock:
@@ -49,7 +50,7 @@ def test_a_user_is_online_while_syncing_and_a_while_after() -> None:
     presence.begin_sync(ALICE, "A", "online")
     clock.pass_ms(SYNC_GRACE_MS * 2)
     assert presence.get(ALICE).presence == "online"
-    presence.end_sync(ALICE, "A")
+    presence.end_sync(ALICE, "A", "online")
     clock.pass_ms(SYNC_GRACE_MS - 5000)
     assert presence.get(ALICE).presence == "online"
     clock.pass_ms(5000)
@@ -125,6 +126,18 @@ def senders(answer: Any) -> dict[str, str]:
     return {event["sender"]: event["content"]["presence"] for event in events}
 
 
+def test_sync_that_is_not_to_count_ends_none_that_does() -> None:
+    presence, clock, _ = make()
+    presence.begin_sync(ALICE, "A", "online")
+    presence.begin_sync(ALICE, "A", "offline")
+    presence.end_sync(ALICE, "A", "offline")
+    clock.pass_ms(SYNC_GRACE_MS * 2)
+    assert presence.get(ALICE).presence == "online"
+    presence.end_sync(ALICE, "A", "online")
+    clock.pass_ms(SYNC_GRACE_MS * 2)
+    assert presence.get(ALICE).presence == "offline"
+
+
 def test_those_who_share_a_room_see_each_other(start_local: Any) -> None:
     hearth = start_local(ON)
     alice, bob, carol = (hearth.register(name) for name in ("alice", "bob", "carol"))
@@ -174,6 +187,16 @@ def test_without_presence_everybody_is_offline(hearth: Any) -> None:
     alice.put(STATUS, {"presence": "online"}, at=[alice.user_id])
     assert "presence" not in alice.sync()
     assert alice.get(STATUS, at=[alice.user_id]) == {"presence": "offline"}
+    assert BUSY_FLAG not in alice.get("/_matrix/client/versions")["unstable_features"]
+
+
+def test_busy_is_a_state_of_its_own(start_local: Any) -> None:
+    alice = start_local(ON).register("alice")
+    assert alice.get("/_matrix/client/versions")["unstable_features"][BUSY_FLAG] is True
+    alice.put(STATUS, {"presence": "busy"}, at=[alice.user_id])
+    alice.sync()
+    path = f"/_matrix/client/v3/presence/{alice.user_id}/status"
+    assert alice.send_raw("GET", path).json()["presence"] == "busy"
 
 
 def test_the_older_initial_sync_tells_of_presence_too(start_local: Any) -> None:

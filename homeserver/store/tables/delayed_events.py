@@ -22,3 +22,4 @@ delayed_events = Table(
     Column("sticky_ms", BigInteger, nullable=True),
 )
 Index("delayed_events_due", delayed_events.c.due_ts_ms)
+Index("delayed_events_id", delayed_events.c.delay_id, unique=True)

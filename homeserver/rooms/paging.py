@@ -149,7 +149,7 @@ class Paging:
         room_id, version, reader = view.room_id, view.head.version, view.history.user_id
         # PERF(a third of the time of a page on PostgreSQL): one read for all that there is to know.
         return await self.database.read(
-            load_timeline_page, room_id, version, after, upto, limit, backwards, reader, self.events.peek
+            load_timeline_page, room_id, version, after, upto, limit, backwards, reader, view.ignored, self.events.peek
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 import orjson
 from attrs import define, frozen
 
+from homeserver.accounts.ignored_users import IgnoredUsers
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.matrix.ids import EventId, RoomId, UserId
@@ -39,6 +40,7 @@ class Relations:
     database: Database
     events: EventCache
     erased: ErasedUsers
+    ignored: IgnoredUsers
 
     async def load_page(
         self,
@@ -92,7 +94,10 @@ class Relations:
         Spec: client-server-api#aggregations-of-child-events
         """
         wanted = [(event.pdu.room_id, event.event_id) for event in events if event.redacted_by is None]
-        bundles = await self.database.read(store.load_bundles, wanted, reader) if wanted else {}
+        if not wanted:
+            return NOTHING
+        ignored = await self.ignored.load(reader)
+        bundles = await self.database.read(store.load_bundles, wanted, reader, ignored)
         return await self.encode_bundles(bundles, events, versions, reader, now_ms)
 
     async def encode_bundles(

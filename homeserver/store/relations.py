@@ -110,36 +110,38 @@ def _load_level(conn: Connection, room_id: RoomId, targets: Sequence[EventId]) -
     ]
 
 
-def load_bundles(conn: Connection, wanted: Collection[tuple[RoomId, EventId]], reader: UserId) -> dict[EventId, Bundle]:
-    """Of those of the events that something relates to."""
+def load_bundles(
+    conn: Connection, wanted: Collection[tuple[RoomId, EventId]], reader: UserId, ignored: Collection[str]
+) -> dict[EventId, Bundle]:
+    """Of those of the events that something relates to. ignored: the users whose events are not for the reader."""
     bundles: dict[EventId, Bundle] = {}
     asked = set(wanted)
     # Few of many events have any relations: those are found first.
     for chunk in chunked([event_id for _, event_id in wanted], 1000):
         for room_id, target in asked.intersection(_TARGETS.all(conn, {"ids": list(chunk)})):
-            bundles[target] = _load_bundle(conn, room_id, target, reader)
+            bundles[target] = _load_bundle(conn, room_id, target, reader, ignored)
     return bundles
 
 
-def _load_bundle(conn: Connection, room_id: RoomId, target: EventId, reader: UserId) -> Bundle:
-    edits = conn.scalars(_related(room_id, target, REPLACE).limit(MAX_REFERENCES)).all()
-    references = conn.scalars(_related(room_id, target, REFERENCE).limit(MAX_REFERENCES)).all()
-    of_thread = (r.c.room_id == room_id, r.c.target_id == target, r.c.rel_type == THREAD, *_THERE)
+def _load_bundle(
+    conn: Connection, room_id: RoomId, target: EventId, reader: UserId, ignored: Collection[str]
+) -> Bundle:
+    there = (*_THERE, e.c.sender.not_in(ignored)) if ignored else _THERE
+
+    def related(rel_type: str) -> Select[Any]:
+        """Newest first."""
+        of_type = (r.c.room_id == room_id, r.c.target_id == target, r.c.rel_type == rel_type)
+        found = select(r.c.event_id).select_from(_JOINED).where(*of_type, *there)
+        return found.order_by(e.c.timeline_order.desc())
+
+    edits = conn.scalars(related(REPLACE).limit(MAX_REFERENCES)).all()
+    references = conn.scalars(related(REFERENCE).limit(MAX_REFERENCES)).all()
+    of_thread = (r.c.room_id == room_id, r.c.target_id == target, r.c.rel_type == THREAD, *there)
     count: int = conn.scalar(select(func.count()).select_from(_JOINED).where(*of_thread)) or 0
-    latest = conn.scalar(_related(room_id, target, THREAD).limit(1)) if count else None
+    latest = conn.scalar(related(THREAD).limit(1)) if count else None
     own = select(r.c.event_id).select_from(_JOINED).where(*of_thread, e.c.sender == reader).limit(1)
     participated = count > 0 and conn.execute(own).first() is not None
     return Bundle(edits, references[::-1], count, latest, participated)
-
-
-def _related(room_id: RoomId, target: EventId, rel_type: str) -> Select[Any]:
-    """Newest first."""
-    return (
-        select(r.c.event_id)
-        .select_from(_JOINED)
-        .where(r.c.room_id == room_id, r.c.target_id == target, r.c.rel_type == rel_type, *_THERE)
-        .order_by(e.c.timeline_order.desc())
-    )
 
 
 def load_threads(

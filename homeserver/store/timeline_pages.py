@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from attrs import frozen
 from sqlalchemy import Connection
@@ -33,10 +33,11 @@ def load_timeline_page(
     limit: int,
     backwards: bool,
     reader: UserId,
+    ignored: Collection[str],
     peek: Peek,
 ) -> TimelinePage:
     """See load_timeline, load_gap and load_bundles."""
     gap = load_gap(conn, room_id, after, upto) if backwards else None
     events = load_timeline(conn, room_id, version, after, upto, limit, backwards, peek)
     wanted = [(room_id, event.event_id) for event in events if event.redacted_by is None]
-    return TimelinePage(events, gap, load_bundles(conn, wanted, reader) if wanted else {})
+    return TimelinePage(events, gap, load_bundles(conn, wanted, reader, ignored) if wanted else {})

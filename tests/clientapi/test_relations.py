@@ -110,6 +110,22 @@ def test_threads_and_references_are_bundled(hearth: Any, alice: Any, bob: Any, r
             assert relations["m.reference"] == {"chunk": [{"event_id": reference}]}
 
 
+def test_what_ignored_users_say_is_not_bundled(alice: Any, bob: Any, room: str) -> None:
+    root = alice.send(room, "root")
+    relate(bob, room, root, "m.thread", "one")
+    relate(bob, room, root, "m.reference")
+    path, nobody = "/user/{}/account_data/m.ignored_user_list", {"ignored_users": {}}
+    alice.put(path, {"ignored_users": {bob.user_id: {}}}, at=[alice.user_id])
+    assert bundled(alice, room, root) == [None] * 5
+    own = relate(alice, room, root, "m.thread", "two")
+    relate(bob, room, root, "m.thread", "three")
+    for relations in bundled(alice, room, root):
+        assert (relations["m.thread"]["count"], relations["m.thread"]["latest_event"]["event_id"]) == (1, own)
+        assert "m.reference" not in relations
+    alice.put(path, nobody, at=[alice.user_id])
+    assert {relations["m.thread"]["count"] for relations in bundled(alice, room, root)} == {3}
+
+
 def test_threads_are_listed_by_their_newest_event(alice: Any, bob: Any, room: str) -> None:
     roots = [alice.send(room, f"root {n}") for n in range(3)]
     for root in roots:

@@ -155,7 +155,7 @@ class World:
             NoCounts(),
             self.typing,
             Rules(),
-            Relations(self.database, self.events, ErasedUsers()),
+            Relations(self.database, self.events, ErasedUsers(), self.ignored),
             ErasedUsers(),
             StickyEvents(self.database, self.clock),
         )

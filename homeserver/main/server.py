@@ -65,6 +65,7 @@ class Services:
         self.media.stop()
         if self.federation is not None:
             await self.federation.stop()
+        self.rooms.typing.close()
         await self.core.log.flush()
         self.accounts.hashes.stop()
         await self.core.database.close()

@@ -55,6 +55,13 @@ class Typing:
             timer.cancel()
             self._time_out(room_id, user_id)
 
+    def close(self) -> None:
+        """The server stops: no time runs out any more."""
+        for users in self._rooms.values():
+            for timer in users.values():
+                timer.cancel()
+        self._rooms.clear()
+
     def typing(self, room_id: RoomId, /) -> tuple[int, Collection[UserId]]:
         """The serial of the room's newest change, and who types now."""
         return self._changed.get(room_id, 0), tuple(self._rooms.get(room_id, ()))

@@ -59,6 +59,8 @@ class SyncFollower:
     token: str | None = None
     rooms: dict[str, Room] = field(factory=dict)
     account_data: dict[str, Any] = field(factory=dict)
+    messages: list[int] = field(factory=list)
+    _unacknowledged: int = 0  # of the messages: those told with the token
     _polling: Future[Json] | None = None
 
     @property
@@ -68,6 +70,9 @@ class SyncFollower:
     def forget_everything(self) -> None:
         self.settle()
         self.token, self.rooms, self.account_data = None, {}, {}
+        # The server does not know that these came, and tells them again.
+        del self.messages[len(self.messages) - self._unacknowledged :]
+        self._unacknowledged = 0
 
     def forget_typing(self) -> None:
         """Who types is known to the server's memory alone, and nobody is told when that is gone with a restart."""
@@ -109,6 +114,9 @@ class SyncFollower:
 
     def _take(self, answer: Json) -> None:
         self.token = answer["next_batch"]
+        told = messages_of(answer.get("to_device", {}))
+        self.messages += told
+        self._unacknowledged = len(told)
         self.account_data |= {
             event["type"]: event["content"] for event in answer.get("account_data", {}).get("events", ())
         }
@@ -247,6 +255,11 @@ def load_timeline(client: Client, room_id: str, start: str | None) -> list[str]:
         if start is None:
             assert len(set(found)) == len(found), "a page repeats another"
             return found[::-1]
+
+
+def messages_of(told: Json) -> list[int]:
+    """The numbers of the messages to the device."""
+    return [event["content"]["n"] for event in told.get("events", ())]
 
 
 def receipts_of(content: Json) -> dict[tuple[str, str, str], str]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from attrs import define, field
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tests.kit.client import Client, Unexpected
 from tests.scenarios.stream_follower import StreamFollower
-from tests.scenarios.sync_follower import KINDS, SyncFollower, load_truth
+from tests.scenarios.sync_follower import KINDS, SyncFollower, load_truth, messages_of
 
 SECONDS = int(os.environ.get("HEARTH_MODEL_SECONDS", "0"))
 SEED = int(os.environ.get("HEARTH_MODEL_SEED", "1"))
@@ -34,6 +34,8 @@ PRESETS = ("public_chat", "private_chat", "trusted_private_chat")
 VISIBILITIES = ("shared", "joined", "invited", "world_readable")
 JOIN_RULES = ("public", "invite", "knock")
 VERSIONS = ("6", "10", "11", "12")
+PASSWORD = "password of the tests"
+OF_OWN_DEVICE = "plain"
 _names = count(1)
 
 
@@ -59,13 +61,18 @@ class SlidingRoom:
 class SlidingFollower:
     """A client by sliding sync, and what it knows of joined rooms."""
 
+    name: ClassVar[str] = "sliding"
     client: Client
     rooms: dict[str, SlidingRoom] = field(factory=dict)
     token: str | None = None
+    messages: list[int] = field(factory=list)
+    _acknowledged: str | None = None
 
     def step(self) -> None:
         listed = {"ranges": [[0, 20]], "timeline_limit": 5, "required_state": [["*", "*"]]}
-        body = {"lists": {"all": listed}, "extensions": {"account_data": {"enabled": True}}}
+        to_device = {"enabled": True, **({"since": self._acknowledged} if self._acknowledged is not None else {})}
+        extensions = {"account_data": {"enabled": True}, "to_device": to_device}
+        body = {"lists": {"all": listed}, "extensions": extensions}
         try:
             answer = self.client.post(SLIDING, body, query={"pos": self.token, "timeout": 0})
         except Unexpected as error:
@@ -73,6 +80,10 @@ class SlidingFollower:
             self.token, self.rooms = None, {}
             return self.step()
         self.token = answer["pos"]
+        told = answer["extensions"].get("to_device")
+        if told is not None:
+            self._acknowledged = told["next_batch"]
+            self.messages += messages_of(told)
         for room_id, told in answer["rooms"].items():
             if told.get("initial"):
                 self.rooms[room_id] = SlidingRoom()
@@ -106,10 +117,19 @@ class World:
         self.users: list[Client] = [server.register(f"user{next(_names)}") for _ in range(USERS)]
         self.rooms: list[str] = []
         self.sent: list[tuple[str, str]] = []
-        self.followers = [SyncFollower(k[0], user.another_device(), *k[1:]) for user in self.users for k in KINDS]
-        self.sliding = [SlidingFollower(user.another_device()) for user in self.users]
-        self.streams = [StreamFollower(user.another_device()) for user in self.users]
+        self.messages: dict[str, list[int]] = {user.user_id: [] for user in self.users}
+        self.followers = [SyncFollower(k[0], self._log_in(user, k[0]), *k[1:]) for user in self.users for k in KINDS]
+        self.sliding = [SlidingFollower(self._log_in(user)) for user in self.users]
+        self.streams = [StreamFollower(self._log_in(user)) for user in self.users]
         self.act("create", 0, 0, 0)
+
+    def _log_in(self, user: Client, kind: str = OF_OWN_DEVICE) -> Client:
+        """One for each transport has a device of its own, so that messages to it are for nobody else."""
+        if kind != OF_OWN_DEVICE:
+            return user.another_device()
+        client: Client = self.server.client()
+        client.login(user.user_id, PASSWORD)
+        return client
 
     def act(self, what: str, user_index: int, room_index: int, number: int) -> None:
         """Do it, if the server allows it."""
@@ -172,6 +192,12 @@ class World:
     def add_rule(self, user: Client, number: int) -> None:
         body = {"pattern": str(number), "actions": ["notify", {"set_tweak": "highlight"}]}
         user.put("/pushrules/global/content/{}", body, at=[f"r{number}"])
+
+    def send_to_devices(self, user: Client, number: int) -> None:
+        for _ in range(number % 3 + 1):
+            to, n = self.other(number), next(_names)
+            user.put("/sendToDevice/x.test/{}", {"messages": {to: {"*": {"n": n}}}}, at=[str(n)])
+            self.messages[to].append(n)
 
     # -- acts in rooms
 
@@ -263,6 +289,11 @@ class World:
             self.streams[user_index].check(truth)
         for sliding in self.sliding:
             sliding.check()
+        followers = [follower for follower in self.followers if follower.name == OF_OWN_DEVICE]
+        following = [*followers, *self.sliding, *(stream.follower for stream in self.streams)]
+        for one in following:
+            who = f"{one.name} of {one.client.user_id}"
+            assert one.messages == self.messages[one.client.user_id], f"{who}: messages to its device"
 
 
 FOLLOWING: dict[str, Callable[[World, SyncFollower], None]] = {
@@ -276,7 +307,13 @@ FOLLOWING: dict[str, Callable[[World, SyncFollower], None]] = {
     "lose_streams": World.lose_streams,
     "restart": World.restart,
 }
-ABOUT_USERS = {"create": World.create, "rename": World.rename, "note": World.note, "add_rule": World.add_rule}
+ABOUT_USERS = {
+    "create": World.create,
+    "rename": World.rename,
+    "note": World.note,
+    "add_rule": World.add_rule,
+    "send_to_devices": World.send_to_devices,
+}
 IN_ROOMS: dict[str, Callable[[World, Client, str, int], object]] = {
     "join": lambda _world, user, room, _number: user.join(room),
     "leave": lambda _world, user, room, _number: user.leave(room),
@@ -300,6 +337,7 @@ IN_ROOMS: dict[str, Callable[[World, Client, str, int], object]] = {
     "note_in_room": World.note_in_room,
 }
 ACTS = ["sync"] * 10 + ["poll"] * 4 + ["send"] * 4 + ["join"] * 4 + ["invite"] * 3 + ["leave"] * 2 + ["read"] * 2
+ACTS += ["send_to_devices"] * 2
 STEPS = st.lists(
     st.tuples(
         st.sampled_from([*ACTS, *FOLLOWING, *ABOUT_USERS, *IN_ROOMS]),

@@ -1,6 +1,7 @@
 """The account services on a real database, their endpoints behind the real HTTP parser, without sockets.
 
-What other threads hand to the reactor is run by the test itself, in `Pump.wait`.
+What other threads hand to the reactor is run by the test itself, in `Pump.wait`. Every answer is checked against the
+specification, as those are that the client of tests/kit gets.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ from homeserver.runtime.rate_limit import RateLimiter
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogWriter
 from homeserver.store.migrations import upgrade
+from tests.kit.specification import SPECIFICATION
 
 SERVER_NAME = ServerName("test.example")
 V3 = "/_matrix/client/v3"
@@ -217,13 +219,7 @@ class AccountsServer:
         ]
         if token is not None:
             head.append(f"Authorization: Bearer {token}")
-        transport: Any = StringTransport()  # type: ignore[no-untyped-call]  # twisted is untyped
-        channel: Any = self.site.buildProtocol(None)
-        channel.makeConnection(transport)
-        channel.dataReceived("\r\n".join([*head, "", ""]).encode() + content)
-        self.pump.run_until(lambda: _is_complete(transport.value()))
-        status, _, rest = transport.value().partition(b"\r\n")
-        return Answer(int(status.split()[1]), json.loads(rest.partition(b"\r\n\r\n")[2]))
+        return exchange(self.site, self.pump, head, content)
 
     def get(self, path: str, token: str | None = None) -> Answer:
         return self.request("GET", path, None, token)
@@ -263,6 +259,23 @@ def password_auth(username: str = "alice", password: str = "wonderland", **more:
 
 def in_path(value: str) -> str:
     return quote(value, safe="")
+
+
+def exchange(site: Site, pump: Pump, head: list[str], content: bytes) -> Answer:
+    """The answer to one request, on a connection of its own; `head` is its request line and its headers.
+
+    Raises: NotAsSpecified.
+    """
+    transport: Any = StringTransport()  # type: ignore[no-untyped-call]  # twisted is untyped
+    channel: Any = site.buildProtocol(None)
+    channel.makeConnection(transport)
+    channel.dataReceived("\r\n".join([*head, "", ""]).encode() + content)
+    pump.run_until(lambda: _is_complete(transport.value()))
+    status, _, rest = transport.value().partition(b"\r\n")
+    answer = Answer(int(status.split()[1]), json.loads(rest.partition(b"\r\n\r\n")[2]))
+    method, target, _ = head[0].split(" ")
+    SPECIFICATION.check_response(method, target.partition("?")[0], answer.status, answer.json)
+    return answer
 
 
 def _is_complete(answer: bytes) -> bool:

@@ -14,8 +14,27 @@ from homeserver.accounts.tokens import ACCESS, hash_token, is_garbled, new_token
 from homeserver.accounts.usernames import login_candidates
 from homeserver.matrix.errors import InvalidParam, NotFound
 from homeserver.matrix.ids import ServerName, UserId
+from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
+from homeserver.runtime.http.router import Router
+from homeserver.runtime.http.site import App, Site
 from homeserver.store.access_tokens import load_token_owner
-from tests.accounts.harness import AccountsServer
+from tests.accounts.harness import AccountsServer, exchange
+from tests.kit.specification import SPECIFICATION, NotAsSpecified
+
+
+class WrongVersions:
+    @endpoint("GET", "/_matrix/client/versions", auth=Auth.NONE, tag="", spec="client-server-api#api-versions")
+    def get_versions(self) -> JsonObject:
+        return {"versions": "v1.18"}
+
+
+@pytest.mark.skipif(not SPECIFICATION.is_present, reason=f"{SPECIFICATION.file} is absent")
+def test_the_harness_refuses_answers_that_are_not_as_specified(server: AccountsServer) -> None:
+    router = Router()
+    router.add(WrongVersions())
+    site = Site(App(server.pump, router, server.access, None))
+    with pytest.raises(NotAsSpecified, match="client/versions"):
+        exchange(site, server.pump, ["GET /_matrix/client/versions?a=b HTTP/1.1", "Host: x"], b"")
 
 
 def test_a_load_that_began_before_a_change_is_not_kept() -> None:

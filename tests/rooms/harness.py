@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from twisted.internet.testing import StringTransport
-
 from homeserver.accounts.requester import Requester
 from homeserver.clientapi.reporting import ReportingEndpoints
 from homeserver.clientapi.room_aliases import RoomAliasEndpoints
@@ -46,7 +44,7 @@ from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogWriter
 from homeserver.store.migrations import upgrade
-from tests.accounts.harness import Answer, Pump
+from tests.accounts.harness import Answer, Pump, exchange
 
 SERVER_NAME = ServerName("test.example")
 V3 = "/_matrix/client/v3"
@@ -146,13 +144,7 @@ class RoomsServer:
         head = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(content)}"]
         if user_id is not None:
             head.append(f"Authorization: Bearer {user_id}")
-        make_transport: Any = StringTransport
-        channel, transport = self.site.buildProtocol(None), make_transport()
-        channel.makeConnection(transport)
-        channel.dataReceived("\r\n".join([*head, "", ""]).encode() + content)
-        self.pump.run_until(lambda: _is_complete(transport.value()))
-        status, _, rest = transport.value().partition(b"\r\n")
-        return Answer(int(status.split()[1]), json.loads(rest.partition(b"\r\n\r\n")[2]))
+        return exchange(self.site, self.pump, head, content)
 
     def get(self, path: str, user_id: str | None = ALICE) -> Answer:
         return self.request("GET", path, user_id)
@@ -218,9 +210,3 @@ class RoomsServer:
 
 def in_path(value: str) -> str:
     return quote(value, safe="")
-
-
-def _is_complete(answer: bytes) -> bool:
-    head, blank, body = answer.partition(b"\r\n\r\n")
-    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    return bool(blank) and len(body) >= int(lengths[0].split(b":")[1])

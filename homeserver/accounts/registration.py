@@ -87,12 +87,13 @@ class Registrations:
         return Registered(user_id, await self.creator.create(NewAccount(user_id, is_guest=True, session=session)))
 
     def _flow(self) -> Flow:
+        """COMPAT(matrix-nio 0.26): the dummy stage is always last, as in Synapse's flows; `register_with_token` ends with it."""
         stages = []
         if self.config.require_token:
             stages.append(REGISTRATION_TOKEN)
         if self.config.terms_url:
             stages.append(TERMS)
-        return tuple(stages) or (DUMMY,)
+        return (*stages, DUMMY)
 
     async def _choose_user_id(self, username: str | None) -> UserId:
         if username is None:

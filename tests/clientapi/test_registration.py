@@ -146,6 +146,17 @@ def test_guests_are_refused_by_default(server: AccountsServer) -> None:
     assert server.post(f"{V3}/register?kind=emperor", {}).errcode == "M_INVALID_PARAM"
 
 
+def register_with_token(server: AccountsServer, username: str, token: str) -> Any:
+    """The token, then the dummy stage."""
+    body = {"username": username, "password": "pw"}
+    half = server.post(f"{V3}/register", {**body, "auth": {"type": "m.login.registration_token", "token": token}})
+    if half.errcode is not None:
+        return half
+    assert (half.status, half.json["completed"]) == (401, ["m.login.registration_token"])
+    dummy = {"type": "m.login.dummy", "session": half.json["session"]}
+    return server.post(f"{V3}/register", {**body, "auth": dummy})
+
+
 def test_a_registration_token_lasts_for_its_uses(make_server: Any) -> None:
     server = make_server(require_token=True)
     server.wait(
@@ -154,35 +165,37 @@ def test_a_registration_token_lasts_for_its_uses(make_server: Any) -> None:
         )
     )
     validity = "/_matrix/client/v1/register/m.login.registration_token/validity?token="
-    auth = {"type": "m.login.registration_token", "token": "twice"}
     assert server.get(f"{validity}twice").json == {"valid": True}
-    server.register("one", auth=auth)
-    server.register("two", auth=auth)
+    assert register_with_token(server, "one", "twice").status == 200
+    assert register_with_token(server, "two", "twice").status == 200
     assert server.get(f"{validity}twice").json == {"valid": False}
-    refused = server.post(f"{V3}/register", {"username": "three", "password": "pw", "auth": auth})
+    refused = register_with_token(server, "three", "twice")
     assert (refused.status, refused.errcode) == (401, "M_UNAUTHORIZED")
-    assert refused.json["flows"] == [{"stages": ["m.login.registration_token"]}]
+    assert refused.json["flows"] == [{"stages": ["m.login.registration_token", "m.login.dummy"]}]
 
 
 def test_configured_registration_tokens_are_always_valid(make_server: Any) -> None:
     server = make_server(require_token=True, tokens=["open-sesame"])
-    server.register("one", auth={"type": "m.login.registration_token", "token": "open-sesame"})
-    server.register("two", auth={"type": "m.login.registration_token", "token": "open-sesame"})
+    assert register_with_token(server, "one", "open-sesame").status == 200
+    assert register_with_token(server, "two", "open-sesame").status == 200
 
 
-def test_token_and_terms_are_two_stages_in_order(make_server: Any) -> None:
+def test_token_and_terms_are_stages_in_order(make_server: Any) -> None:
     server = make_server(require_token=True, tokens=["t"], terms_url="https://example.org/terms", terms_version="3")
     body = {"username": "alice", "password": "pw"}
     first = server.post(f"{V3}/register", body).json
-    assert first["flows"] == [{"stages": ["m.login.registration_token", "m.login.terms"]}]
+    assert first["flows"] == [{"stages": ["m.login.registration_token", "m.login.terms", "m.login.dummy"]}]
     assert first["params"]["m.login.terms"]["policies"]["terms_of_service"]["version"] == "3"
     session = first["session"]
-    early = server.post(f"{V3}/register", {**body, "auth": {"type": "m.login.terms", "session": session}})
-    assert early.status == 401
+    for early_type in ("m.login.terms", "m.login.dummy"):
+        early = server.post(f"{V3}/register", {**body, "auth": {"type": early_type, "session": session}})
+        assert early.status == 401
     token = {"type": "m.login.registration_token", "token": "t", "session": session}
     half = server.post(f"{V3}/register", {**body, "auth": token})
     assert (half.status, half.json["completed"]) == (401, ["m.login.registration_token"])
-    done = server.post(f"{V3}/register", {**body, "auth": {"type": "m.login.terms", "session": session}})
+    agreed = server.post(f"{V3}/register", {**body, "auth": {"type": "m.login.terms", "session": session}})
+    assert agreed.json["completed"] == ["m.login.registration_token", "m.login.terms"]
+    done = server.post(f"{V3}/register", {**body, "auth": {"type": "m.login.dummy", "session": session}})
     assert done.status == 200
 
 

@@ -1,9 +1,13 @@
-// matrix-js-sdk with its Rust crypto on a running server, or on two that federate: node encrypt.mjs URL [URL OF THE OTHER [NAMES OF BOTH]]. Exit code 0 when all went as it should.
+// matrix-js-sdk with its Rust crypto on a running server, or on two that federate: node encrypt.mjs URL [URL OF THE OTHER [NAMES OF BOTH, who have accounts]]. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
 import { setTimeout as pause } from "node:timers/promises";
-import { meet, reads, start, untilTrue } from "./kit.mjs";
+import { meet, reads, signUp, start, untilTrue } from "./kit.mjs";
 
 const [url, otherUrl = url, name = "alice", otherName = "bob"] = process.argv.slice(2);
+if (process.argv.length < 5) {
+    await signUp(url, name);
+    await signUp(otherUrl, otherName);
+}
 
 // Encrypted messages, both ways.
 const secrets = new Map();

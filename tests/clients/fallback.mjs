@@ -1,10 +1,11 @@
 // All one-time keys of a device that is away are used up: matrix-js-sdk with its Rust crypto on a running server: node fallback.mjs URL. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
-import { makeGate, meet, reads, start, until } from "./kit.mjs";
+import { makeGate, meet, reads, signUp, start, until } from "./kit.mjs";
 
 const url = process.argv[2];
 const algorithm = "signed_curve25519";
 
+for (const name of ["alice", "bob", "carol"]) await signUp(url, name);
 const gate = makeGate();
 const alice = await start(url, "alice");
 const carol = await start(url, "carol");

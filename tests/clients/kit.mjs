@@ -7,6 +7,18 @@ const { logger } = await import(`${version}/lib/logger.js`);
 logger.setLevel("error", false);
 export const password = "password of the tests";
 
+/** Makes the user's account and logs it out again, as a client does that asks first what the server wants. */
+export async function signUp(baseUrl, name) {
+    const client = sdk.createClient({ baseUrl });
+    const asked = await client.register(name, password, null, {}).then(() => null, (error) => error);
+    if (asked?.httpStatus !== 401) throw asked ?? new Error("nothing was asked for");
+    const { session, flows } = asked.data;
+    if (!flows.some(({ stages }) => stages.join() === "m.login.dummy")) throw new Error(JSON.stringify(flows));
+    const made = await client.register(name, password, session, { type: "m.login.dummy" });
+    await sdk.createClient({ baseUrl, userId: made.user_id, accessToken: made.access_token }).logout();
+    return made.user_id;
+}
+
 /** A new device of the user; secrets: the keys of their secret storage, by key id, which the devices of a user may share; makeSync: makes a SlidingSync for the client. */
 export async function start(baseUrl, name, secrets = new Map(), fetchFn = fetch, makeSync = () => undefined) {
     const identifier = { type: "m.id.user", user: name };

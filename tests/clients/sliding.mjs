@@ -1,11 +1,12 @@
 // matrix-js-sdk's SlidingSync and its Rust crypto on a running server: MATRIX_JS_SDK=matrix-js-sdk-37 node sliding.mjs URL. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
-import { meet, reads, sdk, start, until, untilTrue } from "./kit.mjs";
+import { meet, reads, sdk, signUp, start, until, untilTrue } from "./kit.mjs";
 
 const url = process.argv[2];
 const { SlidingSync, SlidingSyncEvent } = await import("matrix-js-sdk-37/lib/sliding-sync.js");
 const state = [["m.room.create", ""], ["m.room.name", ""], ["m.room.encryption", ""], ["m.room.member", "$ME"], ["m.room.member", "$LAZY"]];
 
+for (const name of ["alice", "bob"]) await signUp(url, name);
 let sliding;
 const bob = await start(url, "bob");
 const alice = await start(url, "alice", new Map(), fetch, (client) => {

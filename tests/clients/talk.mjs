@@ -1,7 +1,7 @@
 // matrix-js-sdk against a running server: node talk.mjs URL. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
 import * as sdk from "matrix-js-sdk";
-import { password, until } from "./kit.mjs";
+import { password, signUp, until } from "./kit.mjs";
 
 const url = process.argv[2];
 
@@ -20,7 +20,20 @@ async function start(name) {
     return client;
 }
 
+function signUpAtOnce(user) {
+    return sdk.createClient({ baseUrl: url }).register(user, password, null, { type: "m.login.dummy" });
+}
+
+assert.equal(await sdk.createClient({ baseUrl: url }).isUsernameAvailable("alice"), true);
+const aliceId = await signUp(url, "alice");
+await signUp(url, "bob");
+assert.equal(await sdk.createClient({ baseUrl: url }).isUsernameAvailable("alice"), false);
+await assert.rejects(signUp(url, "alice"), (error) => error.errcode === "M_USER_IN_USE");
+await assert.rejects(signUpAtOnce("Alice"), (error) => error.errcode === "M_USER_IN_USE");
+await assert.rejects(signUpAtOnce("with space"), (error) => error.errcode === "M_INVALID_USERNAME");
+
 const alice = await start("alice");
+assert.equal(alice.getUserId(), aliceId);
 const bob = await start("bob");
 
 const invited = until(bob, "Room.myMembership", (_room, membership) => membership === "invite");
@@ -59,11 +72,13 @@ assert.equal(await file.text(), "some words");
 assert.equal(file.headers.get("content-disposition"), 'inline; filename="words.txt"');
 
 await assert.rejects(bob.setRoomName(roomId, "mine"), (error) => error.errcode === "M_FORBIDDEN");
-await assert.rejects(logIn("alice", "wrong"), (error) => error.errcode === "M_FORBIDDEN");
+for (const name of ["alice", "nobody"])
+    await assert.rejects(logIn(name, "wrong"), (error) => error.errcode === "M_FORBIDDEN");
 
 await bob.leave(roomId);
 for (const client of [alice, bob]) {
     client.stopClient();
     await client.logout(true);
+    await assert.rejects(client.whoami(), (error) => error.errcode === "M_UNKNOWN_TOKEN");
 }
 process.exit(0);

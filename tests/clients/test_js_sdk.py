@@ -39,22 +39,16 @@ def _tell(story: str, *arguments: str, **environment: str) -> None:
 
 @pytest.mark.parametrize("story", ["talk.mjs", "encrypt.mjs", "verify.mjs"])
 def test_two_users_talk(hearth: Any, story: str) -> None:
-    hearth.register("alice")
-    hearth.register("bob")
     _tell(story, hearth.url)
 
 
 @pytest.mark.parametrize("story", ["encrypt.mjs", "verify.mjs"])
 def test_users_of_two_servers_talk(start_federated: Callable[..., Any], story: str) -> None:
     here, there = start_federated("here"), start_federated("there")
-    here.register("alice")
-    there.register("bob")
     _tell(story, here.url, there.url)
 
 
 def test_messages_arrive_when_all_one_time_keys_are_used_up(hearth: Any) -> None:
-    for name in ("alice", "bob", "carol"):
-        hearth.register(name)
     _tell("fallback.mjs", hearth.url)
 
 
@@ -66,8 +60,6 @@ def _node_version() -> int:
 def test_a_client_follows_by_its_own_sliding_sync(hearth: Any) -> None:
     if _node_version() < 20:
         pytest.skip("the matrix-js-sdk that knows simplified sliding sync needs Node.js 20")
-    hearth.register("alice")
-    hearth.register("bob")
     _tell("sliding.mjs", hearth.url, MATRIX_JS_SDK="matrix-js-sdk-37")
 
 

@@ -38,6 +38,11 @@ class Phone:
     async def _on_locked(self, _room: Any, event: nio.MegolmEvent) -> None:
         self.locked.append(event)
 
+    async def sign_up(self) -> None:
+        name = self.client.user[1:].partition(":")[0]
+        assert isinstance(await self.client.register(name, PASSWORD), nio.RegisterResponse)
+        await self.turn()
+
     async def log_in(self) -> None:
         assert isinstance(await self.client.login(PASSWORD), nio.LoginResponse)
         await self.turn()
@@ -79,15 +84,16 @@ def _run(hearth: Any, tmp_path: Path, story: Callable[[Callable[[str], Awaitable
         async with AsyncExitStack() as stack:
 
             async def start(name: str) -> Phone:
+                """The user's first device makes the account, the others log in."""
                 phone = Phone(hearth.url, name, tmp_path / f"{name} {len(list(tmp_path.iterdir()))}")
                 stack.push_async_callback(phone.client.close)
-                await phone.log_in()
+                await (phone.log_in() if name in known else phone.sign_up())
+                known.add(name)
                 return phone
 
             await story(start)
 
-    hearth.register("alice")
-    hearth.register("bob")
+    known: set[str] = set()
     asyncio.run(run())
 
 

@@ -1,6 +1,6 @@
 // Two users verify each other by emoji, with matrix-js-sdk's Rust crypto: node verify.mjs URL [URL OF THE OTHER]. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
-import { meet, start, until, untilTrue } from "./kit.mjs";
+import { meet, signUp, start, until, untilTrue } from "./kit.mjs";
 
 const [url, otherUrl = url] = process.argv.slice(2);
 
@@ -10,6 +10,8 @@ async function sign(client) {
     assert.equal(await crypto.isCrossSigningReady(), true);
 }
 
+await signUp(url, "alice");
+await signUp(otherUrl, "bob");
 const alice = await start(url, "alice");
 const bob = await start(otherUrl, "bob");
 await sign(alice);

@@ -173,7 +173,7 @@ class Peers:
     def get(self, make: str, number: int) -> Side:
         if (make, number) not in self._sides:
             folder = self._folder / f"{make}{number}"
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)  # it is there where the last test was skipped
             server = self._start_synapse(folder) if make == "synapse" else self._start_hearth(folder, number)
             self._sides[make, number] = Side(make, server)
         return self._sides[make, number]

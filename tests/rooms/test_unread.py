@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,8 +49,8 @@ class Counting:
 
 
 @pytest.fixture
-def counting(tmp_path: Path) -> Iterator[Counting]:
-    world = World(tmp_path)
+def counting(database_url: str) -> Iterator[Counting]:
+    world = World(database_url)
     yield Counting(world)
     world.stop()
 

@@ -6,13 +6,20 @@ database; some syncs run while events are being written; the server is restarted
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
+from itertools import count
 
 import orjson
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import RoomId, UserId
@@ -38,10 +45,13 @@ indexes = st.integers(0, 5)
 class SyncMachine(RuleBasedStateMachine):
     world: World
 
+    def __init__(self, make_database: Callable[[], str]) -> None:
+        super().__init__()
+        self._make_database = make_database
+
     @initialize(max_rows=st.sampled_from([3, 12, 4000]))
     def start(self, max_rows: int) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self.world = World(Path(self._folder.name), max_rows=max_rows)
+        self.world = World(self._make_database(), max_rows=max_rows)
         self.rooms: list[RoomId] = []
         self.sent: list[tuple[RoomId, str]] = []
         self.clients = [ModelClient(user, name, kind, filter) for user in USERS for name, kind, filter in KINDS]
@@ -153,7 +163,6 @@ class SyncMachine(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.compare()
             self.world.stop()
-            self._folder.cleanup()
 
     def _room(self, index: int) -> RoomId:
         return self.rooms[index % len(self.rooms)]
@@ -170,5 +179,9 @@ class SyncMachine(RuleBasedStateMachine):
         client.take(self.world, self.world.sync(client.user, client.token, **client.options()))
 
 
-SyncMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=25)
-TestSyncModel = SyncMachine.TestCase
+def test_what_clients_fold_is_what_the_server_has(make_database: Callable[[str], str]) -> None:
+    numbers = count(1)
+    run_state_machine_as_test(
+        lambda: SyncMachine(lambda: make_database(f"world{next(numbers)}")),
+        settings=settings(max_examples=15, stateful_step_count=25),
+    )

@@ -1,6 +1,6 @@
 """POST /keys/claim: one-time keys, each handed out once.
 
-A claimed key is deleted by the commit that comes before the answer: a crash may lose a key, never hand it out twice.
+A claimed key is marked by the commit that comes before the answer: a crash may lose a key, never hand it out twice.
 
 Log rows made here, keyed by the owner of the keys: "one_time_keys" {device_ids}.
 

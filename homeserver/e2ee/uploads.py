@@ -34,7 +34,7 @@ from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.db import Database
 from homeserver.store import device_keys as store
 from homeserver.store.cross_signing import delete_signatures
-from homeserver.store.device_keys import UploadedKey
+from homeserver.store.device_keys import KnownKey, UploadedKey
 from homeserver.store.device_lists import save_device_list_change
 from homeserver.store.log_writer import LogItem, LogWriter
 
@@ -127,7 +127,7 @@ class _Upload:
             store.delete_uploaded_keys(conn, user_id, device_id, position)
             before = store.load_one_time_keys(conn, user_id, device_id, [key.key_id for key in keys])
             keys = _new_keys(keys, before, sum(known.values()))
-            store.save_one_time_keys(conn, user_id, device_id, position, keys)
+            store.replace_one_time_keys(conn, user_id, device_id, position, keys)
         self.counts = known
         for algorithm, count in Counter(key.algorithm for key in keys).items():
             self.counts[algorithm] = self.counts.get(algorithm, 0) + count
@@ -141,16 +141,27 @@ class _Upload:
         self.list_data["device_ids"] = [self.device_id]
 
 
-def _new_keys(keys: Sequence[UploadedKey], known: Mapping[str, bytes], unclaimed: int) -> list[UploadedKey]:
-    """Those that the device has not uploaded before. known: by name; unclaimed: how many keys the device has."""
+def _new_keys(keys: Sequence[UploadedKey], known: Mapping[str, KnownKey], unclaimed: int) -> list[UploadedKey]:
+    """Those that the device has not uploaded before. known: by name; unclaimed: how many keys the device has.
+
+    The id of a key that was claimed may come to stand for another one; the key itself, for nobody any more.
+    """
+    new = []
     for key in keys:
         before = known.get(key.name)
-        if before is not None and orjson.loads(before) != orjson.loads(key.json):
+        if before is None or (before.is_claimed and _public_key(before.json) != _public_key(key.json)):
+            new.append(key)
+        elif not before.is_claimed and orjson.loads(before.json) != orjson.loads(key.json):
             raise MatrixError(f"One-time key {key.name} exists already, and is another one")
-    new = [key for key in keys if key.name not in known]
     if unclaimed + len(new) > MAX_ONE_TIME_KEYS:
         raise LimitExceeded(60_000, f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys")
     return new
+
+
+def _public_key(json: bytes) -> object:
+    """What must not be used twice, however it is signed."""
+    key = orjson.loads(json)
+    return key["key"] if isinstance(key, dict) else key
 
 
 def parse_upload(user_id: UserId, device_id: DeviceId, body: Mapping[str, Any]) -> KeyUpload:

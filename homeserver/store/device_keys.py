@@ -1,12 +1,18 @@
-"""Device keys, one-time keys and fallback keys, as their owners uploaded them."""
+"""Device keys, one-time keys and fallback keys, as their owners uploaded them.
+
+A one-time key that is claimed stays, marked: a client that got no answer to its upload repeats it, and what was handed
+out meanwhile must not come back. It is the upload's own INSERT that finds such keys, so they cost uploads nothing. Of each
+device the newest are kept, at least as many as one upload may bring: keys are handed out in upload order, so all that
+were taken of the newest upload are among them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, delete, func, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, literal_column, select, text, update
 
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.statement import Statement
@@ -14,6 +20,9 @@ from homeserver.store.events import chunked
 from homeserver.store.tables.accounts import devices
 from homeserver.store.tables.e2ee import device_keys, fallback_keys, one_time_keys
 from homeserver.store.upsert import insert_if_absent, upsert
+
+KEPT_CLAIMED = 1_000  # of one device; not less than an upload may bring
+CLAIMS_BETWEEN_TRIMS = 64
 
 
 class UploadedKey(NamedTuple):
@@ -26,6 +35,14 @@ class UploadedKey(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.algorithm}:{self.key_id}"
+
+
+@frozen
+class KnownKey:
+    """A one-time key that a device uploaded before."""
+
+    json: bytes
+    is_claimed: bool
 
 
 @frozen
@@ -71,7 +88,9 @@ _ONE = Statement(
     )
 )
 _UPSERT_DEVICE = Statement(upsert(device_keys))
-_INSERT_KEY = Statement(insert_if_absent(one_time_keys))
+_KEY_COLUMNS = ("user_id", "device_id", "algorithm", "key_id", "position", "place", "json")
+_INSERT_KEY = Statement(insert_if_absent(one_time_keys, *_KEY_COLUMNS))
+_REPLACE_KEY = Statement(upsert(one_time_keys, *_KEY_COLUMNS, "claimed"))
 _DELETE_UPLOAD = Statement(
     delete(one_time_keys).where(
         one_time_keys.c.user_id == bindparam("user"),
@@ -83,6 +102,7 @@ _UPSERT_FALLBACK = Statement(upsert(fallback_keys))
 _COUNTS = Statement(
     select(one_time_keys.c.algorithm, func.count())
     .where(one_time_keys.c.user_id == bindparam("user"), one_time_keys.c.device_id == bindparam("device"))
+    .where(one_time_keys.c.claimed == literal_column("0"))
     .group_by(one_time_keys.c.algorithm)
 )
 _UNUSED = Statement(
@@ -97,10 +117,17 @@ _UNUSED = Statement(
 # SQLite and PostgreSQL both take this; SKIP LOCKED is not needed, the log's head serialises writers.
 _TAKE = Statement(
     text(
-        "DELETE FROM one_time_keys WHERE user_id = :user AND device_id = :device AND algorithm = :algorithm "
-        "AND key_id = (SELECT key_id FROM one_time_keys WHERE user_id = :user AND device_id = :device "
-        "AND algorithm = :algorithm ORDER BY position, place LIMIT 1) RETURNING key_id, json"
+        "UPDATE one_time_keys SET claimed = 1 + "
+        "(SELECT max(claimed) FROM one_time_keys WHERE user_id = :user AND device_id = :device) "
+        "WHERE user_id = :user AND device_id = :device AND algorithm = :algorithm "
+        "AND key_id = (SELECT key_id FROM one_time_keys WHERE user_id = :user AND device_id = :device AND claimed = 0 "
+        "AND algorithm = :algorithm ORDER BY position, place LIMIT 1) RETURNING key_id, json, claimed"
     )
+)
+_TRIM_CLAIMED = Statement(
+    delete(one_time_keys)
+    .where(one_time_keys.c.user_id == bindparam("user"), one_time_keys.c.device_id == bindparam("device"))
+    .where(one_time_keys.c.claimed.between(literal_column("1"), bindparam("upto")))
 )
 _FALLBACK = Statement(
     select(fallback_keys.c.key_id, fallback_keys.c.json)
@@ -133,22 +160,33 @@ def save_device_keys(conn: Connection, user_id: str, device_id: str, json: bytes
     _UPSERT_DEVICE.run(conn, {"user_id": user_id, "device_id": device_id, "json": json})
 
 
-def load_one_time_keys(conn: Connection, user_id: str, device_id: str, key_ids: Collection[str]) -> dict[str, bytes]:
-    """ "<algorithm>:<key id>" -> JSON, of the device's unclaimed keys with those ids."""
+def load_one_time_keys(conn: Connection, user_id: str, device_id: str, key_ids: Collection[str]) -> dict[str, KnownKey]:
+    """By name; of the device's keys with those ids. Of claimed ones, those that are not forgotten yet."""
     k = one_time_keys.c
-    statement = select(k.algorithm, k.key_id, k.json).where(k.user_id == user_id, k.device_id == device_id)
-    found: dict[str, bytes] = {}
+    statement = select(k.algorithm, k.key_id, k.json, k.claimed).where(k.user_id == user_id, k.device_id == device_id)
+    found: dict[str, KnownKey] = {}
     for chunk in chunked(key_ids):
-        for algorithm, key_id, json in conn.execute(statement.where(k.key_id.in_(chunk))):
-            found[f"{algorithm}:{key_id}"] = json
+        for algorithm, key_id, json, claimed in conn.execute(statement.where(k.key_id.in_(chunk))):
+            found[f"{algorithm}:{key_id}"] = KnownKey(json, claimed > 0)
     return found
 
 
 def save_one_time_keys(
     conn: Connection, user_id: str, device_id: str, position: int, keys: Sequence[UploadedKey]
 ) -> int:
-    """Keys that are there already are left alone; how many were not there."""
-    values = [
+    """Keys whose ids are there already are left alone; how many were not there."""
+    return _INSERT_KEY.run_many(conn, _rows(user_id, device_id, position, keys))
+
+
+def replace_one_time_keys(
+    conn: Connection, user_id: str, device_id: str, position: int, keys: Sequence[UploadedKey]
+) -> None:
+    """Keys whose ids are there already take their place, unclaimed."""
+    _REPLACE_KEY.run_many(conn, [{**row, "claimed": 0} for row in _rows(user_id, device_id, position, keys)])
+
+
+def _rows(user_id: str, device_id: str, position: int, keys: Sequence[UploadedKey]) -> list[dict[str, Any]]:
+    return [
         {
             "user_id": user_id,
             "device_id": device_id,
@@ -160,7 +198,6 @@ def save_one_time_keys(
         }
         for place, key in enumerate(keys)
     ]
-    return _INSERT_KEY.run_many(conn, values)
 
 
 def delete_uploaded_keys(conn: Connection, user_id: str, device_id: str, position: int) -> None:
@@ -199,6 +236,9 @@ def claim_keys(conn: Connection, claims: Iterable[Claim]) -> dict[Claim, Uploade
             if row is None:
                 continue
             _USE_FALLBACK.run(conn, {"user": claim.user_id, "device": claim.device_id, "of": claim.algorithm})
+        elif row[2] % CLAIMS_BETWEEN_TRIMS == 0:
+            names = {"user": claim.user_id, "device": claim.device_id, "upto": row[2] - KEPT_CLAIMED}
+            _TRIM_CLAIMED.run(conn, names)
         found[claim] = UploadedKey(claim.algorithm, row[0], bytes(row[1]))
     return found
 

@@ -77,6 +77,62 @@ def test_an_id_that_stands_for_another_key_is_refused(hearth: Any) -> None:
     assert "signed_curve25519:a" in error["error"]
 
 
+def test_an_upload_that_is_repeated_brings_no_claimed_key_back(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    keys = one_time_keys("a", "b")
+    alice.post(UPLOAD, {"one_time_keys": keys})
+    assert claim(bob, alice) == {"signed_curve25519:a": keys["signed_curve25519:a"]}
+    again = alice.post(UPLOAD, {"one_time_keys": {**keys, **one_time_keys("c")}})  # its answer was lost, so it says
+    assert again["one_time_key_counts"] == {"signed_curve25519": 2}
+    assert [list(claim(bob, alice) or ()) for _ in range(3)] == [["signed_curve25519:b"], ["signed_curve25519:c"], []]
+    assert alice.post(UPLOAD, {"one_time_keys": keys})["one_time_key_counts"] == {"signed_curve25519": 0}
+    assert claim(bob, alice) is None
+
+
+def test_the_id_of_a_claimed_key_may_stand_for_another_key(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    first, second = one_time_keys("a"), one_time_keys("a")
+    alice.post(UPLOAD, {"one_time_keys": first})
+    assert claim(bob, alice) == first
+    assert alice.post(UPLOAD, {"one_time_keys": second})["one_time_key_counts"] == {"signed_curve25519": 1}
+    alice.post(UPLOAD, {"one_time_keys": first}, expect=400)
+    assert claim(bob, alice) == second
+    assert claim(bob, alice) is None
+
+
+def test_a_claimed_key_signed_anew_is_the_same_key(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    keys, other = one_time_keys("a"), one_time_keys("a")
+    alice.post(UPLOAD, {"one_time_keys": keys})
+    claim(bob, alice)
+    other["signed_curve25519:a"]["key"] = keys["signed_curve25519:a"]["key"]
+    alice.post(UPLOAD, {"one_time_keys": other})
+    assert claim(bob, alice) is None
+
+
+def test_of_the_claimed_keys_the_newest_are_remembered(hearth: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homeserver.store.device_keys.KEPT_CLAIMED", 2)
+    monkeypatch.setattr("homeserver.store.device_keys.CLAIMS_BETWEEN_TRIMS", 4)
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    keys = one_time_keys("a", "b", "c", "d")
+    for name, key in keys.items():
+        alice.post(UPLOAD, {"one_time_keys": {name: key}})
+        claim(bob, alice)
+    assert alice.post(UPLOAD, {"one_time_keys": keys})["one_time_key_counts"] == {"signed_curve25519": 2}
+    assert [list(claim(bob, alice)) for _ in range(2)] == [["signed_curve25519:a"], ["signed_curve25519:b"]]
+
+
+def test_what_was_claimed_of_a_device_is_forgotten_with_it(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    keys = one_time_keys("a")
+    alice.post(UPLOAD, {"one_time_keys": keys})
+    claim(bob, alice)
+    device_id = alice.device_id
+    alice.logout()
+    alice.login("alice", PASSWORD, device_id=device_id)
+    assert alice.post(UPLOAD, {"one_time_keys": keys})["one_time_key_counts"] == {"signed_curve25519": 1}
+
+
 @pytest.mark.parametrize(
     ("body", "named"),
     [

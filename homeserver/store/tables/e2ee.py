@@ -25,11 +25,14 @@ one_time_keys = Table(
     Column("position", BigInteger, nullable=False),
     Column("place", Integer, nullable=False),
     Column("json", LargeBinary, nullable=False),
+    # 0, or the number of the device's claim that took the key; the newest of those stay, to be known when they come again.
+    Column("claimed", BigInteger, nullable=False, server_default="0"),
 )
 Index(
     "one_time_keys_order",
     one_time_keys.c.user_id,
     one_time_keys.c.device_id,
+    one_time_keys.c.claimed,
     one_time_keys.c.algorithm,
     one_time_keys.c.position,
     one_time_keys.c.place,

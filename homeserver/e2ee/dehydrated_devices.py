@@ -80,7 +80,7 @@ class DehydratedDevices:
         known, _ = await self.load(user_id)
         if known != device_id:
             raise Forbidden("Not the dehydrated device")
-        after = _parse_batch(next_batch)
+        after = await self.to_device.load_told(_parse_batch(next_batch))
         if after:
             await self.to_device.acknowledge(user_id, device_id, after)
         found = await self.to_device.load_page(user_id, device_id, after, self.log_writer.position, EVENTS_PER_PAGE)

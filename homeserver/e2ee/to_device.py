@@ -25,7 +25,7 @@ from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of, is_us
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.store import to_device as store
-from homeserver.store.log import LogRow
+from homeserver.store.log import LogRow, load_head_position
 from homeserver.store.log_writer import LogItem, LogWriter
 from homeserver.store.to_device import ToDeviceMessage, Waiting
 
@@ -99,14 +99,24 @@ class ToDevice:
         return await self.database.read(store.load_messages, user_id, device_id, after, upto, limit)
 
     async def acknowledge(self, user_id: UserId, device_id: DeviceId, upto: int) -> None:
-        """The device has what stands up to there: it is deleted."""
+        """The device has what stands up to there: it is deleted. What the log has not come to, nobody has: see load_told."""
         waiting = await self.load_waiting(user_id, device_id)
-        if not 0 < waiting.oldest <= upto:
+        if not 0 < waiting.oldest <= upto or not await self.load_told(upto):
             return
         version = self._queues.version
         left = await self.database.run(store.delete_messages, user_id, device_id, upto)
         if self._queues.put((user_id, device_id), left, version) is None and self._queues.version != version:
             self._queues.drop((user_id, device_id))
+
+    async def load_told(self, position: int) -> int:
+        """The position up to which a device that came with this one was told; 0 where the log has not come as far.
+
+        Such a token is of the time before the database was restored from a backup: the positions behind which its device
+        is are given out once more, for messages that it has not got.
+        """
+        if position <= self.log_writer.position or position <= await self.database.read(load_head_position):
+            return position
+        return 0
 
     def get_waiting(self, user_id: UserId, device_id: DeviceId) -> Waiting | None:
         """What waits for the device, if memory knows."""

@@ -105,6 +105,11 @@ class EncryptionExtension:
     ) -> list[tuple[int, bytes]]:
         """The oldest messages behind `after`, with their positions; none also while the view notes a need."""
         user_id = view.user_id
+        if after > view.now:  # told by another process, or by nobody: see ToDevice.load_told
+            told = view.get_value(Lookup("told", user_id, (after,), lambda: self.to_device.load_told(after)))
+            if told is None:
+                return []
+            after = told
         waiting = self.to_device.get_waiting(user_id, device_id) or view.get_value(
             Lookup("to_device", user_id, (device_id,), lambda: self.to_device.load_waiting(user_id, device_id))
         )

@@ -273,8 +273,9 @@ def _tells_left(request: SyncRequest, membership: MembershipRow, is_new: bool) -
 
 
 def _is_up_to_date(request: SyncRequest, now: SyncToken) -> bool:
-    """Nothing at all has happened on the server since."""
-    return request.since is not None and not request.full_state and request.since.covers(now)
+    """Nothing at all has happened on the server since. A token from ahead of the log says nothing of that."""
+    since = request.since
+    return since is not None and not request.full_state and since.covers(now) and since.position == now.position
 
 
 def _empty(token: SyncToken) -> bytes:

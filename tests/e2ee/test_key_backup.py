@@ -147,6 +147,7 @@ def test_a_dehydrated_device_collects_keys(hearth: Any) -> None:
     bob.put("/sendToDevice/m.room.encrypted/1", {"messages": {alice.user_id: {"DEHYDRATED": {"n": 1}}}})
     events = alice.post(f"{DEHYDRATED}/DEHYDRATED/events")
     assert [event["content"] for event in events["events"]] == [{"n": 1}]
+    assert alice.post(f"{DEHYDRATED}/DEHYDRATED/events", {"next_batch": "d999999"}) == events  # not told by this log
     after = alice.post(f"{DEHYDRATED}/DEHYDRATED/events", {"next_batch": events["next_batch"]})
     assert after["events"] == []
     alice.put(DEHYDRATED, {**body, "device_id": "SECOND", "device_keys": Device(alice.user_id, "SECOND").keys()})

@@ -107,6 +107,21 @@ def test_a_transaction_id_is_one_of_its_path(hearth: Any) -> None:
     assert types == ["com.example.one", "com.example.two"]
 
 
+@pytest.mark.parametrize("ahead", ["s999999_1", "s999999_999999999999999", "s1_1_999999"])
+def test_a_token_of_before_the_database_was_restored_acknowledges_nothing(hearth: Any, ahead: str) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    send(alice, "1", {bob.user_id: {bob.device_id: {"n": 1}}})
+    first = bob.sync(since=ahead)
+    assert received(first) == [1]
+    assert received(bob.sync(since=ahead)) == [1]
+    assert received(bob.sync(since=first["next_batch"])) == []
+    assert received(bob.sync()) == []
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(bob.sync, since=ahead, timeout=60_000)
+        send(alice, "2", {bob.user_id: {bob.device_id: {"n": 2}}})
+        assert received(waiting.result(120)) == [2]
+
+
 def test_messages_of_a_device_go_with_it(hearth: Any) -> None:
     alice, bob = hearth.register("alice"), hearth.register("bob")
     send(alice, "1", {bob.user_id: {bob.device_id: {"n": 1}}})

@@ -237,6 +237,16 @@ def test_the_encryption_connection(alice: Any, bob: Any) -> None:
     assert "to_device" not in bob.sync()
 
 
+def test_messages_outlive_a_since_of_before_the_database_was_restored(alice: Any, bob: Any) -> None:
+    alice.put("/sendToDevice/m.x/1", {"messages": {bob.user_id: {bob.device_id: {"n": 1}}}})
+    extensions = {"to_device": {"enabled": True, "since": "999999999999"}, "e2ee": {"enabled": True}}
+    first = ask(bob, {**ENCRYPTION, "extensions": extensions})["extensions"]["to_device"]
+    assert [event["content"] for event in first["events"]] == [{"n": 1}]
+    extensions["to_device"]["since"] = first["next_batch"]
+    assert ask(bob, {**ENCRYPTION, "extensions": extensions})["extensions"]["to_device"]["events"] == []
+    assert "to_device" not in bob.sync()
+
+
 def test_extensions_tell_of_the_rooms_in_the_window(alice: Any, bob: Any) -> None:
     room = alice.create_room(preset="public_chat")
     bob.join(room)

@@ -12,7 +12,7 @@ Spec: client-server-api#send-to-device-messaging
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from secrets import token_urlsafe
 from typing import Any
 
@@ -184,14 +184,16 @@ class ToDevice:
         return found
 
     def _edus(self, sender: UserId, type_: str, messages: Messages) -> list[Row]:
+        """The messages to other servers' users, as many EDUs as it takes. Raises: TooLarge."""
         by_server: dict[ServerName, dict[UserId, Mapping[str, Any]]] = {}
         for user_id, devices in messages.items():
             by_server.setdefault(domain_of(user_id), {})[user_id] = devices
         rows: list[Row] = []
+        sent_ts_ms = self.clock.time_ms()
         for server, users in by_server.items():
-            content = {"sender": sender, "type": type_, "message_id": token_urlsafe(16), "messages": users}
-            sent_ts_ms = self.clock.time_ms()
-            rows.append((EDU, server, {"edu_type": DIRECT_TO_DEVICE, "content": content, "sent_ts_ms": sent_ts_ms}))
+            for part in _parts(sender, type_, users):
+                content = {"sender": sender, "type": type_, "message_id": token_urlsafe(16), "messages": part}
+                rows.append((EDU, server, {"edu_type": DIRECT_TO_DEVICE, "content": content, "sent_ts_ms": sent_ts_ms}))
         return rows
 
     async def _save(
@@ -232,6 +234,26 @@ class ToDevice:
 def _rows(addressed: Mapping[UserId, Mapping[DeviceId, bytes]]) -> list[Row]:
     """One for each recipient, at whose position the messages stand."""
     return [(TO_DEVICE, user_id, {"device_ids": list(devices)}) for user_id, devices in addressed.items()]
+
+
+def _parts(sender: UserId, type_: str, messages: Messages) -> Iterable[dict[UserId, dict[str, Mapping[str, Any]]]]:
+    """The messages, in order, in parts that are no larger than one message may be.
+
+    So a transaction, which has at most 100 EDUs, is no larger than servers take. Raises: TooLarge.
+    """
+    part: dict[UserId, dict[str, Mapping[str, Any]]] = {}
+    size_bytes = 0
+    for user_id, devices in messages.items():
+        for device_id, content in devices.items():
+            message = {"content": content, "sender": sender, "type": type_}
+            more_bytes = len(encode_bounded(message, "messages", MAX_MESSAGE_BYTES)) + len(user_id) + len(device_id)
+            if part and size_bytes + more_bytes > MAX_MESSAGE_BYTES:
+                yield part
+                part, size_bytes = {}, 0
+            part.setdefault(user_id, {})[device_id] = content
+            size_bytes += more_bytes
+    if part:
+        yield part
 
 
 def _is_message_id(value: str) -> bool:

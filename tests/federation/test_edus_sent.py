@@ -176,6 +176,30 @@ def test_messages_to_devices_go_once_for_each_transaction(outbox: Outbox) -> Non
     assert first["message_id"] != second["message_id"]
 
 
+def test_many_messages_to_devices_go_in_parts(outbox: Outbox) -> None:
+    filler = "x" * 20_000
+    sent = {f"@user{n}:{PEER}": {f"D{n}": {"n": n, "filler": filler}, "*": {"filler": filler}} for n in range(10)}
+    other = {f"@bob:{OTHER}": {"PHONE": {"n": 1}}}
+    outbox.alice.put("/sendToDevice/{}/{}", {"messages": {**sent, **other}}, at=("m.test", "1"))
+    outbox.say("end")
+    outbox.expect(["end"])
+    outbox.peers.wait_for(lambda: outbox.peers.contents("m.direct_to_device", OTHER))
+    parts = outbox.peers.contents("m.direct_to_device")
+    assert [len(json.dumps(part)) < 70_000 for part in parts] == [True] * 7
+    assert len({part["message_id"] for part in parts}) == len(parts)
+    told = [(user, device) for part in parts for user, devices in part["messages"].items() for device in devices]
+    assert told == [(user, device) for user, devices in sent.items() for device in devices]
+    assert outbox.peers.contents("m.direct_to_device", OTHER)[0]["messages"] == other
+
+
+def test_a_message_to_devices_is_bounded(outbox: Outbox) -> None:
+    body = {"messages": {BOB: {"PHONE": {"n": 1}, "LAPTOP": {"filler": "x" * 70_000}}}}
+    error = outbox.alice.put("/sendToDevice/{}/{}", body, at=("m.test", "1"), expect=413)
+    assert error["errcode"] == "M_TOO_LARGE"
+    send_to_bob(outbox, "1", 2)
+    outbox.peers.wait_for(lambda: numbers_told(outbox) == [2])
+
+
 def test_each_message_to_devices_outlasts_outages_and_crashes_in_order(outbox: Outbox) -> None:
     outbox.peers.away.add(PEER)
     for n in range(150):

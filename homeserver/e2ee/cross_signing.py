@@ -31,11 +31,17 @@ from homeserver.store.log_writer import LogItem, LogWriter
 SIGNATURES = "signatures"
 USAGES = (MASTER, SELF_SIGNING, USER_SIGNING)
 
+KnownKeys = Mapping[str, dict[str, Any]]  # by usage
+
 
 class InvalidSignature(MatrixError):
     """A signature that is missing, or not that key's over that object."""
 
     errcode = "M_INVALID_SIGNATURE"
+
+
+class KeysChanged(Exception):
+    """Another upload of the user's keys came between: load them, check again."""
 
 
 @frozen
@@ -51,13 +57,15 @@ class CrossSigning:
     log_writer: LogWriter
     queries: KeyQueries
 
-    async def load_keys(self, user_id: UserId) -> dict[str, dict[str, Any]]:
+    async def load_keys(self, user_id: UserId) -> KnownKeys:
         """The user's keys by usage."""
-        found = await self.database.read(store.load_cross_signing_keys, [user_id])
-        return {usage: orjson.loads(json) for usage, json in found.get(user_id, {}).items()}
+        return await self.database.read(_load_keys, user_id)
 
-    async def upload(self, user_id: UserId, new: KeySet, known: Mapping[str, dict[str, Any]]) -> None:
-        """Store new keys (checked by check_keys); with a new master key all that was signed before is void."""
+    async def upload(self, user_id: UserId, new: KeySet, known: KnownKeys) -> None:
+        """Store new keys (checked by check_keys); with a new master key all that was signed before is void.
+
+        Raises: KeysChanged when the user's keys are not `known` any more, against which the new ones were checked.
+        """
         changed = {usage: key for usage, key in new.keys.items() if not _is_same(known.get(usage), key)}
         if not changed:
             return
@@ -65,6 +73,8 @@ class CrossSigning:
         data: dict[str, Any] = {"device_ids": [], "signing_keys": True}
 
         def save(conn: Connection, position: int) -> None:
+            if _load_keys(conn, user_id) != known:
+                raise KeysChanged
             if MASTER in changed:
                 store.delete_cross_signing_keys(conn, user_id)
             for usage, key in (new.keys if MASTER in changed else changed).items():
@@ -118,7 +128,7 @@ class CrossSigning:
             await self.log_writer.submit(LogItem(SIGNATURES, signer, {"user_ids": others}, save))
 
 
-def check_keys(user_id: UserId, body: Mapping[str, Any], known: Mapping[str, dict[str, Any]]) -> KeySet:
+def check_keys(user_id: UserId, body: Mapping[str, Any], known: KnownKeys) -> KeySet:
     """The keys of POST /keys/device_signing/upload.
 
     Raises: InvalidParam, MissingParam (no master key anywhere), InvalidSignature.
@@ -141,11 +151,16 @@ def check_keys(user_id: UserId, body: Mapping[str, Any], known: Mapping[str, dic
     return KeySet(keys)
 
 
-def is_replacement(new: KeySet, known: Mapping[str, dict[str, Any]]) -> bool:
+def is_replacement(new: KeySet, known: KnownKeys) -> bool:
     """Keys that are there already change, which needs authentication. A first upload, and the same keys again, need none."""
     if MASTER not in known:
         return False
     return any(not _is_same(known.get(usage), key) for usage, key in new.keys.items())
+
+
+def _load_keys(conn: Connection, user_id: UserId) -> KnownKeys:
+    found = store.load_cross_signing_keys(conn, [user_id])
+    return {usage: orjson.loads(json) for usage, json in found.get(user_id, {}).items()}
 
 
 @frozen

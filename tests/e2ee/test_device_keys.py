@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from homeserver.e2ee.cross_signing import CrossSigning, KnownKeys, check_keys
+from homeserver.matrix.ids import UserId
 from homeserver.matrix.signing import sign_json
 from tests.e2ee.key_maker import V3, Device, SigningKeys, fallback_key, one_time_keys
 from tests.kit.client import Client
@@ -270,6 +272,70 @@ def test_the_first_upload_of_signing_keys_needs_no_password_and_another_does(hea
     }
     alice.post(SIGNING, {**others.upload(), "auth": auth})
     assert query(bob, alice.user_id)["master_keys"][alice.user_id] == others.upload()["master_key"]
+
+
+@pytest.fixture
+def come_between(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Bodies of uploads that are done while another one looks at the user's keys."""
+    bodies: list[dict[str, Any]] = []
+    load_keys = CrossSigning.load_keys
+
+    async def load(service: CrossSigning, user_id: UserId) -> KnownKeys:
+        known = await load_keys(service, user_id)
+        if bodies:
+            await service.upload(user_id, check_keys(user_id, bodies.pop(), known), known)
+        return known
+
+    monkeypatch.setattr(CrossSigning, "load_keys", load)
+    return bodies
+
+
+def test_of_two_first_uploads_of_signing_keys_one_is_a_replacement(
+    hearth: Any, come_between: list[dict[str, Any]]
+) -> None:
+    alice = hearth.register("alice")
+    keys, others = SigningKeys(alice.user_id), SigningKeys(alice.user_id)
+    come_between.append(keys.upload())
+    alice.post(SIGNING, others.upload(), expect=401)
+    assert query(alice, alice.user_id)["master_keys"][alice.user_id] == keys.upload()["master_key"]
+
+
+def test_the_same_first_upload_of_signing_keys_twice_at_once_is_one(
+    hearth: Any, come_between: list[dict[str, Any]]
+) -> None:
+    alice = hearth.register("alice")
+    keys = SigningKeys(alice.user_id)
+    come_between.append(keys.upload())
+    alice.post(SIGNING, keys.upload())
+    assert query(alice, alice.user_id)["master_keys"][alice.user_id] == keys.upload()["master_key"]
+
+
+def test_who_is_authenticated_replaces_keys_that_changed_meanwhile(
+    hearth: Any, come_between: list[dict[str, Any]]
+) -> None:
+    alice = hearth.register("alice")
+    keys, others, newest = (SigningKeys(alice.user_id) for _ in range(3))
+    alice.post(SIGNING, keys.upload())
+    session = alice.post(SIGNING, newest.upload(), expect=401)["session"]
+    come_between.append(others.upload())
+    identifier = {"type": "m.id.user", "user": alice.user_id}
+    auth = {"type": "m.login.password", "identifier": identifier, "password": PASSWORD, "session": session}
+    alice.post(SIGNING, {**newest.upload(), "auth": auth})
+    assert query(alice, alice.user_id)["master_keys"][alice.user_id] == newest.upload()["master_key"]
+
+
+def test_a_key_signed_by_a_master_key_that_went_meanwhile_is_refused(
+    hearth: Any, come_between: list[dict[str, Any]]
+) -> None:
+    alice = hearth.register("alice")
+    keys, others = SigningKeys(alice.user_id), SigningKeys(alice.user_id)
+    alice.post(SIGNING, {"master_key": keys.upload()["master_key"]})
+    session = alice.post(SIGNING, {"self_signing_key": keys.upload()["self_signing_key"]}, expect=401)["session"]
+    come_between.append(others.upload())
+    identifier = {"type": "m.id.user", "user": alice.user_id}
+    auth = {"type": "m.login.password", "identifier": identifier, "password": PASSWORD, "session": session}
+    body = {"self_signing_key": keys.upload()["self_signing_key"], "auth": auth}
+    assert alice.post(SIGNING, body, expect=400)["errcode"] == "M_INVALID_SIGNATURE"
 
 
 def test_wrongly_signed_signing_keys_are_refused(hearth: Any) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from homeserver.e2ee.limits import MAX_DEVICE_KEYS_BYTES, encode_bounded
 from homeserver.e2ee.to_device import ToDevice
-from homeserver.e2ee.uploads import KeyUpload, KeyUploads
+from homeserver.e2ee.uploads import KeyUpload, UploadWrite
 from homeserver.matrix.errors import Forbidden, InvalidParam, NotFound
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.clock import Clock
@@ -36,7 +36,6 @@ class DehydratedDevices:
     database: Database
     log_writer: LogWriter
     clock: Clock
-    uploads: KeyUploads
     to_device: ToDevice
 
     async def load(self, user_id: UserId) -> tuple[DeviceId, Any]:
@@ -49,20 +48,30 @@ class DehydratedDevices:
     async def replace(
         self, user_id: UserId, device_id: DeviceId, display_name: str | None, data: dict[str, Any], keys: KeyUpload
     ) -> None:
-        """Put the device in the place of the one before it, if there is one, with its keys.
+        """Put the device in the place of the one before it, if there is one, with its keys: all of it in one transaction.
 
         Raises: InvalidParam, TooLarge; Forbidden when a device that is logged in has that id.
         """
         if data.get("algorithm") not in ALGORITHMS:
             raise InvalidParam("device_data.algorithm", "not known")
         encoded = encode_bounded(data, "device_data", MAX_DEVICE_KEYS_BYTES)
-        before = await self.database.read(store.load_dehydrated_device, user_id)
-        is_another = before is None or before[0] != device_id
-        if is_another and await self.database.read(devices.load_device, user_id, device_id) is not None:
-            raise Forbidden("A device that is logged in has that ID")
-        gone = [before[0]] if before is not None else []
-        await self._save(user_id, device_id, display_name, encoded, gone)
-        await self.uploads.upload(user_id, device_id, keys)
+        await self.database.read(_check_id, user_id, device_id)
+        upload = UploadWrite(user_id, device_id, keys)
+        row: dict[str, Any] = {}
+
+        def save(conn: Connection, position: int) -> None:
+            before = _check_id(conn, user_id, device_id)  # what was true before may be no more
+            row.clear()
+            row.update(device_ids=[before or device_id], deleted=before is not None)
+            if before is not None:
+                row["prev"] = devices.delete_devices(conn, user_id, [before], position)
+            devices.save_device(conn, user_id, device_id, display_name, self.clock.time_ms())
+            store.save_dehydrated_device(conn, user_id, device_id, encoded)
+            upload.save(conn, position + 1)
+
+        await self.log_writer.submit(LogItem("device", user_id, row, save, upload.rows()))
+        if upload.error is not None:
+            raise upload.error
 
     async def delete(self, user_id: UserId) -> DeviceId:
         """Raises: NotFound."""
@@ -86,20 +95,14 @@ class DehydratedDevices:
         found = await self.to_device.load_page(user_id, device_id, after, self.log_writer.position, EVENTS_PER_PAGE)
         return EventsPage([json for _, json in found], f"d{found[-1][0] if found else after}")
 
-    async def _save(
-        self, user_id: UserId, device_id: DeviceId, display_name: str | None, data: bytes, gone: list[DeviceId]
-    ) -> None:
-        row: dict[str, Any] = (
-            {"device_ids": gone, "deleted": True} if gone else {"device_ids": [device_id], "deleted": False}
-        )
 
-        def save(conn: Connection, position: int) -> None:
-            if gone:
-                row["prev"] = devices.delete_devices(conn, user_id, gone, position)
-            devices.save_device(conn, user_id, device_id, display_name, self.clock.time_ms())
-            store.save_dehydrated_device(conn, user_id, device_id, data)
-
-        await self.log_writer.submit(LogItem("device", user_id, row, save))
+def _check_id(conn: Connection, user_id: UserId, device_id: DeviceId) -> DeviceId | None:
+    """The id of the dehydrated device that there is. Raises: Forbidden when a device that is logged in has the new id."""
+    known = store.load_dehydrated_device(conn, user_id)
+    before = known[0] if known is not None else None
+    if before != device_id and devices.load_device(conn, user_id, device_id) is not None:
+        raise Forbidden("A device that is logged in has that ID")
+    return before
 
 
 def _parse_batch(text: str | None) -> int:

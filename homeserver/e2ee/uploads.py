@@ -68,7 +68,7 @@ class KeyUploads:
         """
         if upload.device_keys is None and not upload.has_keys:
             return (await self.database.read(store.load_key_counts, user_id, device_id)).one_time
-        done = _Upload(user_id, device_id, upload)
+        done = UploadWrite(user_id, device_id, upload)
         rows = done.rows()
         await self.log_writer.submit(LogItem(*rows[0], done.save, rows[1:]))
         if done.error is not None:
@@ -77,8 +77,11 @@ class KeyUploads:
 
 
 @define(eq=False)
-class _Upload:
-    """An upload on its way into the database. What is wrong with it is kept, not raised: others share the transaction."""
+class UploadWrite:
+    """An upload on its way into the database. What is wrong with it is kept, not raised: others share the transaction.
+
+    The log has its rows() from the position on that save() is given.
+    """
 
     user_id: UserId
     device_id: DeviceId

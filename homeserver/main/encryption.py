@@ -53,6 +53,6 @@ def build_encryption(core: Core) -> EncryptionServices:
         [
             ToDeviceEndpoints(to_device),
             KeyBackupEndpoints(KeyBackups(database)),
-            DehydratedDeviceEndpoints(DehydratedDevices(database, log, core.clock, uploads, to_device)),
+            DehydratedDeviceEndpoints(DehydratedDevices(database, log, core.clock, to_device)),
         ],
     )

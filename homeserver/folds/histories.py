@@ -48,6 +48,16 @@ class UserHistory:
             and all(value in ("shared", "world_readable") for _, value in self.visibilities)
         )
 
+    @property
+    def joined_at(self) -> int | None:
+        """Where the user came into the room; None while they are not in it."""
+        found = None
+        for position, membership in reversed(self.memberships):
+            if membership != "join":
+                break
+            found = position
+        return found
+
     def membership_at(self, position: int) -> str | None:
         """The membership after the event at that position."""
         return _value_at(self.memberships, position)

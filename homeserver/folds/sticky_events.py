@@ -50,7 +50,7 @@ class StickyEvents:
         await self.database.run(delete_unsticky, now_ms)
         for row in await self.database.read(load_sticky, now_ms, MAX_EVENTS):
             duration_ms = sticky_duration_ms(row.event.pdu)
-            if duration_ms is not None:
+            if duration_ms is not None and _is_shown(row.event):
                 # When it was received is not known any more: an origin's clock that is ahead gains once more at most.
                 self._add(row.event, min(row.expires_ms, now_ms + duration_ms))
 
@@ -62,7 +62,7 @@ class StickyEvents:
         now_ms = self.clock.time_ms()
         for event_id in [event_id for event_id, one in of_room.items() if one.until_ms <= now_ms]:
             self._remove(event_id)
-        return [one for one in of_room.values() if one.event.nid > after]
+        return [one for one in of_room.values() if one.event.order > after]
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
@@ -73,7 +73,7 @@ class StickyEvents:
 
     def _take(self, event: StoredEvent) -> None:
         until_ms = sticky_until_ms(event.pdu, self.clock.time_ms())
-        if until_ms is None or event.timeline_order is None or event.rejected is not None or event.soft_failed:
+        if until_ms is None or not _is_shown(event):
             return
         self._add(event, until_ms)
         self._saved += 1
@@ -100,6 +100,11 @@ class StickyEvents:
         del of_room[event_id]
         if not of_room:
             del self._by_room[one.event.pdu.room_id]
+
+
+def _is_shown(event: StoredEvent) -> bool:
+    """The event has a place in the timeline."""
+    return event.timeline_order is not None and event.rejected is None and not event.soft_failed
 
 
 def _log_failure(failure: object) -> None:

@@ -109,6 +109,72 @@ def test_sliding_sync_tells_in_pages_by_a_token_of_its_own(alice: Any, bob: Any,
     bob.post(SLIDING, {"extensions": {EXTENSION: {"enabled": True, "since": "x"}}}, expect="M_INVALID_PARAM")
 
 
+def pages(
+    client: Any, limit: int, pos: str | None = None, since: str | None = None
+) -> tuple[list[str], str, str | None]:
+    """What a client is told that asks on until there is nothing; the position and the token that it has then."""
+    found: list[str] = []
+    for _ in range(9):
+        given = {} if since is None else {"since": since}
+        pos, told = slide(client, pos, limit=limit, **given)
+        if told is None:
+            return found, pos, since
+        found += [event_id for room in told.get("rooms", {}).values() for event_id in ids(room["events"])]
+        since = told["next_batch"]
+    raise AssertionError(f"there is no end to it: {found}")
+
+
+def test_who_joins_later_than_the_events_pages_through_them_to_an_end(hearth: Any, alice: Any, room: str) -> None:
+    carol = hearth.register("carol")
+    other = carol.create_room(preset="public_chat")
+    _, pos, since = pages(carol, 2)
+    sent = [stick(alice, room, str(n))["event_id"] for n in range(5)]
+    own = stick(carol, other, "own")["event_id"]
+    alice.send(room, "later")
+    carol.join(room)
+    for name in (room, other):
+        carol.send(name, "and later")
+    told, pos, since = pages(carol, 2, pos, since)
+    assert told == [*sent, own]
+    assert pages(carol, 2, pos, since)[0] == []
+
+
+def test_a_room_that_is_joined_between_two_pages_is_told_whole(hearth: Any, alice: Any, room: str) -> None:
+    carol = hearth.register("carol")
+    second = alice.create_room(preset="public_chat")
+    early = stick(alice, second, "early")["event_id"]
+    sent = [stick(alice, room, str(n))["event_id"] for n in range(4)]
+    carol.join(room)
+    carol.send(room, "later")
+    pos, first = slide(carol, limit=3)
+    carol.join(second)
+    new = stick(alice, room, "new")["event_id"]
+    for name in (room, second):
+        carol.send(name, "and later")
+    told, _, _ = pages(carol, 2, pos, first["next_batch"])
+    assert ids(first["rooms"][room]["events"]) == sent[:3]
+    assert told == [sent[3], early, new]
+
+
+def test_another_name_is_no_join_that_tells_sticky_events_again(alice: Any, bob: Any, room: str) -> None:
+    stick(alice, room, "1")
+    alice.send(room, "later")
+    told, pos, since = pages(bob, 5)
+    assert len(told) == 1
+    bob.put("/profile/{}/displayname", {"displayname": "Another"}, at=[bob.user_id])
+    assert pages(bob, 5, pos, since)[0] == []
+    bob.leave(room)
+    bob.join(room)
+    bob.send(room, "back again")
+    assert pages(bob, 5, pos, since)[0] == told
+
+
+@pytest.mark.parametrize("since", ["x", "", "-1", "1_2", "2_1_1", "1_1_1", "1_2_3_4", "_", "1" * 19])
+def test_tokens_that_are_none_are_refused(bob: Any, since: str) -> None:
+    extension = {EXTENSION: {"enabled": True, "since": since}}
+    assert EXTENSION in bob.post(SLIDING, {"extensions": extension}, expect="M_INVALID_PARAM")["error"]
+
+
 def test_delayed_events_and_those_over_a_stream_stick_too(alice: Any, bob: Any, room: str) -> None:
     path = f"/_matrix/client/v3/rooms/{room}/send/x.sticky/1"
     # Unchecked: the specification has no answer for delayed events.

@@ -21,6 +21,7 @@ class AccountDataRow:
     room_id: str  # "" for global account data
     type: str
     content: bytes  # JSON, ready to be spliced into a response
+    position: int
 
 
 _ONE = select(account_data.c.content).where(
@@ -28,7 +29,7 @@ _ONE = select(account_data.c.content).where(
     account_data.c.room_id == bindparam("room"),
     account_data.c.type == bindparam("type"),
 )
-_COLUMNS = (account_data.c.room_id, account_data.c.type, account_data.c.content)
+_COLUMNS = (account_data.c.room_id, account_data.c.type, account_data.c.content, account_data.c.position)
 _BETWEEN = Statement(
     select(*_COLUMNS)
     .where(

@@ -37,9 +37,14 @@ class UnknownPos(MatrixError):
 
 @frozen(eq=False)
 class SentRoom:
-    """How far a room is told, what was wanted of it, and which members were sent lazily."""
+    """How far a room is told, what was wanted of it, and which members were sent lazily.
+
+    position, ephemeral: as of the last response in whose windows the room was; behind the connection's own, that is, where
+    the room was out of them since, or nothing happened.
+    """
 
     position: int
+    ephemeral: int
     config: RoomConfig
     members: frozenset[UserId] = frozenset()
 

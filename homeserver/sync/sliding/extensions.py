@@ -5,7 +5,7 @@ Spec: MSC3885, MSC3884, MSC3959, MSC3960, MSC3961
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from homeserver.sync.encoding import encode_account_data, encode_typing
 from homeserver.sync.encryption import SIGNED_CURVE25519, EncryptionExtension
 from homeserver.sync.segments import receipts_of, visible_receipts
 from homeserver.sync.service import PUSH_RULES_TYPE
-from homeserver.sync.sliding.connections import ConnectionState
+from homeserver.sync.sliding.connections import ConnectionState, SentRoom
 from homeserver.sync.sliding.lists import Windows
 from homeserver.sync.sliding.request import STICKY_EVENTS, THREAD_SUBSCRIPTIONS, Extension, SlidingRequest
 from homeserver.sync.sliding.rooms import RoomPart
@@ -32,6 +32,7 @@ from homeserver.sync.view import Lookup, View
 
 MAX_TO_DEVICE = 100
 _ALL = "*"
+_KINDS = frozenset({"account_data", "push_rules"})
 
 
 @define
@@ -65,12 +66,16 @@ class SlidingExtensions:
         """None where the view notes needs."""
         found: dict[str, Any] = {}
         news = False
+
+        def joined(name: str) -> list[RoomId]:
+            return _joined_rooms(request.extension(name), windows, rooms)
+
         steps: tuple[tuple[str, Callable[[], tuple[Any, bool]]], ...] = (
             ("to_device", lambda: self._to_device(view, request, state)),
             ("e2ee", lambda: self._e2ee(view, request, state, rooms)),
-            ("account_data", lambda: _account_data(view, request, state, windows, parts)),
-            ("receipts", lambda: _receipts(view, request, state, windows, parts)),
-            ("typing", lambda: _typing(view, request, state, windows, parts)),
+            ("account_data", lambda: _account_data(view, request, state, windows)),
+            ("receipts", lambda: _receipts(view, state, joined("receipts"), parts)),
+            ("typing", lambda: _typing(view, state, joined("typing"), parts, ignored)),
             (STICKY_EVENTS, lambda: tell_sticky_events(view, request, state, rooms, parts, ignored)),
             *(
                 (name, partial(tell_thread_subscriptions, view, request.extension(name), state))
@@ -134,8 +139,16 @@ def _wanted_rooms(extension: Extension, windows: Windows) -> Iterable[RoomId]:
             yield room_id
 
 
-def _is_new(room_id: RoomId, state: ConnectionState | None) -> bool:
-    return state is None or room_id not in state.rooms
+def _joined_rooms(extension: Extension, windows: Windows, rooms: UserRooms) -> list[RoomId]:
+    """Those of them in which the user is: what others do in the rest is not for them."""
+    return [room_id for room_id in _wanted_rooms(extension, windows) if rooms[room_id].membership == "join"]
+
+
+def _sent(room_id: RoomId, state: ConnectionState | None, part: RoomPart | None = None) -> SentRoom | None:
+    """What the client has of the room; None where the response begins it (anew)."""
+    if state is None or (part is not None and part.is_initial):
+        return None
+    return state.rooms.get(room_id)
 
 
 def _load_account_data(view: View, after: int) -> Sequence[AccountDataRow] | None:
@@ -149,32 +162,39 @@ def _load_account_data(view: View, after: int) -> Sequence[AccountDataRow] | Non
 
 
 def _account_data(
-    view: View,
-    request: SlidingRequest,
-    state: ConnectionState | None,
-    windows: Windows,
-    parts: Mapping[RoomId, RoomPart],
+    view: View, request: SlidingRequest, state: ConnectionState | None, windows: Windows
 ) -> tuple[Any, bool]:
+    """What changed since the last response; of each room, since the last one in whose windows it was."""
     after = state.position if state is not None else 0
-    recent = view.sources.recent
-    wanted = set(_wanted_rooms(request.extension("account_data"), windows))
-    fresh = {room_id for room_id in wanted if _is_new(room_id, state)}
-    is_known = state is not None and after >= recent.floor
-    kinds = {row.kind for row in recent.rows_after(view.user_id, after)} if is_known else {"account_data", "push_rules"}
-    if not fresh and not kinds & {"account_data", "push_rules"}:
-        return None, False
-    changed = _load_account_data(view, after) if kinds & {"account_data"} else ()
-    whole = _load_account_data(view, 0) if fresh else ()
+    told_upto = {
+        room_id: sent.position if (sent := _sent(room_id, state)) is not None else 0
+        for room_id in _wanted_rooms(request.extension("account_data"), windows)
+    }
+    kinds = _changed_kinds(view, after)
+    is_changed = "account_data" in kinds or "account_data" in _changed_kinds(
+        view, min(told_upto.values(), default=after)
+    )
+    # All that there is was loaded for the rooms already.
+    rows = _load_account_data(view, 0 if told_upto else after) if is_changed else ()
     rules = view.get_push_rules() if "push_rules" in kinds else None
-    found = [_fragment(row) for row in changed or () if not row.room_id and row.type != PUSH_RULES_TYPE]
+    found: list[orjson.Fragment] = []
+    rooms: dict[str, list[orjson.Fragment]] = {}
+    for row in rows or ():
+        if not row.room_id and row.type != PUSH_RULES_TYPE and row.position > after:
+            found.append(_fragment(row))
+        elif row.room_id in told_upto and row.position > told_upto[RoomId(row.room_id)]:
+            rooms.setdefault(row.room_id, []).append(_fragment(row))
     if rules is not None:
         found.append(orjson.Fragment(encode_account_data(PUSH_RULES_TYPE, rules)))
-    rooms: dict[str, list[orjson.Fragment]] = {}
-    for row in [row for row in whole or () if row.room_id in fresh] + [
-        row for row in changed or () if row.room_id in wanted and row.room_id not in fresh
-    ]:
-        rooms.setdefault(row.room_id, []).append(_fragment(row))
-    return {"global": found, "rooms": rooms}, bool(found or rooms)
+    return ({"global": found, "rooms": rooms}, True) if found or rooms else (None, False)
+
+
+def _changed_kinds(view: View, after: int) -> Collection[str]:
+    """Which of the user's data may have changed behind a position."""
+    recent = view.sources.recent
+    if after == 0 or after < recent.floor:
+        return _KINDS
+    return {row.kind for row in recent.rows_after(view.user_id, after)} & _KINDS
 
 
 def _fragment(row: AccountDataRow) -> orjson.Fragment:
@@ -183,15 +203,15 @@ def _fragment(row: AccountDataRow) -> orjson.Fragment:
 
 def _receipts(
     view: View,
-    request: SlidingRequest,
     state: ConnectionState | None,
-    windows: Windows,
+    room_ids: Sequence[RoomId],
     parts: Mapping[RoomId, RoomPart],
 ) -> tuple[Any, bool]:
     """Of rooms that are new, those of the reader and those at events of the timeline; of others, the new ones."""
     found: dict[str, orjson.Fragment] = {}
-    for room_id in _wanted_rooms(request.extension("receipts"), windows):
-        receipts = _room_receipts(view, room_id, state, parts.get(room_id))
+    for room_id in room_ids:
+        part = parts.get(room_id)
+        receipts = _room_receipts(view, room_id, _sent(room_id, state, part), part)
         encoded = visible_receipts(receipts, view.user_id) if receipts else None
         if encoded is not None:
             found[room_id] = orjson.Fragment(encoded)
@@ -199,10 +219,9 @@ def _receipts(
 
 
 def _room_receipts(
-    view: View, room_id: RoomId, state: ConnectionState | None, part: RoomPart | None
+    view: View, room_id: RoomId, sent: SentRoom | None, part: RoomPart | None
 ) -> Sequence[Receipt] | None:
     recent = view.sources.recent
-    sent = state.rooms.get(room_id) if state is not None else None
     if sent is not None and sent.position >= recent.floor:
         return receipts_of(recent.rows_after(room_id, sent.position))
     receipts = view.get_receipts(room_id, sent.position if sent is not None else 0)
@@ -214,17 +233,17 @@ def _room_receipts(
 
 def _typing(
     view: View,
-    request: SlidingRequest,
     state: ConnectionState | None,
-    windows: Windows,
+    room_ids: Sequence[RoomId],
     parts: Mapping[RoomId, RoomPart],
+    ignored: frozenset[str],
 ) -> tuple[Any, bool]:
-    typing = view.sources.typing
-    changed = typing.rooms_changed_since(state.ephemeral) if state is not None else ()
+    """Who types where that changed since the client was told of the room; of rooms that are new, where anybody does."""
     found: dict[str, orjson.Fragment] = {}
-    for room_id in _wanted_rooms(request.extension("typing"), windows):
-        is_new = _is_new(room_id, state)
-        _, users = typing.typing(room_id)
-        if room_id in changed or (is_new and users):
+    for room_id in room_ids:
+        sent = _sent(room_id, state, parts.get(room_id))
+        serial, typing = view.sources.typing.typing(room_id)
+        users = [user for user in typing if user not in ignored]
+        if users if sent is None else serial > sent.ephemeral:
             found[room_id] = orjson.Fragment(encode_typing(users))
     return ({"rooms": found}, True) if found else (None, False)

@@ -44,10 +44,15 @@ class RoomLists:
     activity: RoomActivity
 
     def pick(
-        self, view: View, request: SlidingRequest, rooms: UserRooms, state: ConnectionState | None
+        self,
+        view: View,
+        request: SlidingRequest,
+        rooms: UserRooms,
+        ignored: frozenset[str],
+        state: ConnectionState | None,
     ) -> Windows | None:
         """None where the view notes needs."""
-        known = {room_id: row for room_id, row in rooms.items() if _is_listed(row, state)}
+        known = {room_id: row for room_id, row in rooms.items() if _is_listed(row, ignored, state)}
         found = Windows()
         if request.lists:
             ordered = self._order(view, known)
@@ -107,14 +112,19 @@ class RoomLists:
             found.lists.setdefault(room_id, []).append(name)
 
 
-def _is_listed(row: MembershipRow, state: ConnectionState | None) -> bool:
-    """Rooms that the user left are told of only where the client has them; from which others removed the user, too."""
+def _is_listed(row: MembershipRow, ignored: frozenset[str], state: ConnectionState | None) -> bool:
+    """Rooms that the user left are told of only where the client has them; from which others removed the user, too.
+
+    Neither an invite by somebody whom the user ignores is told, nor its end.
+    Spec: client-server-api#ignoring-users
+    """
     if row.forgotten:
         return False
+    is_ignored = row.sender in ignored
     if row.membership in _LISTED:
-        return True
+        return not (is_ignored and row.membership == "invite")
     was_sent = state is not None and row.room_id in state.rooms
-    return was_sent or (row.membership in ("leave", "ban") and row.sender != row.user_id)
+    return was_sent or (row.membership in ("leave", "ban") and row.sender != row.user_id and not is_ignored)
 
 
 def _filtered(

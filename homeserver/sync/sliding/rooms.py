@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from homeserver.folds.histories import UserHistory
 from homeserver.matrix.canonical import encode_json
@@ -64,6 +64,7 @@ class RoomBuilder:
     request: SlidingRequest
     ignored: frozenset[str]
     direct: set[str]
+    ephemeral: int
     _reader: Reader = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -98,12 +99,19 @@ class RoomBuilder:
             self.view.picked.put_all({key: (config, part)}, self.view.now)
         return part
 
+    def _sent(self, config: RoomConfig, members: frozenset[UserId] = frozenset()) -> SentRoom:
+        return SentRoom(self.view.now, self.ephemeral, config, members)
+
+    def _nothing(self, sent: SentRoom, config: RoomConfig) -> RoomPart:
+        """The client has the room as it is."""
+        return RoomPart(None, self._sent(config, sent.members))
+
     # -- rooms that the user is not in -------------------------------------------------------------------------------
 
     def _build_stripped(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
-        now = SentRoom(self.view.now, config)
         if sent is not None and membership.position <= sent.position:
-            return RoomPart(None, evolve(sent, config=config))
+            return self._nothing(sent, config)
+        now = self._sent(config)
         outside = self.view.get_outside_room(membership)
         if outside is not None:
             return self._build_outside(outside, now)
@@ -139,12 +147,12 @@ class RoomBuilder:
     def _build_left(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
         """The client sees the event by which the user went, and what came before it."""
         if sent is not None and membership.position <= sent.position:
-            return RoomPart(None, evolve(sent, config=config))
+            return self._nothing(sent, config)
         outside = self.view.get_outside_room(membership)
         if outside is not None:
             told = [client_event(outside.event, with_room_id=False)]
             ended = {"initial": sent is None, "timeline": told, "required_state": told, "limited": False, "num_live": 1}
-            return RoomPart(ended, SentRoom(self.view.now, config), is_initial=sent is None)
+            return RoomPart(ended, self._sent(config), is_initial=sent is None)
         head = self.view.get_head(membership.room_id)
         event = self.view.get_event(membership.event_id, head) if head is not None else None
         if head is None or event is None:
@@ -152,14 +160,14 @@ class RoomBuilder:
         encoded = self._encode([event], {}, None)
         room = {"initial": sent is None, "timeline": encoded, "required_state": encoded, "limited": sent is not None}
         room |= {"prev_batch": f"t{event.order - 1}", "num_live": 0 if sent is None else 1}
-        return RoomPart(room, SentRoom(self.view.now, config), [event], sent is None)
+        return RoomPart(room, self._sent(config), [event], sent is None)
 
     # -- rooms that the user is in -----------------------------------------------------------------------------------
 
     def _build_joined(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
         view, room_id = self.view, membership.room_id
         if sent is not None and not _is_expanded(config, sent.config) and not self._has_rows(room_id, sent.position):
-            return RoomPart(None, evolve(sent, position=view.now, config=config))
+            return self._nothing(sent, config)
         head, history = view.get_head(room_id), view.get_history(room_id)
         if head is None or history is None:
             return None
@@ -225,7 +233,7 @@ class RoomBuilder:
         if state is None or counts is None or bundles is None or self.view.missing_events != missing:
             return None
         changed = windows.changes.final.keys()
-        now = SentRoom(self.view.now, config, members)
+        now = self._sent(config, members)
         has_news = windows.shown.events or keys or changed or windows.changes.limited
         if sent is not None and not has_news and not self._has_own_receipt(head.room_id, windows.after):
             return RoomPart(None, now)

@@ -92,7 +92,7 @@ class SlidingSync:
                     windows: Windows | None = Windows(counts=dict(state.counts))
                 else:
                     if picked is None or picked_at != view.now:
-                        picked, picked_at = self.lists.pick(view, request, rooms, state), view.now
+                        picked, picked_at = self.lists.pick(view, request, rooms, ignored, state), view.now
                     windows = picked
                 built = None
                 if windows is not None:
@@ -113,7 +113,7 @@ class SlidingSync:
         windows: Windows,
     ) -> _Built | None:
         ephemeral = self.sources.typing.serial
-        parts = self._rooms(view, request, state, rooms, windows, ignored)
+        parts = self._rooms(view, request, state, rooms, windows, ignored, ephemeral)
         told = self.extensions.tell(view, request, state, rooms, windows, parts, ignored)
         if told is None or not view.is_complete:
             return None
@@ -138,11 +138,12 @@ class SlidingSync:
         rooms: UserRooms,
         windows: Windows,
         ignored: frozenset[str],
+        ephemeral: int,
     ) -> dict[RoomId, RoomPart]:
         parts: dict[RoomId, RoomPart] = {}
         if not windows.configs:
             return parts
-        builder = RoomBuilder(view, request, ignored, direct_rooms(view))
+        builder = RoomBuilder(view, request, ignored, direct_rooms(view), ephemeral)
         for room_id, config in windows.configs.items():
             sent = state.rooms.get(room_id) if state is not None else None
             bump = self.lists.bump_stamp(room_id, rooms[room_id])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from attrs import define, field, frozen
 
@@ -103,7 +103,7 @@ class Filters:
 
 @frozen
 class ListConfig:
-    """ranges: inclusive; None for the whole list."""
+    """ranges: inclusive, ascending, with gaps between them; None for the whole list."""
 
     ranges: tuple[tuple[int, int], ...] | None
     room: RoomConfig
@@ -194,7 +194,7 @@ class Parser:
             return None
         if not isinstance(ranges, list) or len(ranges) > MAX_RANGES:
             raise InvalidParam(f"{where}.ranges", f"must be a list of at most {MAX_RANGES} pairs")
-        return tuple(_range(given, f"{where}.ranges") for given in ranges)
+        return merge_ranges([_range(given, f"{where}.ranges") for given in ranges])
 
     def _room(self, value: object, where: str) -> RoomConfig:
         body = _object(value, where)
@@ -288,17 +288,13 @@ def _extension(value: object, where: str) -> Extension:
 
 
 def _range(value: object, where: str) -> tuple[int, int]:
-    if (
-        not isinstance(value, list)
-        or len(value) != 2
-        or not all(_is_count(end) for end in value)
-        or value[0] > value[1]
-    ):
+    first, last = value if isinstance(value, list) and len(value) == 2 else (None, None)
+    if not _is_count(first) or not _is_count(last) or first > last:
         raise InvalidParam(where, "must be pairs [first, last] of non-negative integers, in order")
-    return value[0], value[1]
+    return first, last
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
@@ -337,8 +333,12 @@ def _object(value: object, where: str) -> Mapping[str, Any]:
     return value
 
 
-def check_sequence(ranges: Sequence[tuple[int, int]] | None, count: int) -> set[int]:
-    """The indices that ranges cover in a list of that length."""
-    if ranges is None:
-        return set(range(count))
-    return {index for first, last in ranges for index in range(first, min(last + 1, count))}
+def merge_ranges(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """As few as cover the same indices, ascending."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(merged[-1][1], last)
+        else:
+            merged.append((first, last))
+    return tuple(merged)

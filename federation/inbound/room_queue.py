@@ -24,8 +24,10 @@ from typing import Any, Final, Protocol
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 
+from federation.inbound.acl import ServerAcls
 from federation.inbound.fetching import NotFetched
 from federation.inbound.pdu_checks import PduChecks
+from federation.inbound.queued import Queued
 from homeserver.matrix.canonical import decode_json, encode_json
 from homeserver.matrix.errors import MatrixError, NotFound
 from homeserver.matrix.ids import EventId, RoomId, ServerName
@@ -81,44 +83,13 @@ class Receiver(Protocol):
 
 
 @define(eq=False)
-class Queued:
-    """An event that waits. `error` says why it was not taken in, once `done`."""
-
-    pdu: Pdu
-    origin: ServerName
-    raw: object
-    number: int
-    staged_bytes: int = 0
-    staging: bool = False  # being written to the table just now
-    attempts: int = 0
-    lingers_until_ms: int | None = None
-    done: bool = False
-    error: str | None = None
-    _waiting: list[Deferred[None]] = field(init=False, factory=list)
-
-    async def wait(self) -> None:
-        """Until it is done."""
-        if not self.done:
-            waiting: Deferred[None] = Deferred()
-            self._waiting.append(waiting)
-            await waiting
-
-    def finish(self, error: str | None = None) -> None:
-        self.done, self.error, self.raw = True, error, None
-        for waiting in self._waiting:
-            if not waiting.called:
-                waiting.callback(None)
-        self._waiting.clear()
-
-
-@define(eq=False)
 class _Room:
     """Events in memory and in the table.
 
     queued: what waits for its turn. away: what waits for other servers, lingers, or is parked because of that. parked: what waits
     for each event. waits_for: the same, by who waits. asked: the origins of the events for which other servers are asked.
     to_ask: what waits for that. kept: all of these by number, and what is tried again later, or is done but not yet deleted
-    from the table. on_disk: whether the table may hold more.
+    from the table. held: what is still being checked, by number. on_disk: whether the table may hold more.
     """
 
     room_id: RoomId
@@ -129,6 +100,7 @@ class _Room:
     asked: set[ServerName] = field(factory=set)
     to_ask: list[Queued] = field(factory=list)
     kept: dict[int, Queued] = field(factory=dict)
+    held: dict[int, Queued] = field(factory=dict)
     on_disk: bool = False
     writes: int = 0  # how often something was put into the table that is not in memory
     staged_bytes: int = 0
@@ -155,6 +127,7 @@ class RoomQueues:
     clock: Clock
     database: Database
     heads: RoomHeads
+    acls: ServerAcls
     checks: PduChecks
     receiver: Receiver
     _rooms: dict[RoomId, _Room] = field(init=False, factory=dict)
@@ -231,6 +204,36 @@ class RoomQueues:
             return None
         return self._enqueue(room, Queued(pdu, origin, raw, self._next_number()))
 
+    def hold(self, events: Iterable[tuple[Pdu, object]], origin: ServerName) -> list[Queued]:
+        """Events of which only the format is checked. They may be staged, and come to the queue when they are released."""
+        held = [Queued(pdu, origin, raw, self._next_number()) for pdu, raw in events]
+        for queued in held:
+            self._room(queued.pdu.room_id).held[queued.number] = queued
+        return held
+
+    def release(self, queued: Queued, pdu: Pdu) -> None:
+        """A held event was checked; pdu: as the check gives it."""
+        room = self._room(pdu.room_id)
+        del room.held[queued.number]
+        queued.pdu = pdu
+        self._enqueue(room, queued)
+        self._wake(room)
+
+    def drop(self, queued: Queued, error: str | None) -> None:
+        """A held event is not valid, or is dealt with."""
+        room = self._room(queued.pdu.room_id)
+        room.kept[queued.number] = room.held.pop(queued.number)
+        self._queued += 1
+        queued.finish(error)
+        self._on_done(room, queued)
+
+    def hand_over(self, queued: Queued) -> None:
+        """A held event can't be checked now: this is done when it is read from the table, if it is there."""
+        room = self._room(queued.pdu.room_id)
+        del room.held[queued.number]
+        room.on_disk, room.writes = True, room.writes + 1
+        self._call_later(RETRY_AFTER_MS[0], lambda: self._wake(room))
+
     async def stage(self, waiting: Iterable[Queued], others: Iterable[tuple[RoomId, ServerName, object]]) -> list[bool]:
         """Write down what is not done, and what found no place in memory; of the latter, which ones were taken."""
         # The same event may be there twice.
@@ -284,9 +287,15 @@ class RoomQueues:
         return self._rooms.setdefault(room_id, _Room(room_id))
 
     def _enqueue(self, room: _Room, queued: Queued) -> Queued:
-        room.kept[queued.number] = room.queued[queued.pdu.event_id] = queued
+        room.kept[queued.number] = queued
         self._queued += 1
+        self._line_up(room, queued)
         return queued
+
+    def _line_up(self, room: _Room, queued: Queued) -> None:
+        known = room.queued.setdefault(queued.pdu.event_id, queued)
+        if known is not queued:
+            known.twins.append(queued)
 
     # -- the workers ---------------------------------------------------------------------------------------------------
 
@@ -314,7 +323,7 @@ class RoomQueues:
             self._wake(self._waiting_rooms.popitem(last=False)[1])
 
     def _drop_if_empty(self, room: _Room) -> None:
-        if not room.kept and not room.on_disk and room.working is None:
+        if not room.kept and not room.held and not room.on_disk and room.working is None:
             self._rooms.pop(room.room_id, None)
 
     async def _work(self, room: _Room) -> None:
@@ -387,7 +396,7 @@ class RoomQueues:
         for queued in again:
             room.away.pop(queued.pdu.event_id, None)
             room.waits_for.pop(queued.pdu.event_id, None)
-            room.queued[queued.pdu.event_id] = queued
+            self._line_up(room, queued)
         self._wake(room)
 
     def _unpark(self, room: _Room, event_id: EventId) -> None:
@@ -442,7 +451,7 @@ class RoomQueues:
         queued.attempts += 1
 
         def again() -> None:
-            room.queued[queued.pdu.event_id] = queued
+            self._line_up(room, queued)
             self._rooms[room.room_id] = room
             self._wake(room)
 
@@ -464,8 +473,9 @@ class RoomQueues:
         """The next events from the table."""
         await self._forget()
         writes = room.writes
-        rows = await self.database.read(load_staged_pdus, room.room_id, MAX_QUEUED_OF_ROOM + len(room.kept))
-        new = [row for row in rows if row.number not in room.kept][:MAX_QUEUED_OF_ROOM]
+        in_memory = len(room.kept) + len(room.held)
+        rows = await self.database.read(load_staged_pdus, room.room_id, MAX_QUEUED_OF_ROOM + in_memory)
+        new = [row for row in rows if row.number not in room.kept and row.number not in room.held][:MAX_QUEUED_OF_ROOM]
         if not new:
             room.on_disk = room.writes != writes
             return
@@ -476,11 +486,15 @@ class RoomQueues:
     async def _check_staged(self, room_id: RoomId, rows: Sequence[StagedPdu]) -> list[tuple[StagedPdu, Pdu]]:
         """The valid ones; the others are deleted."""
         try:
-            version = (await self.heads.load(room_id)).version
+            head = await self.heads.load(room_id)
         except NotFound:
             checked: list[Any] = [None] * len(rows)
         else:
-            checked = await self.checks.check_each([decode_json(row.json) for row in rows], version, room_id=room_id)
+            raws = [decode_json(row.json) for row in rows]
+            checked = await self.checks.check_each(raws, head.version, room_id=room_id)
+            origins = {ServerName(row.origin) for row in rows}
+            allowed = {origin for origin in origins if await self.acls.is_allowed_by(head, origin)}
+            checked = [pdu if row.origin in allowed else None for row, pdu in zip(rows, checked, strict=True)]
         valid = [(row, pdu) for row, pdu in zip(rows, checked, strict=True) if isinstance(pdu, Pdu)]
         invalid = [row for row, pdu in zip(rows, checked, strict=True) if not isinstance(pdu, Pdu)]
         if invalid:
@@ -494,6 +508,10 @@ class RoomQueues:
     def _on_done(self, room: _Room, queued: Queued) -> None:
         self._queued -= 1
         self._done.append((room, queued))
+        for twin in queued.twins:
+            twin.finish(queued.error)
+            self._on_done(room, twin)
+        queued.twins.clear()
         self._forget_in(FORGET_AFTER_MS)
 
     def _forget_in(self, delay_ms: int) -> None:

@@ -1,8 +1,8 @@
 """Transactions: what another server sends at once, events of many rooms and ephemeral data.
 
-What happens to each event is told in the answer if it is known in a moment; the rest is staged (room_queue.py) and the answer
-does not wait for it. A transaction that comes again gets the answer it had, from memory or the database, and is not dealt with
-twice. Each server's transactions are dealt with one at a time, as it should send them.
+What happens to each event is told in the answer if it is known in a moment; the rest is staged (room_parts.py, room_queue.py)
+and the answer does not wait for it. A transaction that comes again gets the answer it had, from memory or the database, and is
+not dealt with twice. Each server's transactions are dealt with one at a time, as it should send them.
 
 Spec: server-server-api#transactions
 """
@@ -10,25 +10,19 @@ Spec: server-server-api#transactions
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from federation.bounded import Bounded
-from federation.inbound.acl import ServerAcls
 from federation.inbound.edus import EduHandlers
-from federation.inbound.outside import OutsideEnds
-from federation.inbound.pdu_checks import PduChecks, Refusal, parse
-from federation.inbound.room_queue import Queued, RoomQueues
+from federation.inbound.room_parts import RoomParts
 from federation.inbound.slots import Slots
 from homeserver.matrix.canonical import decode_json, encode_json
-from homeserver.matrix.errors import InvalidParam, LimitExceeded, MatrixError, NotFound
-from homeserver.matrix.ids import EventId, RoomId, ServerName, parse_room_id
-from homeserver.matrix.pdu import Pdu
-from homeserver.rooms.head import RoomHead
-from homeserver.rooms.heads import RoomHeads
+from homeserver.matrix.errors import LimitExceeded
+from homeserver.matrix.ids import EventId, ServerName
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import SingleFlight, gather, within
 from homeserver.runtime.db import Database
@@ -52,8 +46,6 @@ ANSWERS_KEPT: Final = 2_000
 ORIGINS_KEPT: Final = 2_000
 KEPT_FOR_MS: Final = 24 * 3600 * 1000
 CLEAN_EVERY_MS: Final = 3600 * 1000
-# How long the answer waits for events to be dealt with.
-MOMENT_MS: Final = 100
 EDUS_TIMEOUT_MS: Final = 30_000
 # PERF: so that many answers share a commit. One that a crash loses went to its server before, which will not ask for it again.
 SAVE_AFTER_MS: Final = 1_000
@@ -61,26 +53,14 @@ SAVE_AFTER_MS: Final = 1_000
 Answer = dict[str, Any]
 
 
-@frozen
-class Settled:
-    """An event that is dealt with already."""
-
-    event_id: EventId
-
-
 @define(eq=False)
 class Transactions:
     """Receives transactions."""
 
-    server_name: ServerName
     clock: Clock
     database: Database
-    heads: RoomHeads
-    acls: ServerAcls
-    checks: PduChecks
-    queues: RoomQueues
+    parts: RoomParts
     edus: EduHandlers
-    outside: OutsideEnds
     _answers: Bounded[tuple[ServerName, str], Answer] = field(init=False, factory=lambda: Bounded(ANSWERS_KEPT))
     # Hashes of the ids that the table has of each origin: what is not among them is new, without asking the database.
     _known: Bounded[ServerName, Bounded[int, bool]] = field(init=False, factory=lambda: Bounded(ORIGINS_KEPT))
@@ -92,6 +72,7 @@ class Transactions:
     _cleaned_at_ms: int = field(init=False, default=0)
 
     async def stop(self) -> None:
+        await self.parts.stop()
         if self._saving is not None:
             self._saving.cancel()
             self._saving = None
@@ -140,7 +121,7 @@ class Transactions:
         return await self.database.read(load_received_transaction, origin, txn_id) if is_known else None
 
     async def _deal_with(self, origin: ServerName, pdus: Sequence[object], edus: Sequence[object]) -> Answer:
-        outcomes, _ = await gather([self._receive_pdus(origin, pdus), self._receive_edus(origin, edus)])
+        outcomes, _ = await gather([self.parts.receive(origin, pdus), self._receive_edus(origin, edus)])
         return {"pdus": {event_id: {"error": error} if error else {} for event_id, error in outcomes.items()}}
 
     async def _receive_edus(self, origin: ServerName, edus: Sequence[object]) -> dict[EventId, str | None]:
@@ -150,79 +131,6 @@ class Transactions:
             except TimeoutError:
                 logger.info("Some of %d EDUs from %s are dropped: they took too long", len(edus), origin)
         return {}
-
-    # -- events --------------------------------------------------------------------------------------------------------
-
-    async def _receive_pdus(self, origin: ServerName, pdus: Sequence[object]) -> dict[EventId, str | None]:
-        """What is wrong with each event, None for those that are accepted or not settled yet."""
-        rooms = _by_room(pdus)
-        checked = await gather(self._check_room(origin, room_id, raws) for room_id, raws in rooms.items())
-        outcomes: dict[EventId, str | None] = {}
-        events: list[tuple[Pdu, object]] = []
-        refused: list[str] = []
-        for raws, results in zip(rooms.values(), checked, strict=True):
-            for raw, each in zip(raws, results, strict=True):
-                if isinstance(each, Pdu):
-                    events.append((each, raw))
-                    continue
-                if isinstance(each, Settled):
-                    outcomes[each.event_id] = None
-                    continue
-                refused.append(each.error)
-                if each.event_id is not None:
-                    outcomes[each.event_id] = each.error
-        if refused:
-            logger.info("%d of %d events from %s are dropped: %s", len(refused), len(pdus), origin, refused[0])
-        outcomes.update(await self._settle(origin, events))
-        return outcomes
-
-    async def _settle(self, origin: ServerName, events: Sequence[tuple[Pdu, object]]) -> dict[EventId, str | None]:
-        """Returns when each event is dealt with or staged."""
-        places = self.queues.add(events, origin)
-        queued = [place for place in places if place is not None]
-        overflow = [event for event, place in zip(events, places, strict=True) if place is None]
-        await self._wait_a_moment(queued)
-        taken = await self.queues.stage(queued, [(pdu.room_id, origin, raw) for pdu, raw in overflow])
-        outcomes = {each.pdu.event_id: each.error for each in queued}
-        for (pdu, _), is_taken in zip(overflow, taken, strict=True):
-            outcomes[pdu.event_id] = None if is_taken else "Too many events of this room wait to be dealt with"
-        return outcomes
-
-    async def _wait_a_moment(self, queued: Iterable[Queued]) -> None:
-        undone = [each for each in queued if not each.done]
-        if undone:
-            try:
-                await within(self.clock, MOMENT_MS, _wait_for(undone))
-            except TimeoutError:
-                return
-
-    async def _check_room(
-        self, origin: ServerName, room_id: RoomId | None, raws: Sequence[object]
-    ) -> Sequence[Pdu | Settled | Refusal]:
-        """All events that name one room: whether the origin may send any there, then each of them."""
-        if room_id is None:
-            return [Refusal(None, "room_id: missing from the event, or none")] * len(raws)
-        try:
-            head = self.heads.get(room_id) or await self.heads.load(room_id)
-        except NotFound:
-            return await self._receive_outside(room_id, raws)
-        if not await self.acls.is_allowed_by(head, origin):
-            return [Refusal(_event_id(raw, head), "Server is banned from room") for raw in raws]
-        if not head.is_server_joined(self.server_name):
-            return await self._receive_outside(room_id, raws, head)
-        return await self.checks.check_each(raws, head.version, room_id=room_id)
-
-    async def _receive_outside(
-        self, room_id: RoomId, raws: Sequence[object], head: RoomHead | None = None
-    ) -> Sequence[Settled | Refusal]:
-        """Of a room that this server is not in, or is in no more: all is done with them here."""
-        results: list[Settled | Refusal] = []
-        for raw in raws:
-            result = await self.outside.receive(room_id, raw)
-            if isinstance(result, Refusal) and head is not None:
-                result = Refusal(result.event_id or _event_id(raw, head), result.error)
-            results.append(Settled(result.event_id) if isinstance(result, Pdu) else result)
-        return results
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -243,34 +151,6 @@ class Transactions:
         if now_ms - self._cleaned_at_ms >= CLEAN_EVERY_MS:
             self._cleaned_at_ms = now_ms
             await self.database.run(delete_received_transactions, now_ms - KEPT_FOR_MS)
-
-
-async def _wait_for(queued: Iterable[Queued]) -> None:
-    for each in queued:
-        await each.wait()
-
-
-def _by_room(pdus: Sequence[object]) -> Mapping[RoomId | None, list[object]]:
-    """Under None what names no room. (A create event of room version 12 names none: nobody has to send us one.)"""
-    rooms: dict[RoomId | None, list[object]] = {}
-    for raw in pdus:
-        rooms.setdefault(_room_id(raw), []).append(raw)
-    return rooms
-
-
-def _room_id(raw: object) -> RoomId | None:
-    room_id = raw.get("room_id") if isinstance(raw, dict) else None
-    try:
-        return parse_room_id(room_id) if isinstance(room_id, str) else None
-    except InvalidParam:
-        return None
-
-
-def _event_id(raw: object, head: RoomHead) -> EventId | None:
-    try:
-        return parse(raw, head.version, head.room_id).event_id
-    except MatrixError:
-        return None
 
 
 def _log_failure(failure: Any) -> None:

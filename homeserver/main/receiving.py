@@ -13,6 +13,7 @@ from federation.inbound.outside import OutsideEnds
 from federation.inbound.pdu_checks import PduChecks
 from federation.inbound.policy import PolicyServers
 from federation.inbound.receive_pdu import PduReceiver
+from federation.inbound.room_parts import RoomParts
 from federation.inbound.room_queue import RoomQueues
 from federation.inbound.transaction import Transactions
 from federation.keys.key_ring import KeyRing
@@ -53,12 +54,11 @@ def build_receiving(core: Core, client: FederationClient, ring: KeyRing) -> Rece
     own_policy = build_policy_server(core, acls, ring)
     policies = core.writer.reviewer = PolicyServers(client, core.heads, core.events, own_policy)
     receiver = PduReceiver(core.server_name, client, checks, fetcher, policies, core.ingest, core.heads, core.clock)
-    queues = RoomQueues(core.clock, core.database, core.heads, checks, receiver)
+    queues = RoomQueues(core.clock, core.database, core.heads, acls, checks, receiver)
     edus = EduHandlers(acls, core.clock)
     ends = OutsideEnds(core.server_name, checks, core.outside)
-    transactions = Transactions(
-        core.server_name, core.clock, core.database, core.heads, acls, checks, queues, edus, ends
-    )
+    parts = RoomParts(core.server_name, core.clock, core.heads, acls, checks, queues, ends)
+    transactions = Transactions(core.clock, core.database, parts, edus)
     endpoints: list[object] = [SendEndpoint(transactions, core.clock)]
     if own_policy is not None:
         endpoints.append(PolicyEndpoints(own_policy))

@@ -64,7 +64,8 @@ class Part:
 
     after: what the server sent of the room before, if its check goes on. version: None until it is known, and where the room is
     not. is_late: the answer does not wait for it. held: then, by their places among `raws`, the events that are written down.
-    outcomes: what is wrong with each event, None for those that are settled. queued: what is in the room's queue.
+    outcomes: what is wrong with each event, None for those that are settled. queued: what is in the room's queue. refused: why
+    events were.
     """
 
     origin: ServerName
@@ -79,6 +80,7 @@ class Part:
     held: Mapping[int, Queued] = field(factory=dict)
     outcomes: Outcomes = field(factory=dict)
     queued: list[Queued] = field(factory=list)
+    refused: Sequence[str] = ()
     failure: Exception | None = None
     running: Deferred[None] | None = None
     _waiting: list[Deferred[None]] = field(init=False, factory=list)
@@ -127,6 +129,7 @@ class RoomParts:
                 await part.wait()
             if part.failure is not None and not part.is_late:
                 raise part.failure
+        _log_refused([part for part in parts if not part.is_late])
         queued = [each for part in parts for each in part.queued]
         await self._wait_a_moment(MOMENT_MS, queued)
         await self.queues.stage([*queued, *(each for part in parts for each in part.held.values())], ())
@@ -156,8 +159,9 @@ class RoomParts:
         try:
             results = await self._check(part)
             part.is_checked = True
-            self._log_refused(part, results)
+            part.refused = [each.error for each in results if isinstance(each, Refusal)]
             if part.is_late:
+                _log_refused([part])
                 self._release(part, results)
             else:
                 await self._queue(part, results)
@@ -220,11 +224,6 @@ class RoomParts:
         for (pdu, _), is_taken in zip(overflow, taken, strict=True):
             part.outcomes[pdu.event_id] = None if is_taken else "Too many events of this room wait to be dealt with"
 
-    def _log_refused(self, part: Part, results: Sequence[Pdu | Settled | Refusal]) -> None:
-        refused = [each.error for each in results if isinstance(each, Refusal)]
-        if refused:
-            logger.info("%d of %d events from %s are dropped: %s", len(refused), len(results), part.origin, refused[0])
-
     # -- checks that take long -----------------------------------------------------------------------------------------
 
     def _leave(self, part: Part) -> bool:
@@ -260,6 +259,14 @@ class RoomParts:
             logger.error("Events of %s from %s can't be checked now", part.room_id, part.origin, exc_info=error)
         for queued in part.held.values():
             self.queues.hand_over(queued)
+
+
+def _log_refused(parts: Sequence[Part]) -> None:
+    """One line, whatever a server sends."""
+    refused = [error for part in parts for error in part.refused]
+    if refused:
+        number = sum(len(part.raws) for part in parts)
+        logger.info("%d of %d events from %s are dropped: %s", len(refused), number, parts[0].origin, refused[0])
 
 
 async def _wait_for(awaited: Iterable[Part | Queued]) -> None:

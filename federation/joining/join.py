@@ -13,12 +13,14 @@ from attrs import define
 
 from federation.client import V1, V2, FederationClient, quote_path
 from federation.errors import BadAnswer, RemoteRefused
+from federation.inbound.fetching import NotFetched
 from federation.joining.join_answer import CheckedJoin, JoinAnswer, JoinChecks, parse_join_answer
 from federation.joining.residents import Residents, is_unknown_endpoint
 from federation.joining.templates import Templates
-from homeserver.matrix.errors import AuthRejected
+from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import RoomId, ServerName, UserId
 from homeserver.matrix.pdu import Pdu
+from homeserver.rooms.writer import RoomBusy
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +46,8 @@ class JoinHandshake:
         servers: Sequence[ServerName],
         enter: Callable[[CheckedJoin], Awaitable[None]],
     ) -> CheckedJoin:
-        """The join, accepted by a server and by `enter`, which takes it into the room here and raises AuthRejected where
-        the room does not allow it. Members may be left out of the state.
+        """The join, accepted by a server and by `enter`, which takes it into the room here and raises MatrixError where
+        what the server tells does not let it. Members may be left out of the state.
 
         Raises: NotFound (no servers), Forbidden and the other errors that servers answer, RemoteUnreachable, BadAnswer.
         """
@@ -56,7 +58,9 @@ class JoinHandshake:
             checked = await self.checks.check(server, join, answer)
             try:
                 await enter(checked)
-            except AuthRejected as error:
+            except (NotFetched, RoomBusy):
+                raise
+            except MatrixError as error:
                 raise BadAnswer(server, error.error) from None
             return checked
 

@@ -100,7 +100,7 @@ class JoinChecks:
             state = [*state, *_needed_members(event, state, auth_chain)]
         try:
             check_state_allows(event, state, auth_chain)
-        except AuthRejected as error:
+        except MatrixError as error:
             raise BadAnswer(server, error.error) from None
         return CheckedJoin(server, event, state, auth_chain, answer.servers)
 

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 from attrs import define
 
 from federation.errors import BadAnswer, RemoteRefused, RemoteUnreachable
+from federation.inbound.fetching import NotFetched
 from homeserver.matrix.errors import MatrixError, NotFound, UnsupportedRoomVersion
 from homeserver.matrix.ids import ServerName, is_server_name
 from homeserver.runtime.clock import Clock
@@ -34,6 +35,9 @@ _TELLING: Final = (
     "M_NOT_FOUND",
 )
 _SILENT: Final = len(_TELLING)
+
+# What is the server's fault, or of those that it names: the next one may do better.
+_FAULTS: Final = (RemoteRefused, RemoteUnreachable, BadAnswer, NotFetched, UnsupportedRoomVersion)
 
 
 @define(eq=False)
@@ -61,7 +65,7 @@ class Residents:
                 return await within(self.clock, left_ms, ask(server))
             except TimeoutError:
                 errors.append(RemoteUnreachable(server, "it takes too long", timed_out=True))
-            except (RemoteRefused, RemoteUnreachable, BadAnswer, UnsupportedRoomVersion) as error:
+            except _FAULTS as error:
                 logger.info("%s does not help: %s", server, error)
                 errors.append(error)
         raise client_error(min(errors, key=_rank))
@@ -98,7 +102,7 @@ def _rank(error: MatrixError) -> int:
     if isinstance(error, RemoteRefused | UnsupportedRoomVersion):
         code = _PLAIN.get(error.status, error.errcode) if error.errcode not in _TELLING else error.errcode
         return _TELLING.index(code) if code in _TELLING else _SILENT
-    return _SILENT + (1 if isinstance(error, BadAnswer) else 2)
+    return _SILENT + (1 if isinstance(error, BadAnswer | NotFetched) else 2)
 
 
 def is_unknown_endpoint(error: RemoteRefused) -> bool:

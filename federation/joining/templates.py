@@ -19,7 +19,7 @@ from federation.errors import BadAnswer
 from homeserver.matrix.build import build_pdu
 from homeserver.matrix.errors import UnsupportedRoomVersion
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, is_user_id
-from homeserver.matrix.limits import MAX_AUTH_EVENTS, MAX_PREV_EVENTS
+from homeserver.matrix.limits import MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PREV_EVENTS
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.signing import SigningKey
 from homeserver.matrix.versions import ROOM_VERSIONS, RoomVersion, room_version
@@ -136,10 +136,17 @@ def _parse_references(server: ServerName, value: Any, most: int, version: RoomVe
     found = {}
     for reference in value:
         event_id, hash_ = _parse_reference(reference) if version.references_carry_hashes else (reference, "")
-        if not isinstance(event_id, str) or not event_id.startswith("$") or not isinstance(hash_, str):
+        if not _is_reference(event_id, hash_):
             raise BadAnswer(server, "the template's references are no list of events")
         found[EventId(event_id)] = hash_
     return found
+
+
+def _is_reference(event_id: Any, hash_: Any) -> bool:
+    """Not too long, either: the event that we make may be too large for what our user says only."""
+    if not isinstance(event_id, str) or not event_id.startswith("$") or not isinstance(hash_, str):
+        return False
+    return len(event_id.encode()) <= MAX_ID_BYTES and len(hash_) <= MAX_ID_BYTES
 
 
 def _parse_reference(reference: Any) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.federation.resident import MEMBER, V1, V2, PeerRoom
+from tests.federation.resident import MEMBER, V1, V2, PeerRoom, path_ids
 from tests.kit.client import Client, timeline
 from tests.kit.federation import Answer, Received
 from tests.kit.reactor import run_in_reactor
@@ -246,3 +246,32 @@ def test_those_whose_members_are_unknown_type_and_read(
     told.set()
     assert bob in members(alice, room)
     assert alice.get("/presence/{}/status", at=[bob])["presence"] == "online"
+
+
+def test_server_that_does_not_tell_what_comes_before_the_join_is_left_for_the_next(
+    start_federated: Any, start_peer: Any
+) -> None:
+    """The join itself is in order: only what it follows can't be had."""
+    hearth, peer, bad = start_federated(), start_peer(), start_peer()
+    alice, dave, room = hearth.register("alice"), hearth.register("dave"), make_room(peer)
+    told = hold_state(room)
+    join(alice, room)
+
+    def make_join(received: Received) -> Any:
+        template = room.template(path_ids(received)[1], "join")
+        return {**template, "event": {**template["event"], "prev_events": ["$" + "a" * 43]}}
+
+    def send_join(received: Received) -> Any:
+        state = [room.events[event_id] for event_id in room.state.values()]
+        chain = room.auth_chain(room.state.values())
+        return {"state": [each.json for each in state], "auth_chain": [each.json for each in chain]}
+
+    bad.answer("GET", f"{V1}/make_join/", make_join)
+    bad.answer("PUT", f"{V2}/send_join/", send_join)
+    where: dict[str, Any] = {"at": [room.room_id], "query": {"via": [bad.server_name]}}
+    dave.post("/join/{}", {}, **where)
+    assert len(bad.received(f"{V2}/send_join/")) == 1
+    assert dave.user_id in {user_id for type_, user_id in room.state if type_ == MEMBER}
+    peer.answer("GET", f"{V1}/make_join/", DOWN)
+    assert hearth.register("erin").post("/join/{}", {}, expect=502, **where)["errcode"] == "M_UNKNOWN"
+    told.set()

@@ -13,6 +13,7 @@ from typing import Any, Final
 from attrs import define
 
 from federation.joining.knock import DoorHandshake
+from federation.joining.leaving import Leaving, may_help_later
 from federation.joining.ports import OutsideRooms
 from homeserver.folds.memberships import Memberships
 from homeserver.matrix.build import build_pdu
@@ -26,7 +27,7 @@ from homeserver.store.memberships import MembershipRow
 logger = logging.getLogger(__name__)
 
 # Who refuses an invite does not wait longer for a server that is down: the invite is gone for them anyway.
-LEAVE_BUDGET_MS: Final = 15_000
+LEAVE_BUDGET_MS: Final = 5_000
 
 
 @define(eq=False)
@@ -34,6 +35,7 @@ class Doors:
     handshake: DoorHandshake
     outside: OutsideRooms
     memberships: Memberships
+    leaving: Leaving
 
     async def knock(
         self, room_id: RoomId, user_id: UserId, content: Mapping[str, Any], via: Sequence[ServerName]
@@ -47,7 +49,7 @@ class Doors:
         return knock.event.event_id
 
     async def leave(self, room_id: RoomId, user_id: UserId, content: Mapping[str, Any]) -> EventId:
-        """See RemoteServers. The user is out for this server even when no other one can be told."""
+        """See RemoteServers. The user is out for this server even when no other one can be told now: then it is told later."""
         known = (await self.memberships.load(user_id)).get(room_id)
         if known is None:
             raise NotFound("You are not in this room, or it does not exist")
@@ -55,19 +57,24 @@ class Doors:
             return known.event_id
         if known.membership == "ban":
             raise Forbidden("You are banned from this room")
+        server = domain_of(known.sender) if known.membership == "invite" else await self._door_of(known)
         try:
-            event = await self._leave_by_server(known, content)
+            sending = self.leaving.send(room_id, user_id, content, server)
+            event = await within(self.handshake.templates.clock, LEAVE_BUDGET_MS, sending)
         except (MatrixError, TimeoutError) as error:
             logger.info("No server takes the leave of %s from %s: %s", user_id, room_id, error)
             event = await self._build_leave(known, content)
-        await self.outside.store(event, (), ())
+            await self.outside.store(event, (), ())
+            if may_help_later(error):
+                await self.leaving.send_later(event, server)
+        else:
+            await self.outside.store(event, (), ())
         return event.event_id
 
-    async def _leave_by_server(self, known: MembershipRow, content: Mapping[str, Any]) -> Pdu:
+    async def _door_of(self, known: MembershipRow) -> ServerName:
+        """The server that took the user's knock."""
         told = await self.outside.load_servers(known.user_id, known.room_id)
-        servers = [domain_of(known.sender), *told, domain_of(known.room_id)]
-        leaving = self.handshake.leave(known.room_id, known.user_id, content, servers)
-        return await within(self.handshake.templates.clock, LEAVE_BUDGET_MS, leaving)
+        return next(iter(told), domain_of(known.room_id))
 
     async def _build_leave(self, known: MembershipRow, content: Mapping[str, Any]) -> Pdu:
         """A leave that follows the invite or knock; it stays on this server."""

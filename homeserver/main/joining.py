@@ -15,6 +15,7 @@ from federation.joining.join import JoinHandshake
 from federation.joining.join_answer import JoinChecks
 from federation.joining.joining import Entry, Joining
 from federation.joining.knock import DoorHandshake
+from federation.joining.leaving import Leaving
 from federation.joining.partial_state import StateCompletion
 from federation.joining.queries import Queries
 from federation.joining.remote_servers import FederatedServers
@@ -32,13 +33,16 @@ from homeserver.main.rooms import RoomServices
 class JoiningServices:
     remote: FederatedServers
     completion: StateCompletion
+    leaving: Leaving
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Go on with what was begun before; call it when everything else stands."""
         self.completion.start()
+        await self.leaving.start()
 
     async def stop(self) -> None:
         """Leave the rest for the next start."""
+        await self.leaving.stop()
         await self.completion.stop()
 
 
@@ -58,10 +62,12 @@ def build_joining(
     queries = Queries(client)
     completion = StateCompletion(core.clock, core.heads, core.events, core.partial, receiving.fetcher, core.completion)
     entry = Entry(core.heads, core.ingest, receiving.receiver, completion)
+    doors = DoorHandshake(client, residents, templates)
+    leaving = Leaving(core.clock, core.database, doors, core.outside)
     remote = FederatedServers(
         allowed,
         Joining(core.server_name, joins, entry, core.memberships, core.outside),
-        Doors(DoorHandshake(client, residents, templates), core.outside, core.memberships),
+        Doors(doors, core.outside, core.memberships, leaving),
         Inviting(core.writer, InviteHandshake(client, ring), core.ingest),
         queries,
         RemoteSpaces(queries, core.clock),
@@ -71,4 +77,4 @@ def build_joining(
     rooms.paging.history = Backfill(
         core.server_name, client, receiving.checks, intake, core.heads, core.database, core.clock, core.partial
     )
-    return JoiningServices(remote, completion)
+    return JoiningServices(remote, completion, leaving)

@@ -171,7 +171,7 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
     if federation is not None:
         await federation.retire_keys(services.core)
         await federation.receiving.start()
-        federation.joining.start()
+        await federation.joining.start()
     try:
         listeners.start()
     except BaseException:

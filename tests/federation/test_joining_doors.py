@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from homeserver.matrix.build import add_signature
 from homeserver.matrix.format import stripped_state
+from homeserver.store.untold_leaves import load_untold_leaves
 from tests.federation.resident import MEMBER, V1, V2, PeerRoom
 from tests.kit.client import Client
 from tests.kit.reactor import run_in_reactor
@@ -103,6 +106,95 @@ def test_invite_is_refused_though_the_other_server_is_down(start_federated: Any,
     hearth.restart()
     alice = Client(hearth.url, alice.token, alice.user_id)
     assert rooms_of(alice, "invite") == {}
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: Any) -> None:
+    monkeypatch.setattr("federation.joining.leaving.FIRST_PAUSE_MS", 20)
+    monkeypatch.setattr("federation.joining.leaving.MAX_PAUSE_MS", 200)
+
+
+def membership_of(client: Client, room: PeerRoom) -> Any:
+    return room.events[room.state[(MEMBER, client.user_id)]].content["membership"]
+
+
+def untold(hearth: Any) -> list[Any]:
+    database = hearth.running.services.core.database
+    leaves: list[Any] = run_in_reactor(lambda: database.read(load_untold_leaves))
+    return leaves
+
+
+def test_server_that_was_down_is_told_later_of_a_refusal(
+    start_federated: Any, start_peer: Any, quick_retries: None
+) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer, join_rule="invite").serve()
+    be_invited(hearth, alice, room)
+    peer.stop()
+    alice.leave(room.room_id)
+    assert rooms_of(alice, "invite") == {}
+    peer.start()
+    wait_until(lambda: membership_of(alice, room) == "leave")
+    wait_until(lambda: untold(hearth) == [])
+
+
+def test_server_that_was_down_is_told_after_a_restart(start_federated: Any, start_peer: Any, monkeypatch: Any) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer, join_rule="invite").serve()
+    be_invited(hearth, alice, room)
+    peer.stop()
+    alice.leave(room.room_id)
+    hearth.stop()
+    peer.start()
+    monkeypatch.setattr("federation.joining.leaving.FIRST_PAUSE_MS", 20)
+    hearth.start()
+    wait_until(lambda: membership_of(alice, room) == "leave")
+
+
+def test_server_is_not_told_of_a_refusal_of_an_older_invite(start_federated: Any, start_peer: Any) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer, join_rule="invite").serve()
+    be_invited(hearth, alice, room)
+    peer.stop()
+    alice.leave(room.room_id)
+    (leave,), leaving = untold(hearth), hearth.federation.joining.leaving
+    peer.start()
+    be_invited(hearth, alice, room)
+    assert run_in_reactor(lambda: leaving._try(leave)) is True
+    assert room.room_id in rooms_of(alice, "invite")
+    assert peer.received(f"{V1}/make_leave/") == []
+
+
+def test_server_that_refuses_the_leave_is_not_asked_again(
+    start_federated: Any, start_peer: Any, quick_retries: None
+) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer, join_rule="invite").serve()
+    be_invited(hearth, alice, room)
+    peer.answer("GET", f"{V1}/make_leave/", {"errcode": "M_FORBIDDEN", "error": "Not invited"}, status=403)
+    alice.leave(room.room_id)
+    assert rooms_of(alice, "invite") == {}
+    assert untold(hearth) == []
+
+
+def test_leave_that_nobody_takes_is_given_up(
+    start_federated: Any, start_peer: Any, quick_retries: None, monkeypatch: Any
+) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer, join_rule="invite").serve()
+    be_invited(hearth, alice, room)
+    peer.stop()
+    alice.leave(room.room_id)
+    assert len(untold(hearth)) == 1
+    monkeypatch.setattr("federation.joining.leaving.GIVE_UP_AFTER_MS", 0)
+    wait_until(lambda: untold(hearth) == [])
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)  # poll: the Hearth works on in its own time
 
 
 def test_leaving_a_room_that_nobody_knows_is_not_found(start_federated: Any) -> None:

@@ -37,6 +37,17 @@ outside_rooms = Table(
     Column("servers", Text, nullable=False),  # JSON: servers that are likely in the room
 )
 
+# Those of them that ended here and of which no other server knows yet.
+untold_leaves = Table(
+    "untold_leaves",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("room_id", Text, primary_key=True),
+    Column("event_id", Text, nullable=False),
+    Column("server", Text, nullable=False),
+    Column("since_ts_ms", BigInteger, nullable=False),
+)
+
 # Rooms that were joined with the members left out, until their full state has come.
 partial_rooms = Table(
     "partial_rooms",

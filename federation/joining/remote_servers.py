@@ -13,6 +13,7 @@ from federation.joining.inviting import Inviting
 from federation.joining.joining import Joining
 from federation.joining.queries import Queries
 from federation.joining.spaces import RemoteSpaces
+from federation.joining.third_party import InviteExchange
 from homeserver.matrix.ids import EventId, RoomAlias, RoomId, ServerName, UserId
 from homeserver.rooms.ports import RemoteRoom, ResolvedAlias
 
@@ -25,6 +26,7 @@ class FederatedServers:
     inviting: Inviting
     queries: Queries
     spaces: RemoteSpaces
+    exchange: InviteExchange
 
     def check_allowed(self, server: ServerName, /) -> None:
         self.allowed.check(server)
@@ -53,3 +55,8 @@ class FederatedServers:
 
     async def invite(self, room_id: RoomId, sender: UserId, target: UserId, content: dict[str, Any], /) -> EventId:
         return await self.inviting.invite(room_id, sender, target, content)
+
+    async def exchange_invite(
+        self, room_id: RoomId, sender: UserId, user_id: UserId, signed: Mapping[str, Any], /
+    ) -> None:
+        await self.exchange.exchange(room_id, sender, user_id, signed)

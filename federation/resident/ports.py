@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
@@ -47,4 +47,10 @@ class Inviter(Protocol):
 
     def invite(self, room_id: RoomId, sender: UserId, target: UserId, content: dict[str, Any], /) -> Awaitable[EventId]:
         """Invite a user of another server."""
+        ...
+
+    def exchange_invite(
+        self, room_id: RoomId, sender: UserId, user_id: UserId, signed: Mapping[str, Any], /
+    ) -> Awaitable[None]:
+        """Have the sender's server invite a local user."""
         ...

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from attrs import define, frozen
 
-from federation.client import V1, FederationClient, quote_path
 from federation.resident.access import ServerAccess
 from federation.resident.ports import Inviter
 from homeserver.matrix.auth_types import third_party_token
@@ -28,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 THIRD_PARTY_INVITE: Final = "m.room.third_party_invite"
 MAX_INVITES: Final = 20
-EXCHANGE_TIMEOUT_MS: Final = 15_000
 
 
 @frozen
@@ -51,7 +49,6 @@ class ThirdPartyInvites:
     access: ServerAccess
     writer: RoomWriter
     inviter: Inviter
-    client: FederationClient
 
     async def exchange(self, room_id: RoomId, event: Mapping[str, Any], origin: ServerName) -> None:
         """Make the invite that another server's user has a right to.
@@ -84,20 +81,11 @@ class ThirdPartyInvites:
                 logger.info("A third-party invite of %s comes to nothing: %s", user_id, error.error)
 
     async def _redeem(self, invite: BoundInvite) -> None:
-        server = domain_of(invite.sender)
-        if server == self.server_name:
+        if domain_of(invite.sender) == self.server_name:
             head = await self.writer.heads.load(invite.room_id)
             await self._invite(head, invite)
             return
-        path = quote_path(f"{V1}/exchange_third_party_invite", invite.room_id)
-        body = {
-            "type": MEMBER,
-            "room_id": invite.room_id,
-            "sender": invite.sender,
-            "state_key": invite.user_id,
-            "content": invite.content,
-        }
-        await self.client.put(server, path, body, timeout_ms=EXCHANGE_TIMEOUT_MS)
+        await self.inviter.exchange_invite(invite.room_id, invite.sender, invite.user_id, invite.signed)
 
     async def _invite(self, head: RoomHead, invite: BoundInvite) -> None:
         """Raises: Forbidden, NotFound."""

@@ -13,6 +13,7 @@ from homeserver.accounts.requester import Requester
 from homeserver.matrix.ids import RoomId, parse_user_id
 from homeserver.matrix.state_map import StateKey
 from homeserver.rooms.creation import NewRoomRequest, RoomCreation
+from homeserver.rooms.identity_servers import parse_address
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 
 
@@ -57,7 +58,10 @@ class CreateRoomBody(msgspec.Struct, frozen=True):
             name=self.name,
             topic=self.topic,
             invite=[parse_user_id(user_id, "invite") for user_id in self.invite or ()],
-            has_third_party_invites=bool(self.invite_3pid),
+            invite_addresses=[
+                parse_address(each.id_server, each.id_access_token, each.medium, each.address)
+                for each in self.invite_3pid or ()
+            ],
             is_direct=bool(self.is_direct),
             creation_content=self.creation_content or {},
             initial_state=initial,

@@ -13,9 +13,10 @@ import msgspec
 from homeserver.accounts.requester import Requester
 from homeserver.folds.memberships import Memberships
 from homeserver.matrix.errors import MissingParam
-from homeserver.matrix.ids import RoomId, ServerName, parse_room_id, parse_server_name, parse_user_id
+from homeserver.matrix.ids import RoomId, ServerName, UserId, parse_room_id, parse_server_name, parse_user_id
+from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.aliases import Aliases
-from homeserver.rooms.errors import IdentityServerNotTrusted
+from homeserver.rooms.identity_servers import Address, parse_address
 from homeserver.rooms.membership import RoomMembership
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 
@@ -90,17 +91,24 @@ class InviteBody(msgspec.Struct, frozen=True):
     medium: str | None = None
     address: str | None = None
 
-    def check_is_of_user(self) -> str:
-        """The invited user. Raises: MissingParam, IdentityServerNotTrusted."""
+    @property
+    def given(self) -> dict[str, Any]:
+        return {"reason": self.reason} if self.reason is not None else {}
+
+    def parse(self) -> UserId | Address:
+        """Whom to invite. Raises: MissingParam, InvalidParam."""
         if self.user_id is not None:
-            return self.user_id
-        third_party = (self.id_server, self.id_access_token, self.medium, self.address)
-        if all(value is None for value in third_party):
+            return parse_user_id(self.user_id)
+        if all(value is None for value in (self.id_server, self.id_access_token, self.medium, self.address)):
             raise MissingParam("user_id")
-        for name, value in zip(("id_server", "id_access_token", "medium", "address"), third_party, strict=True):
-            if value is None:
-                raise MissingParam(name)
-        raise IdentityServerNotTrusted
+        server, token = _required(self.id_server, "id_server"), _required(self.id_access_token, "id_access_token")
+        return parse_address(server, token, _required(self.medium, "medium"), _required(self.address, "address"))
+
+
+def _required(value: str | None, name: str) -> str:
+    if value is None:
+        raise MissingParam(name)
+    return value
 
 
 class JoinedRoomsResponse(msgspec.Struct, frozen=True):
@@ -112,8 +120,11 @@ class RoomIdResponse(msgspec.Struct, frozen=True):
 
 
 class RoomMembershipEndpoints:
-    def __init__(self, membership: RoomMembership, aliases: Aliases, memberships: Memberships) -> None:
+    def __init__(
+        self, membership: RoomMembership, addresses: AddressInvites, aliases: Aliases, memberships: Memberships
+    ) -> None:
         self._membership = membership
+        self._addresses = addresses
         self._aliases = aliases
         self._memberships = memberships
 
@@ -138,10 +149,12 @@ class RoomMembershipEndpoints:
         tag=_TAG,
     )
     async def post_invite(self, requester: Requester, path: RoomPath, body: InviteBody) -> JsonObject:
-        """Invite a user."""
-        target = parse_user_id(body.check_is_of_user())
-        given = {"reason": body.reason} if body.reason is not None else {}
-        await self._membership.invite(requester, path.parse(), target, given)
+        """Invite a user, or somebody by an address of theirs."""
+        room_id, target = path.parse(), body.parse()
+        if isinstance(target, Address):
+            await self._addresses.invite(requester, room_id, target, body.given)
+        else:
+            await self._membership.invite(requester, room_id, target, body.given)
         return {}
 
     @endpoint(

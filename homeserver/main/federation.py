@@ -30,6 +30,8 @@ from homeserver.main.serving import build_serving
 from homeserver.main.version import VERSION
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import parse_server_name
+from homeserver.rooms.config import IdentityServersConfig
+from homeserver.rooms.identity_servers import IdentityServers
 from homeserver.runtime.config import Config, ConfigError, ServerConfig
 from homeserver.runtime.http.endpoint import Auth
 from homeserver.runtime.http_client import HttpClient, HttpPolicy
@@ -98,6 +100,7 @@ def build_federation(
     notary = Notary(ring, core.database, core.clock, allowed, limiter)
     receiving = build_receiving(core, client, ring)
     joining = build_joining(core, accounts, rooms, client, ring, allowed, receiving)
+    rooms.addresses.identity = IdentityServers(core.config.section(IdentityServersConfig), http)
     return FederationServices(
         http,
         allowed,

@@ -22,6 +22,7 @@ from federation.joining.remote_servers import FederatedServers
 from federation.joining.residents import Residents
 from federation.joining.spaces import RemoteSpaces
 from federation.joining.templates import Templates
+from federation.joining.third_party import InviteExchange
 from federation.keys.key_ring import KeyRing
 from homeserver.main.accounts import AccountServices
 from homeserver.main.core import Core
@@ -71,6 +72,7 @@ def build_joining(
         Inviting(core.writer, InviteHandshake(client, ring), core.ingest),
         queries,
         RemoteSpaces(queries, core.clock),
+        InviteExchange(client),
     )
     rooms.remote.behind, accounts.profiles.remote = remote, queries
     intake = HistoryIntake(receiving.fetcher, core.ingest, core.history, core.partial)

@@ -44,3 +44,8 @@ class RemoteDoor:
 
     async def invite(self, room_id: RoomId, sender: UserId, target: UserId, content: dict[str, Any], /) -> EventId:
         return await self.behind.invite(room_id, sender, target, content)
+
+    async def exchange_invite(
+        self, room_id: RoomId, sender: UserId, user_id: UserId, signed: Mapping[str, Any], /
+    ) -> None:
+        await self.behind.exchange_invite(room_id, sender, user_id, signed)

@@ -25,6 +25,7 @@ from homeserver.clientapi.typing import TypingEndpoints
 from homeserver.clientapi.user_directory import UserDirectoryEndpoints
 from homeserver.main.core import Core
 from homeserver.main.remote_door import RemoteDoor
+from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.config import RoomsConfig
 from homeserver.rooms.creation import RoomCreation
@@ -61,6 +62,7 @@ class RoomServices:
     views: RoomViews
     paging: Paging
     membership: RoomMembership
+    addresses: AddressInvites
     relations: Relations
     delayed: DelayedEvents
     directory: RoomDirectory
@@ -83,7 +85,8 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
     contents = MemberContents(core.server_name, core.database, reader, remote)
     membership = RoomMembership(core.writer, core.memberships, contents, remote, core.partial)
     aliases = Aliases(config, core.database, core.writer, remote)
-    creation = RoomCreation(config, core.writer, contents)
+    addresses = AddressInvites(core.writer, membership)
+    creation = RoomCreation(config, core.writer, contents, addresses)
     views = RoomViews(
         core.database, core.heads, core.events, core.histories, core.memberships, core.ignored, core.partial
     )
@@ -108,6 +111,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
         views,
         paging,
         membership,
+        addresses,
         relations,
         delayed,
         directory,
@@ -128,7 +132,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
             RelationEndpoints(views, relations, json),
             ThreadSubscriptionEndpoints(ThreadSubscriptions(core.database, core.log, views)),
             RoomCreationEndpoints(creation),
-            RoomMembershipEndpoints(membership, aliases, core.memberships),
+            RoomMembershipEndpoints(membership, addresses, aliases, core.memberships),
             RoomAliasEndpoints(aliases),
             RoomDirectoryEndpoints(config, core.server_name, directory, public_rooms, remote),
             SpaceEndpoints(hierarchies, core.memberships),

@@ -7,7 +7,7 @@ from typing import Final
 from federation.config import FederationConfig, PolicyServerConfig
 from homeserver.accounts.config import LoginConfig, RegistrationConfig, WellKnownConfig
 from homeserver.main.memory import MemoryConfig
-from homeserver.rooms.config import RoomsConfig
+from homeserver.rooms.config import IdentityServersConfig, RoomsConfig
 from homeserver.runtime.config import ServerConfig
 from homeserver.runtime.config_sections import ALL_SECTIONS
 from media_repo.config import MediaConfig
@@ -19,6 +19,7 @@ SECTIONS: Final[tuple[type, ...]] = (
     LoginConfig,
     WellKnownConfig,
     RoomsConfig,
+    IdentityServersConfig,
     FederationConfig,
     PolicyServerConfig,
     MediaConfig,

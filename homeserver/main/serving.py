@@ -70,7 +70,7 @@ def build_serving(
         core.ingest,
         core.outside,
     )
-    third_party = ThirdPartyInvites(core.server_name, access, core.writer, rooms.membership.remote, client)
+    third_party = ThirdPartyInvites(core.server_name, access, core.writer, rooms.membership.remote)
     return [
         EventEndpoints(core.server_name, core.clock, core.database, access, graph, states),
         TemplateEndpoints(templates),

@@ -39,3 +39,13 @@ class RoomsConfig:
         minimum=0,
     )
     alias_requires_membership: bool = setting(True, help="Whether one must be in a room to give it an alias.")
+
+
+@section("identity_servers")
+class IdentityServersConfig:
+    """Identity servers, over which people are invited by e-mail address. The user's client says which one is asked."""
+
+    enabled: bool = setting(True, help="Whether people may be invited by an address.")
+    allowed: list[str] = setting(
+        [], help='The only identity servers to ask, such as "vector.im" or "id.example.org:8443". Empty: all.'
+    )

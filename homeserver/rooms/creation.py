@@ -22,12 +22,15 @@ from homeserver.matrix.errors import AuthRejected, BadJson, InvalidParam, Matrix
 from homeserver.matrix.ids import RoomAlias, RoomId, UserId, is_user_id, parse_room_alias
 from homeserver.matrix.state_map import StateKey
 from homeserver.matrix.versions import RoomVersion, room_version
+from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.config import RoomsConfig
 from homeserver.rooms.defaults import check_power_levels, default_power_levels, preset_state, topic_content
-from homeserver.rooms.errors import BadAlias, IdentityServerNotTrusted, InvalidRoomState, RoomInUse
+from homeserver.rooms.errors import BadAlias, InvalidRoomState, RoomInUse
 from homeserver.rooms.head import MEMBER
+from homeserver.rooms.identity_servers import Address
 from homeserver.rooms.member_content import MemberContents
 from homeserver.rooms.writer import Draft, RoomBusy, RoomWriter
+from homeserver.runtime.coroutine import gather
 from homeserver.store.aliases import AliasRow, load_alias, save_alias
 from homeserver.store.log_writer import LostCompare
 
@@ -35,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 # Each invitation is a signed event of the one write that makes the room.
 MAX_INVITES: Final = 200
+# Each is three requests to an identity server.
+MAX_ADDRESSES: Final = 20
 MAX_INITIAL_STATE: Final = 500
 CREATE_ATTEMPTS: Final = 3
 NONCE: Final = "hearth.nonce"
@@ -59,7 +64,7 @@ class NewRoomRequest:
     name: str | None = None
     topic: str | None = None
     invite: Sequence[UserId] = ()
-    has_third_party_invites: bool = False
+    invite_addresses: Sequence[Address] = ()
     is_direct: bool = False
     creation_content: Mapping[str, Any] = field(factory=dict)
     initial_state: State = field(factory=dict)
@@ -90,6 +95,7 @@ class RoomCreation:
     config: RoomsConfig
     writer: RoomWriter
     contents: MemberContents
+    addresses: AddressInvites
 
     async def create(self, requester: Requester, request: NewRoomRequest) -> RoomId:
         """The new room.
@@ -99,6 +105,8 @@ class RoomCreation:
         Spec: client-server-api#post_matrixclientv3createroom
         """
         requester.check_not_suspended()
+        self._read(requester.user_id, request)  # before anybody is asked
+        request, unknown = await self._find_users(request)
         plan = self._read(requester.user_id, request)
         if plan.alias is not None:
             await self._check_free(plan.alias)
@@ -108,7 +116,19 @@ class RoomCreation:
         for target in plan.invitees:  # the others are in the room's first write
             if not self.contents.is_local(target):
                 await self._invite_remote(room_id, plan, target)
+        for address in unknown:
+            await self._invite_unknown(requester, room_id, plan, address)
         return room_id
+
+    async def _find_users(self, request: NewRoomRequest) -> tuple[NewRoomRequest, list[Address]]:
+        """The request with the users whose addresses it names among the invited, and the addresses that are nobody's."""
+        if not request.invite_addresses:
+            return request, []
+        addresses = list(dict.fromkeys(request.invite_addresses))
+        found = await gather(self.addresses.find_user(address) for address in addresses)
+        users = [user_id for user_id in found if user_id is not None]
+        unknown = [address for address, user_id in zip(addresses, found, strict=True) if user_id is None]
+        return evolve(request, invite=[*request.invite, *users], invite_addresses=()), unknown
 
     async def _check_free(self, alias: RoomAlias) -> None:
         taken = await self.contents.database.read(load_alias, alias)
@@ -166,8 +186,10 @@ class RoomCreation:
     def _read(self, creator: UserId, request: NewRoomRequest) -> _Plan:
         """Check what can be checked without waiting."""
         version = room_version(request.version or self.config.default_version)
-        if request.has_third_party_invites:
-            raise IdentityServerNotTrusted
+        if len(request.invite_addresses) > MAX_ADDRESSES:
+            raise InvalidParam("invite_3pid", f"more than {MAX_ADDRESSES} people")
+        for address in request.invite_addresses:
+            self.addresses.check_allowed(address)
         _check_creation_content(request.creation_content, version)
         check_power_levels(request.power_levels_override, version, "power_level_content_override")
         preset = request.preset or ("public_chat" if request.is_public else "private_chat")
@@ -220,6 +242,16 @@ class RoomCreation:
             await self.contents.remote.invite(room_id, plan.creator, target, draft.content)
         except MatrixError as error:
             logger.info("%s could not be invited to the new room %s: %s", target, room_id, error)
+
+    async def _invite_unknown(self, requester: Requester, room_id: RoomId, plan: _Plan, address: Address) -> None:
+        """As _invite_remote, with the identity server in the place of the invitee's."""
+        try:
+            user_id = await self.addresses.invite_unknown(requester, room_id, address)
+            if user_id is not None:  # since the look-up
+                given = {"is_direct": True} if plan.request.is_direct else {}
+                await self.addresses.membership.invite(requester, room_id, user_id, given)
+        except MatrixError as error:
+            logger.info("Somebody could not be invited to the new room %s by an address: %s", room_id, error)
 
 
 def creation_content(

@@ -5,7 +5,7 @@ MatrixError
   UnableToAuthoriseJoin, UnableToGrantJoin         400, restricted joins that another server might settle
   AliasTaken                                       409
   StateNotFull                                     503, a room that was joined a moment ago
-  HistoryUnreachable                               502
+  HistoryUnreachable, IdentityServerFault          502
   Forbidden
     BadState, InviteBlocked, GuestsForbidden, IdentityServerNotTrusted
 """
@@ -102,9 +102,18 @@ class GuestsForbidden(Forbidden):
 
 
 class IdentityServerNotTrusted(Forbidden):
-    """Invites by e-mail address and the like go through an identity server; this server uses none."""
+    """Invites by e-mail address and the like go through an identity server, and this server does not ask that one."""
 
     errcode = "M_SERVER_NOT_TRUSTED"
 
-    def __init__(self) -> None:
-        super().__init__("This server asks no identity servers: invite by user ID")
+    def __init__(self, server: str) -> None:
+        super().__init__(f"This server does not ask the identity server {server}: invite by user ID")
+
+
+class IdentityServerFault(MatrixError):
+    """An identity server gives no answer, or none that can be used: always the same words, whatever stands at its address."""
+
+    status = 502
+
+    def __init__(self, server: str) -> None:
+        super().__init__(f"The identity server {server} gives no usable answer")

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from homeserver.accounts.requester import Requester
 from homeserver.folds.memberships import FORGOTTEN, Memberships
 from homeserver.matrix.errors import BadJson, Forbidden, MatrixError, MissingParam, NotFound
-from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, parse_user_id
+from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of, parse_user_id
 from homeserver.matrix.state_map import member_key
 from homeserver.rooms.errors import BadState, GuestsForbidden, UnableToGrantJoin
 from homeserver.rooms.head import MEMBER, RoomHead
@@ -271,10 +271,14 @@ class RoomMembership:
         requester.check_not_suspended()
         content = await self.contents.load("join", user_id, given)
         if head is None:
-            return await self._join_afar(requester, room_id, content, via)
+            inviters = await self._exchange_invite(room_id, user_id, third_party_signed)
+            return await self._join_afar(requester, room_id, content, [*inviters, *via])
         if requester.is_guest and not head.is_joined(user_id):
             await self._check_guest_access(head)
         before = await self._load_third_party_invite(head, user_id, third_party_signed)
+        if before is not None and not self.contents.is_local(before.sender):
+            await self._exchange_invite(room_id, user_id, third_party_signed, before.sender)
+            return await self.remote.join(room_id, user_id, content, [domain_of(before.sender), *via])
         joined_rooms = await self._load_joined_rooms(user_id) if needs_authoriser(head, user_id) else ()
 
         def plan(head: RoomHead) -> Sequence[Draft]:
@@ -333,11 +337,29 @@ class RoomMembership:
         event = await self.writer.events.load(event_id, head.room_id, head.version) if event_id else None
         if event is None:
             raise Forbidden("The room has no third-party invite with this token")
-        if not self.contents.is_local(event.pdu.sender):
-            raise Forbidden("The third-party invite was made on another server")
         invite = {"display_name": event.pdu.content.get("display_name", ""), "signed": signed}
         content = {"membership": "invite", "third_party_invite": invite}
         return Draft(MEMBER, event.pdu.sender, content, user_id)
+
+    async def _exchange_invite(
+        self, room_id: RoomId, user_id: UserId, signed: dict[str, Any] | None, inviter: UserId | None = None
+    ) -> list[ServerName]:
+        """Have the inviter's server make an invite of the user out of a third-party invite: only it can sign that. The server,
+        which lets the user in then; none where there is nothing to do.
+
+        Spec: server-server-api#cases-where-an-association-doesnt-exist-for-a-third-party-identifier
+        """
+        known = (await self.memberships.load(user_id)).get(room_id)
+        if signed is None or (known is not None and known.membership == "invite"):
+            return []
+        sender = inviter or parse_user_id(signed["sender"], "third_party_signed.sender")
+        if signed["mxid"] != user_id:
+            raise Forbidden("The third-party invite is signed for another user")
+        if self.contents.is_local(sender):
+            raise Forbidden("The inviter is not in the room any more")
+        self.remote.check_allowed(domain_of(sender))
+        await self.remote.exchange_invite(room_id, sender, user_id, signed)
+        return [domain_of(sender)]
 
     # -- what they share ---------------------------------------------------------------------------------------------
 

@@ -132,6 +132,15 @@ class RemoteServers(Protocol):
         """Invite a user of another server, which signs the event before it enters the room."""
         ...
 
+    def exchange_invite(
+        self, room_id: RoomId, sender: UserId, user_id: UserId, signed: Mapping[str, Any], /
+    ) -> Awaitable[None]:
+        """Have the server of `sender`, who invited an address, invite the local user who proves with `signed` to have it.
+
+        Raises: Forbidden, NotFound.
+        """
+        ...
+
 
 class NoFederation:
     """RemoteServers of a server that talks to no other."""
@@ -163,3 +172,8 @@ class NoFederation:
 
     async def invite(self, room_id: RoomId, sender: UserId, target: UserId, content: dict[str, Any], /) -> EventId:
         raise Forbidden(f"This server does not federate, so {target} is out of reach")
+
+    async def exchange_invite(
+        self, room_id: RoomId, sender: UserId, user_id: UserId, signed: Mapping[str, Any], /
+    ) -> None:
+        raise Forbidden(f"This server does not federate, so {sender} is out of reach")

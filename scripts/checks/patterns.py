@@ -23,6 +23,7 @@ BROAD_EXCEPTS = {
     "federation/backfill.py": "a background task, whose waiters go on without it",
     "federation/joining/partial_state.py": "a background task, tried again",
     "federation/inbound/edus.py": "an EDU's fault must not harm the others of its transaction",
+    "federation/inbound/room_parts.py": "one room's fault is told where its events are waited for, or they are checked later",
     "federation/inbound/room_queue.py": "an event's fault must not stop its room's queue",
     "federation/dns.py": "twisted.names has no common base; it becomes a LookupFailed",
     "federation/outbound/distributor.py": "a background task: a row that can't be understood must not stop those behind it",

@@ -168,7 +168,7 @@ def test_profiles_are_in_the_member_events(server: RoomsServer) -> None:
         ),
         ({"name": "x" * 70_000}, 413, "M_TOO_LARGE", ""),
         (
-            {"invite_3pid": [{"id_server": "i", "id_access_token": "t", "medium": "email", "address": "a@b"}]},
+            {"invite_3pid": [{"id_server": "i", "id_access_token": "t", "medium": "email", "address": "a@b.example"}]},
             403,
             "M_SERVER_NOT_TRUSTED",
             "",

@@ -89,9 +89,9 @@ def test_invites_by_those_who_may_not(server: RoomsServer) -> None:
         ({"user_id": 5}, 400, "M_BAD_JSON"),
         ({"user_id": "bob"}, 400, "M_INVALID_PARAM"),
         ({"user_id": BOB, "reason": []}, 400, "M_BAD_JSON"),
-        ({"medium": "email", "address": "a@b"}, 400, "M_MISSING_PARAM"),
+        ({"medium": "email", "address": "a@b.example"}, 400, "M_MISSING_PARAM"),
         (
-            {"medium": "email", "address": "a@b", "id_server": "i", "id_access_token": "t"},
+            {"medium": "email", "address": "a@b.example", "id_server": "i", "id_access_token": "t"},
             403,
             "M_SERVER_NOT_TRUSTED",
         ),

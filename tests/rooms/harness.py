@@ -20,6 +20,7 @@ from homeserver.folds.memberships import Memberships
 from homeserver.matrix.errors import NotFound
 from homeserver.matrix.ids import RoomId, ServerName, UserId
 from homeserver.matrix.signing import SigningKey
+from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.config import RoomsConfig
 from homeserver.rooms.creation import RoomCreation
@@ -102,7 +103,8 @@ class RoomsServer:
         self.profiles = Profiles()
         self.contents = MemberContents(SERVER_NAME, database, self.profiles, remote)
         self.membership = RoomMembership(self.writer, self.memberships, self.contents, remote)
-        self.creation = RoomCreation(config, self.writer, self.contents)
+        self.addresses = AddressInvites(self.writer, self.membership)
+        self.creation = RoomCreation(config, self.writer, self.contents, self.addresses)
         self.aliases = Aliases(config, database, self.writer, remote)
         self.policy = StatePolicy(self.aliases)
         self.directory = RoomDirectory(config, database, self.heads, self.log)
@@ -128,7 +130,7 @@ class RoomsServer:
         for endpoints in (
             RoomCreationEndpoints(self.creation),
             RoomAliasEndpoints(self.aliases),
-            RoomMembershipEndpoints(self.membership, self.aliases, self.memberships),
+            RoomMembershipEndpoints(self.membership, self.addresses, self.aliases, self.memberships),
             RoomDirectoryEndpoints(config, SERVER_NAME, self.directory, self.public_rooms, remote),
             RoomSummaryEndpoints(self.summaries, self.aliases),
             RoomUpgradeEndpoints(self.upgrades),

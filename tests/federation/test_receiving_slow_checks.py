@@ -136,6 +136,21 @@ def test_event_that_was_accepted_before_its_check_survives_a_restart(
     assert room.head().membership(signer.carol) == "join"
 
 
+def test_event_of_a_server_that_was_shut_out_meanwhile_is_not_read_from_the_table(
+    rooms: tuple[PeerRoom, PeerRoom], signer: SlowSigner
+) -> None:
+    room, _ = rooms
+    join = signer.join(room)
+    assert room.send(join).json() == {"pdus": {join.event_id: {}}}
+    room.alice.set_state(room.room_id, "m.room.server_acl", {"allow": ["*"], "deny": ["localhost"]})
+    room.hearth.stop()
+    signer.gate.set()
+    room.hearth.start()
+    queues = room.hearth.federation.receiving.queues
+    room.wait_until(lambda: not queues._rooms and not queues._staged_bytes)
+    assert room.head().membership(signer.carol) != "join"
+
+
 def test_event_whose_late_check_fails_does_not_reach_the_room(
     rooms: tuple[PeerRoom, PeerRoom], signer: SlowSigner
 ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from homeserver.accounts.requester import Requester
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
-from homeserver.matrix.ids import EventId
+from homeserver.matrix.ids import EventId, RoomId
 from homeserver.rooms.client_events import Reader, encode, load_related
 from homeserver.rooms.relations import Relations
 from homeserver.rooms.view import RoomView
@@ -37,7 +37,17 @@ class EventJson:
         bundles: Mapping[EventId, Bundle] | None = None,
     ) -> list[bytes]:
         """Each event with its room id and `unsigned`, in order. bundles: if they were read with the events."""
-        versions = {view.room_id: view.head.version}
+        return await self.encode_in({view.room_id: view}, events, requester, bundles)
+
+    async def encode_in(
+        self,
+        views: Mapping[RoomId, RoomView],
+        events: Sequence[StoredEvent],
+        requester: Requester,
+        bundles: Mapping[EventId, Bundle] | None = None,
+    ) -> list[bytes]:
+        """As `encode`, for events of several rooms."""
+        versions = {room_id: view.head.version for room_id, view in views.items()}
         related = self._erased.quoted(await load_related(self._events, events, versions))
         reader = Reader(requester.user_id, requester.device_id)
         now_ms = self._clock.time_ms()
@@ -48,7 +58,7 @@ class EventJson:
             told = await relations.encode_bundles(bundles, events, versions, user_id, now_ms)
         encoded = []
         for event in events:
-            membership = self._membership(view, event)
+            membership = self._membership(views[event.pdu.room_id], event)
             shown = self._erased.shown(event, membership)
             json = encode(
                 shown,

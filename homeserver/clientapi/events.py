@@ -7,19 +7,20 @@ Spec: client-server-api#get_matrixclientv3events
 from __future__ import annotations
 
 import msgspec
+import orjson
 
 from homeserver.accounts.requester import Requester
-from homeserver.clientapi.event_json import EventJson
+from homeserver.clientapi.event_json import EventJson, array
 from homeserver.clientapi.sync import MAX_TIMEOUT_MS
 from homeserver.matrix.errors import MatrixError, NotFound
 from homeserver.matrix.ids import parse_event_id, parse_room_id
 from homeserver.rooms.view import RoomViews
 from homeserver.runtime.db import Database
-from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
+from homeserver.runtime.http.endpoint import Auth, endpoint
 from homeserver.runtime.http.response import RawJson
 from homeserver.store.events import load_rooms_of
-from homeserver.sync.legacy import LegacySync
-from homeserver.sync.tokens import parse_sync_token
+from homeserver.sync.event_stream import EventStream
+from homeserver.sync.tokens import parse_stream_token
 
 TAG = "Room participation"
 
@@ -35,8 +36,8 @@ class EventPath(msgspec.Struct):
 
 
 class EventsEndpoints:
-    def __init__(self, legacy: LegacySync, views: RoomViews, database: Database, json: EventJson) -> None:
-        self._legacy = legacy
+    def __init__(self, stream: EventStream, views: RoomViews, database: Database, json: EventJson) -> None:
+        self._stream = stream
         self._views = views
         self._database = database
         self._json = json
@@ -50,11 +51,19 @@ class EventsEndpoints:
         deprecated=True,
         spec="client-server-api#get_matrixclientv3events",
     )
-    async def get_events(self, requester: Requester, query: EventsQuery) -> JsonObject:
-        since = parse_sync_token(query.from_, "from") if query.from_ else None
+    async def get_events(self, requester: Requester, query: EventsQuery) -> RawJson:
+        """With a room_id, of that room, which the user may look at from outside.
+
+        Spec: client-server-api#peeking_get_matrixclientv3events
+        """
+        since = parse_stream_token(query.from_, "from") if query.from_ else None
         room_id = parse_room_id(query.room_id) if query.room_id else None
         timeout_ms = max(0, min(query.timeout, MAX_TIMEOUT_MS))
-        return await self._legacy.wait_events(requester.user_id, requester.device_id, since, timeout_ms, room_id)
+        page = await self._stream.wait(requester.user_id, requester.device_id, since, timeout_ms, room_id)
+        events = await self._json.encode_in(page.views, page.events, requester)
+        chunk = array([*events, *map(orjson.dumps, page.others)])
+        start, end = str(page.start).encode(), str(page.end).encode()
+        return RawJson(b'{"start":"%b","end":"%b","chunk":%b}' % (start, end, chunk))
 
     @endpoint(
         "GET",

@@ -27,6 +27,7 @@ from homeserver.push.rules import PushRules
 from homeserver.runtime.config_sections import PresenceConfig
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.encryption import DeviceKeyCounts, EncryptionExtension
+from homeserver.sync.event_stream import EventStream
 from homeserver.sync.legacy import LegacySync
 from homeserver.sync.notifier import Notifier
 from homeserver.sync.ports import SyncExtension
@@ -90,7 +91,7 @@ def build_sync(
     service = SyncService(sources, notifier, told)
     sliding = SlidingSync(sources, notifier, RoomLists(activity), SlidingExtensions(encrypted))
     parser = RequestParser(accounts.filters)
-    legacy = LegacySync(service, core.heads, core.events, core.memberships)
+    legacy = LegacySync(service)
     json = EventJson(core.events, core.clock, rooms.relations, core.erased)
     return SyncServices(
         notifier,
@@ -102,10 +103,10 @@ def build_sync(
             SyncEndpoint(service, parser, presence),
             SlidingSyncEndpoints(sliding, presence),
             PresenceEndpoints(presence, core.memberships, core.clock),
-            InitialSyncEndpoints(legacy, rooms.views, rooms.paging, json, rooms.directory, core.database, core.log),
+            InitialSyncEndpoints(legacy, rooms.views, rooms.paging, json, rooms.directory, sources, presence),
             PushRuleEndpoints(push_rules),
             NotificationEndpoints(notifications, rooms.views, json),
-            EventsEndpoints(legacy, rooms.views, core.database, json),
+            EventsEndpoints(EventStream(service, rooms.views), rooms.views, core.database, json),
             key_endpoints(encryption, device_lists, accounts),
         ],
     )

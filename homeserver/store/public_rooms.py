@@ -41,6 +41,11 @@ _STATE = (
 )
 
 
+def load_public_among(conn: Connection, room_ids: Collection[RoomId]) -> set[RoomId]:
+    """Those of the rooms that are published."""
+    return {row[0] for chunk in chunked(room_ids) for row in conn.execute(_PUBLIC_AMONG, {"ids": chunk})}
+
+
 def load_public_rooms(
     conn: Connection, types: Collection[str], among: Collection[RoomId] | None = None
 ) -> dict[RoomId, PublicRoomRow]:

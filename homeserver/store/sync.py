@@ -164,6 +164,38 @@ def _events_floor(gap: Gap, events: Sequence[StoredEvent]) -> int:
 
 
 @frozen
+class Place:
+    """Where an event is in its room's timeline."""
+
+    order: int
+    room_id: RoomId
+    event_id: EventId
+
+
+_FOLLOWING = (
+    select(e.c.timeline_order, e.c.room_id, e.c.event_id)
+    .where(
+        e.c.room_id.in_(bindparam("ids", expanding=True)),
+        e.c.timeline_order > bindparam("after"),
+        e.c.timeline_order <= bindparam("upto"),
+        _LIVE,
+    )
+    .order_by(e.c.timeline_order)
+    .limit(bindparam("limit"))
+)
+
+
+def load_following(conn: Connection, room_ids: Collection[RoomId], after: int, upto: int, limit: int) -> list[Place]:
+    """The oldest `limit` live events of all of the rooms in (after, upto], oldest first."""
+    found = [
+        Place(*row)
+        for chunk in chunked(room_ids)
+        for row in conn.execute(_FOLLOWING, {"ids": chunk, "after": after, "upto": upto, "limit": limit})
+    ]
+    return sorted(found, key=lambda place: place.order)[:limit]
+
+
+@frozen
 class Receipt:
     room_id: RoomId
     user_id: UserId

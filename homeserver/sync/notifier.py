@@ -2,7 +2,8 @@
 
 Each user who waits has a stream, which is registered in the rooms that the user is joined to. So a new event
 costs as much as the room has waiting users, and a new waiter costs nothing but itself: streams stay
-registered between polls, the longest unused go first. Membership rows keep the registration true.
+registered between polls, the longest unused go first. Membership rows keep the registration true. Who looks at a room
+without being in it has a stream for the one poll.
 
 What is woken is woken together, in the reactor's next turn: the sender's answer goes out first, and rows that
 come in one commit wake once. Timeouts share one timer for each STEP_MS.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -67,6 +69,7 @@ class Notifier:
         self._memberships = memberships
         self._max_streams = max_streams
         self._streams: OrderedDict[UserId, Stream] = OrderedDict()
+        self._peeking: set[Stream] = set()
         self._by_room: dict[RoomId, set[Stream]] = {}
         self._woken: set[Stream] = set()
         self._slots: dict[int, set[Waiter]] = {}
@@ -77,11 +80,24 @@ class Notifier:
 
         `rooms` are the user's as of now. Between looking for news and calling this there must be no await.
         """
+        return _no_news() if self._draining else self._wait(self._stream(user_id, rooms), timeout_ms)
+
+    def wait_in_room(self, user_id: UserId, room_id: RoomId, timeout_ms: int) -> Deferred[bool]:
+        """As `wait`, for the changes of one room, which the user need not be in."""
         if self._draining:
-            done: Deferred[bool] = Deferred()
-            done.callback(False)
-            return done
-        stream = self._stream(user_id, rooms)
+            return _no_news()
+        stream = Stream(user_id, {room_id})
+        self._peeking.add(stream)
+        self._by_room.setdefault(room_id, set()).add(stream)
+        return self._wait(stream, timeout_ms).addBoth(self._end_peek, stream)
+
+    def _end_peek(self, news: Any, stream: Stream) -> Any:
+        self._peeking.discard(stream)
+        for room_id in stream.rooms:
+            self._unregister(stream, room_id)
+        return news
+
+    def _wait(self, stream: Stream, timeout_ms: int) -> Deferred[bool]:
         waiter = Waiter(stream, (self._clock.monotonic_ms() + timeout_ms) // STEP_MS + 1)
         stream.waiters.add(waiter)
         self._set_timer(waiter)
@@ -92,12 +108,12 @@ class Notifier:
         return self._draining
 
     def count_waiting(self) -> int:
-        return sum(len(stream.waiters) for stream in self._streams.values())
+        return sum(len(stream.waiters) for stream in (*self._streams.values(), *self._peeking))
 
     def drain(self) -> None:
         """Answer everybody who waits, and from now on everybody at once: the server stops."""
         self._draining = True
-        for stream in self._streams.values():
+        for stream in (*self._streams.values(), *self._peeking):
             self._fire(stream, False)
 
     # -- what happens ----------------------------------------------------------------------------------------
@@ -231,6 +247,12 @@ class Notifier:
             if waiter in waiter.stream.waiters:
                 waiter.stream.waiters.discard(waiter)
                 waiter.deferred.callback(False)
+
+
+def _no_news() -> Deferred[bool]:
+    done: Deferred[bool] = Deferred()
+    done.callback(False)
+    return done
 
 
 def _log_failure(failure: Failure) -> None:

@@ -35,7 +35,7 @@ class PresenceExtension:
             return NO_PARTS
         ignored = view.get_ignored() or ()
         events = [
-            self._encode(view, user_id)
+            encode_presence(self.presence, user_id, view.now_ms)
             for user_id in self._candidates(view, request, rooms)
             if user_id not in ignored and wanted.matches(TYPE, user_id) and _shares_room(view, rooms, user_id)
         ]
@@ -48,9 +48,10 @@ class PresenceExtension:
             return self.presence.present_users()
         return self.presence.changed_since(request.since.ephemeral)
 
-    def _encode(self, view: View, user_id: UserId) -> bytes:
-        content = self.presence.get(user_id).content(view.now_ms)
-        return orjson.dumps({"type": TYPE, "sender": user_id, "content": content})
+
+def encode_presence(presence: Presence, user_id: UserId, now_ms: int) -> bytes:
+    """Spec: client-server-api#mpresence"""
+    return orjson.dumps({"type": TYPE, "sender": user_id, "content": presence.get(user_id).content(now_ms)})
 
 
 def _has_joined_since(view: View, rooms: UserRooms, position: int) -> bool:

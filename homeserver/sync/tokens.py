@@ -64,6 +64,11 @@ def parse_sync_token(text: str, field: str = "since") -> SyncToken:
     return SyncToken(int(match[1]), int(match[2]), int(match[3]) if match[3] is not None else None)
 
 
+def parse_stream_token(text: str, field: str = "from") -> SyncToken | TimelineToken:
+    """A token of either kind. Raises: InvalidParam."""
+    return parse_timeline_token(text, field) if _TIMELINE.fullmatch(text) else parse_sync_token(text, field)
+
+
 def parse_timeline_token(text: str, field: str = "from") -> TimelineToken:
     """A place in a timeline, from a token of either kind.
 

@@ -17,6 +17,7 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Answers that any endpoint may give, whatever its section lists.
 _ERROR = {"type": "object", "required": ["errcode"], "properties": {"errcode": {"type": "string"}}}
+EPHEMERAL = ["m.presence", "m.typing", "m.receipt"]
 _PARAMETER = re.compile(r"\\\{[^}]*\\\}")
 # Some operations with user-interactive authentication do not list its challenge among their responses.
 _CHALLENGE = {"anyOf": [_ERROR, {"type": "object", "required": ["flows", "session"]}]}
@@ -117,6 +118,7 @@ class Specification:
     def _document(self) -> Any:
         document = json.loads(self.file.read_text("utf-8"))
         _forget_origin(document)
+        _allow_ephemeral(document)
         return document
 
 
@@ -128,6 +130,18 @@ def _forget_origin(schema: Any) -> None:
         required.remove("origin")
     for value in values:
         _forget_origin(value)
+
+
+def _allow_ephemeral(document: Any) -> None:
+    """The chunk of GET /events is described as events of rooms. Who follows what happens by it is told of presence, typing and
+    receipts too, in the form that the description of /initialSync has for presence.
+    """
+    events = document["paths"].get("/_matrix/client/v3/events")
+    if events is not None:
+        answer = events["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        chunk = answer["properties"]["chunk"]
+        told = {"required": ["type", "content"], "properties": {"type": {"enum": EPHEMERAL}}}
+        chunk["items"] = {"if": {"required": ["event_id"]}, "then": chunk["items"], "else": told}
 
 
 def _with_any_of(schema: Any) -> Any:

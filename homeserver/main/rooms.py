@@ -92,7 +92,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
     )
     public_rooms = PublicRooms(core.database)
     core.log.follow(public_rooms.on_rows)
-    relations = Relations(core.database, core.events, core.erased, core.ignored)
+    relations = Relations(core.database, core.events, core.erased, core.ignored, core.histories)
     json = EventJson(core.events, core.clock, relations, core.erased)
     sending = Sending(core.writer, core.events, Transactions(core.database), membership, StatePolicy(aliases))
     delayed = DelayedEvents(core.database, core.clock, sending)

@@ -9,14 +9,13 @@ Spec: client-server-api#room-event-format
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import orjson
 from attrs import frozen
 
 from homeserver.folds.events import EventCache
 from homeserver.matrix.canonical import encode_json
-from homeserver.matrix.format import client_event_json, federation_event
+from homeserver.matrix.format import client_event_json, federation_event, splice_unsigned
 from homeserver.matrix.ids import DeviceId, EventId, RoomId, UserId
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.sticky import names_sticky, sticky_until_ms
@@ -50,31 +49,60 @@ def encode(
     reader: Reader | None,
     now_ms: int,
     *,
-    membership: str | None = "join",
+    membership: str | None = None,
     related: Related = NO_RELATED,
     with_room_id: bool = False,
     bundle: bytes | None = None,
 ) -> bytes:
-    """One event for a reader. membership: what the reader was to the room when the event was sent.
+    """One event for a reader. membership: what the reader was to the room after the event; None where that is not known.
 
     bundle: what relates to the event, as JSON (rooms/relations.py).
 
     Spec: client-server-api#definition-clientevent
     """
+    room = b',"room_id":%b' % orjson.dumps(event.pdu.room_id) if with_room_id else b""
+    unsigned = _unsigned(event, reader, now_ms, membership, related, with_room_id, bundle)
+    return b'%b%b,"unsigned":%b}' % (base_json(event)[:-1], room, unsigned)
+
+
+def encode_for_federation_format(
+    event: StoredEvent,
+    reader: Reader | None,
+    now_ms: int,
+    *,
+    membership: str | None = None,
+    related: Related = NO_RELATED,
+    bundle: bytes | None = None,
+) -> bytes:
+    """As `encode`, for a reader whose filter asks for event_format "federation": only the event itself has another form, what
+    `unsigned` quotes is in that of clients.
+
+    Spec: client-server-api#filtering
+    """
+    unsigned = _unsigned(event, reader, now_ms, membership, related, True, bundle)
+    return splice_unsigned(encode_json(federation_event(event.pdu)), unsigned)
+
+
+def _unsigned(
+    event: StoredEvent,
+    reader: Reader | None,
+    now_ms: int,
+    membership: str | None,
+    related: Related,
+    with_room_id: bool,
+    bundle: bytes | None,
+) -> bytes:
+    """Spec: client-server-api#definition-clientevent_unsigneddata"""
     pdu = event.pdu
-    room = b',"room_id":%b' % orjson.dumps(pdu.room_id) if with_room_id else b""
-    age_ms = max(0, now_ms - pdu.origin_server_ts)
-    return b'%b%b,"unsigned":{"age":%d%b%b%b}}' % (
-        base_json(event)[:-1],
-        room,
-        age_ms,
-        _unsigned(event, reader, membership, related, with_room_id),
+    return b'{"age":%d%b%b%b}' % (
+        max(0, now_ms - pdu.origin_server_ts),
+        _by_reader(event, reader, membership, related, with_room_id),
         _sticky(pdu, now_ms) if names_sticky(pdu) else b"",
         b"" if bundle is None else b',"m.relations":%b' % bundle,
     )
 
 
-def _unsigned(
+def _by_reader(
     event: StoredEvent, reader: Reader | None, membership: str | None, related: Related, with_room_id: bool
 ) -> bytes:
     """What stands in `unsigned` behind the age, each key with its comma before it."""
@@ -111,14 +139,6 @@ _MEMBERSHIPS = {
 def is_sender(event: StoredEvent, reader: Reader | None) -> bool:
     """The reader is the device that sent the event."""
     return reader is not None and event.txn_device_id == (reader.device_id or "") and event.pdu.sender == reader.user_id
-
-
-def encode_for_federation_format(event: StoredEvent, reader: Reader | None, now_ms: int) -> bytes:
-    """One event for a reader whose filter asks for event_format "federation"."""
-    unsigned: dict[str, Any] = {"age": max(0, now_ms - event.pdu.origin_server_ts)}
-    if event.txn_id is not None and is_sender(event, reader):
-        unsigned["transaction_id"] = event.txn_id
-    return encode_json(federation_event(event.pdu, unsigned=unsigned))
 
 
 def related_ids(events: Collection[StoredEvent]) -> dict[EventId, RoomId]:

@@ -13,6 +13,7 @@ from attrs import define, frozen
 from homeserver.accounts.ignored_users import IgnoredUsers
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
+from homeserver.folds.histories import Histories, UserHistory
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.relations import REPLACE, relation_of
 from homeserver.matrix.versions import RoomVersion
@@ -41,6 +42,7 @@ class Relations:
     events: EventCache
     erased: ErasedUsers
     ignored: IgnoredUsers
+    histories: Histories
 
     async def load_page(
         self,
@@ -115,12 +117,11 @@ class Relations:
             return NOTHING
         rooms = {event_id: by_id[event_id].pdu.room_id for event_id in bundles}
         quoted = await self._load_quoted(bundles, rooms, versions)
+        histories = await self.histories.load_many([(room_id, reader) for room_id in set(rooms.values())])
         found = {}
         for event_id, bundle in bundles.items():
-            latest = quoted.get(bundle.thread_latest) if bundle.thread_latest is not None else None
-            if latest is not None:
-                latest = self.erased.shown(latest, "leave")  # many read it, and some of them were not there
-            encoded = _encode(by_id[event_id], bundle, quoted, latest, reader, now_ms)
+            history = histories[rooms[event_id], reader]
+            encoded = _encode(by_id[event_id], bundle, _Quotes(quoted, history, self.erased, now_ms))
             if encoded is not None:
                 found[event_id] = encoded
         return found
@@ -140,30 +141,40 @@ class Relations:
         return [found[event_id] for event_id in ids if event_id in found]
 
 
-def _encode(
-    event: StoredEvent,
-    bundle: Bundle,
-    quoted: Mapping[EventId, StoredEvent],
-    latest: StoredEvent | None,
-    reader: UserId,
-    now_ms: int,
-) -> bytes | None:
+@frozen
+class _Quotes:
+    """Events to be bundled with others of a room, for a reader with that history in it."""
+
+    events: Mapping[EventId, StoredEvent]
+    history: UserHistory
+    erased: ErasedUsers
+    now_ms: int
+
+    def get(self, event_id: EventId | None) -> StoredEvent | None:
+        """The event, if the reader may see it: they may have left before it was sent."""
+        event = self.events.get(event_id) if event_id is not None else None
+        return event if event is not None and self.history.can_see(event) else None
+
+    def encode(self, event: StoredEvent) -> bytes:
+        membership = self.history.membership_at(event.order) or "leave"
+        shown = self.erased.shown(event, membership)
+        return encode(shown, None, self.now_ms, membership=membership, with_room_id=True)
+
+
+def _encode(event: StoredEvent, bundle: Bundle, quotes: _Quotes) -> bytes | None:
     parts = []
-    edit = _newest_edit(event, [quoted[event_id] for event_id in bundle.edits if event_id in quoted])
+    edit = _newest_edit(event, [found for event_id in bundle.edits if (found := quotes.get(event_id)) is not None])
     if edit is not None:
-        parts.append(b'"m.replace":%b' % encode(edit, None, now_ms, with_room_id=True))
+        parts.append(b'"m.replace":%b' % quotes.encode(edit))
     if bundle.references:
         chunk = [{"event_id": event_id} for event_id in bundle.references]
         parts.append(b'"m.reference":%b' % orjson.dumps({"chunk": chunk}))
+    latest = quotes.get(bundle.thread_latest)
     if latest is not None:
-        participated = bundle.participated or event.pdu.sender == reader
+        participated = bundle.participated or event.pdu.sender == quotes.history.user_id
         parts.append(
             b'"m.thread":{"latest_event":%b,"count":%d,"current_user_participated":%b}'
-            % (
-                encode(latest, None, now_ms, with_room_id=True),
-                bundle.thread_count,
-                b"true" if participated else b"false",
-            )
+            % (quotes.encode(latest), bundle.thread_count, b"true" if participated else b"false")
         )
     return b"{%b}" % b",".join(parts) if parts else None
 

@@ -33,10 +33,8 @@ def encode_event(
     bundle: bytes | None = None,
 ) -> bytes:
     """The event in the form that the filter asks for."""
-    if filter.event_format == "federation":
-        encoded = encode_for_federation_format(event, reader, now_ms)
-    else:
-        encoded = encode(event, reader, now_ms, membership=membership, related=related, bundle=bundle)
+    to_json = encode_for_federation_format if filter.event_format == "federation" else encode
+    encoded = to_json(event, reader, now_ms, membership=membership, related=related, bundle=bundle)
     if filter.event_fields is not None:
         encoded = encode_json(filter.prune(decode_json(encoded)))
     return encoded

@@ -275,8 +275,9 @@ def _sticky(build: Build, room_id: RoomId, segment: Segment, is_new: bool) -> li
     if not found:
         return []
     shown = {event.event_id for event in segment.window.events}
+    membership = None if is_new else "join"  # they may be older than the reader's membership
     return [
-        encode_event(one.event, build.reader, view.now_ms, request.filter, membership="join", related=NO_RELATED)
+        encode_event(one.event, build.reader, view.now_ms, request.filter, membership=membership, related=NO_RELATED)
         for one in found
         if one.event.event_id not in shown and one.event.pdu.sender not in build.ignored
     ]

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from homeserver.folds.histories import UserHistory
 from homeserver.matrix.canonical import encode_json
-from homeserver.matrix.format import client_event_json, stripped_state
+from homeserver.matrix.format import stripped_state
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.state_map import CREATE, JOIN_RULES, StateKey
+from homeserver.rooms.client_events import NO_RELATED
 from homeserver.rooms.head import MEMBER
 from homeserver.store.events import StoredEvent
 from homeserver.store.memberships import MembershipRow
 from homeserver.store.outside_rooms import OutsideRoom
 from homeserver.store.sync import Gap
-from homeserver.sync.encoding import EMPTY_LIST, encode_stripped, events_json
+from homeserver.sync.encoding import EMPTY_LIST, encode_event, encode_stripped, events_json
 from homeserver.sync.joined import Build, state_events
 from homeserver.sync.segments import build_segment, personal_timeline, timeline_json, wanted_events
 
@@ -88,10 +89,14 @@ def build_left(build: Build, room_id: RoomId, membership: MembershipRow) -> byte
 
 def _build_ended(build: Build, outside: OutsideRoom) -> bytes:
     """An invite or a knock that ended, in a room that this server is not in: the event by which it did."""
-    event = client_event_json(outside.event, with_room_id=False)
+    event, request = StoredEvent(outside.event), build.request
+    membership = outside.event.membership
+    encoded = encode_event(
+        event, build.reader, build.view.now_ms, request.filter, membership=membership, related=NO_RELATED
+    )
     return b'{"timeline":%b,"%b":%b,"account_data":%b}' % (
-        timeline_json([event], False, build.request.after),
-        build.request.state_kind.value,
+        timeline_json([encoded], False, request.after),
+        request.state_kind.value,
         EMPTY_LIST,
         EMPTY_LIST,
     )

@@ -110,6 +110,33 @@ def test_threads_and_references_are_bundled(hearth: Any, alice: Any, bob: Any, r
             assert relations["m.reference"] == {"chunk": [{"event_id": reference}]}
 
 
+def test_what_is_bundled_says_what_the_reader_was_then(hearth: Any, alice: Any, room: str) -> None:
+    root = alice.send(room, "root")
+    edit(alice, room, root, "edited")
+    relate(alice, room, root, "m.thread", "threaded")
+    carol = hearth.register("carol")
+    carol.join(room)
+    for client, membership in ((alice, "join"), (carol, "leave")):
+        for relations in bundled(client, room, root):
+            assert relations["m.replace"]["unsigned"]["membership"] == membership
+            assert relations["m.thread"]["latest_event"]["unsigned"]["membership"] == membership
+    relate(alice, room, root, "m.thread", "after the join")
+    for relations in bundled(carol, room, root):
+        assert relations["m.thread"]["latest_event"]["unsigned"]["membership"] == "join"
+
+
+def test_what_the_reader_may_not_see_is_not_bundled(alice: Any, bob: Any, room: str) -> None:
+    root, other = alice.send(room, "root"), alice.send(room, "other")
+    seen = edit(alice, room, root, "seen")
+    relate(alice, room, other, "m.thread", "seen")
+    bob.leave(room)
+    edit(alice, room, root, "hidden")
+    relate(alice, room, other, "m.thread", "hidden")
+    told = {event["event_id"]: event["unsigned"] for event in bob.messages(room, limit=50)["chunk"]}
+    assert told[root]["m.relations"]["m.replace"]["event_id"] == seen
+    assert "m.relations" not in told[other]
+
+
 def test_what_ignored_users_say_is_not_bundled(alice: Any, bob: Any, room: str) -> None:
     root = alice.send(room, "root")
     relate(bob, room, root, "m.thread", "one")

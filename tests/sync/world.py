@@ -153,7 +153,7 @@ class World:
             NoCounts(),
             self.typing,
             Rules(),
-            Relations(self.database, self.events, ErasedUsers(), self.ignored),
+            Relations(self.database, self.events, ErasedUsers(), self.ignored, self.histories),
             ErasedUsers(),
             StickyEvents(self.database, self.clock),
         )

@@ -17,7 +17,7 @@ from homeserver.matrix.state_map import StateKey, member_key
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.store.events import StoredEvent
 from homeserver.sync.left import STRIPPED
-from homeserver.sync.summary import get_heroes
+from homeserver.sync.summary import ALIAS, NAME, pick_heroes, text_of
 
 
 @define(eq=False)
@@ -28,7 +28,7 @@ class JoinAnswers:
     async def load(self, head: RoomHead, join: StoredEvent, *, omit_members: bool) -> bytes:
         """The encoded answer; head: the room's before the join."""
         state = await self.states.load_before(head, join)
-        shown = _without_members(head, join, state) if omit_members else set(state.values())
+        shown = await self._load_without_members(head, join, state) if omit_members else set(state.values())
         chain = await self.states.load_auth_chain(head, {*shown, join.event_id})
         if omit_members:
             chain -= shown
@@ -49,9 +49,13 @@ class JoinAnswers:
         """
         return await self.states.load_bytes(head, [head.state[key] for key in STRIPPED if key in head.state])
 
-
-def _without_members(head: RoomHead, join: StoredEvent, state: Mapping[StateKey, EventId]) -> set[EventId]:
-    """The state's events but for members; with those by whom the room is named where it has no name."""
-    shown = {event_id for (type_, _), event_id in state.items() if type_ != MEMBER}
-    heroes = get_heroes(head, UserId(join.pdu.sender)) or []
-    return shown | {state[member_key(hero)] for hero in heroes if member_key(hero) in state}
+    async def _load_without_members(
+        self, head: RoomHead, join: StoredEvent, state: Mapping[StateKey, EventId]
+    ) -> set[EventId]:
+        """The state's events but for members; with those by whom the room is named where it has no name."""
+        shown = {event_id for (type_, _), event_id in state.items() if type_ != MEMBER}
+        named = await self.states.load_events(head, [state[key] for key in (NAME, ALIAS) if key in state])
+        if any(text_of(event) is not None for event in named):
+            return shown
+        heroes = pick_heroes(head, UserId(join.pdu.sender))
+        return shown | {state[member_key(hero)] for hero in heroes if member_key(hero) in state}

@@ -242,13 +242,15 @@ def _assemble(
     head = view.get_head(room_id)
     if head is None:
         return None
-    told = is_new or segment.membership_changed
-    heroes = get_heroes(head, request.user_id) if told else None
+    told = is_new or segment.summary_changed
+    missing = view.missing_events
+    heroes = get_heroes(view, head, request.user_id) if told else None
     state = state_events(build, head, segment, is_whole=is_new, heroes=heroes)
     ephemeral = _ephemeral(build, room_id, segment, is_new)
     counts = view.get_counts(room_id)
     account_data = _room_account_data(build, room_id, is_new)
-    if state is None or ephemeral is None or counts is None or account_data is None:
+    is_complete = view.missing_events == missing
+    if state is None or ephemeral is None or counts is None or account_data is None or not is_complete:
         return None
     sticky = _sticky(build, room_id, segment, is_new)
     has_news = sticky or told or segment.encoded or segment.window.limited or state or ephemeral or account_data

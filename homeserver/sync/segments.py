@@ -25,6 +25,7 @@ from homeserver.store.log import LogRow
 from homeserver.store.sync import PRIVATE_RECEIPT, Receipt
 from homeserver.sync.encoding import MembershipAt, encode_event, encode_receipts, joined_at
 from homeserver.sync.request import MAX_TIMELINE_LIMIT, StateKind, SyncRequest
+from homeserver.sync.summary import ALIAS, NAME, redacted_keys
 from homeserver.sync.view import RoomLog, View
 from homeserver.sync.window import Changes, Window, pick_window
 
@@ -41,8 +42,7 @@ SegmentKey = tuple[RoomId, int, int, str, bool]
 @frozen(eq=False)
 class Segment:
     """`encoded` are the window's events for a reader who sent none of them. deltas: the keys of the state to
-    tell, in an incremental response, without regard to the state filter. membership_changed: the summary is
-    to be told anew.
+    tell, in an incremental response, without regard to the state filter. summary_changed: it is to be told anew.
     """
 
     window: Window
@@ -53,7 +53,7 @@ class Segment:
     related: Related
     bundles: Mapping[EventId, bytes]
     deltas: Changes
-    membership_changed: bool
+    summary_changed: bool
     receipts: Sequence[Receipt] = ()
     public_receipts: bytes | None = None
     has_private_receipts: bool = False
@@ -137,7 +137,8 @@ def build_segment(
         related,
         bundles,
         deltas,
-        any(_concerns_summary(key) for key in window.final),
+        any(_concerns_summary(key) for key in window.final)
+        or (after > 0 and bool(redacted_keys(log.rows, after, head))),
         receipts,
         visible_receipts(receipts, NOBODY),
         any(receipt.receipt_type == PRIVATE_RECEIPT for receipt in receipts),
@@ -152,11 +153,8 @@ def timeline_json(encoded: Sequence[bytes], limited: bool, prev_batch: int) -> b
     )
 
 
-_NAMES = frozenset({("m.room.name", ""), ("m.room.canonical_alias", "")})
-
-
 def _concerns_summary(key: StateKey) -> bool:
-    return key[0] == MEMBER or key in _NAMES
+    return key[0] == MEMBER or key in (NAME, ALIAS)
 
 
 def _matcher(

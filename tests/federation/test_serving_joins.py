@@ -68,6 +68,20 @@ def test_members_who_name_the_room_are_not_omitted(visitor: Visitor, alice: Clie
     assert again["servers_in_room"] == sorted([visitor.hearth.server_name, visitor.name])
 
 
+def test_members_are_not_omitted_where_name_and_alias_were_removed(visitor: Visitor, alice: Client) -> None:
+    room_id = create_room(alice, name="The room", room_alias_name="the_room")
+    query = {"omit_members": "true"}
+
+    def members(name: str) -> list[str]:
+        answer, _ = visitor.join(room_id, visitor.user(name), query=query)
+        return sorted(event["state_key"] for event in answer["state"] if event["type"] == "m.room.member")
+
+    alice.set_state(room_id, "m.room.name", {"name": ""})
+    assert members("bob") == []
+    alice.set_state(room_id, "m.room.canonical_alias", {})
+    assert members("carl") == sorted([alice.user_id, visitor.user("bob")])
+
+
 def test_old_endpoints_answer_with_the_status(visitor: Visitor, alice: Client) -> None:
     room_id, bob = create_room(alice, "6"), visitor.user("bob")
     status, answer = visitor.submit("join", room_id, visitor.sign(visitor.make("join", room_id, bob)), version="v1")

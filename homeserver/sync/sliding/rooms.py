@@ -5,7 +5,7 @@ Spec: MSC4186
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -26,12 +26,10 @@ from homeserver.store.sync import Gap
 from homeserver.sync.left import STRIPPED
 from homeserver.sync.sliding.connections import SentRoom
 from homeserver.sync.sliding.request import RoomConfig, Shape, SlidingRequest
-from homeserver.sync.summary import get_heroes
+from homeserver.sync.summary import AVATAR, NAME, get_text, pick_heroes, redacted_keys
 from homeserver.sync.view import View
 from homeserver.sync.window import Window, pick_end, pick_window
 
-NAME: StateKey = ("m.room.name", "")
-AVATAR: StateKey = ("m.room.avatar", "")
 MAX_LAZY_MEMBERS = 2_000
 _NO_BUNDLES: Mapping[EventId, bytes] = {}
 
@@ -244,9 +242,10 @@ class RoomBuilder:
         self._add_state(room, sent, keys, state)
         if self.request.shape is Shape.UNSTABLE:
             room["notification_count"], room["highlight_count"] = counts.total
-        if sent is None or any(key[0] == MEMBER or key in (NAME, AVATAR) for key in changed):
+        renamed = {key for key in (NAME, AVATAR) if key in changed} | redacted_keys(windows.rows, windows.after, head)
+        if sent is None or renamed or any(key[0] == MEMBER for key in changed):
             room |= {"joined_count": head.joined, "invited_count": head.invited}
-            if not self._add_names(room, head, AVATAR in changed):
+            if not self._add_names(room, head, renamed if sent is not None else ()):
                 return None
         return RoomPart(room, now, windows.shown.events, sent is None)
 
@@ -355,20 +354,22 @@ class RoomBuilder:
 
     # -- names -------------------------------------------------------------------------------------------------------
 
-    def _add_names(self, room: dict[str, Any], head: RoomHead, with_avatar: bool) -> bool:
-        """Name, avatar and heroes; False where the view notes needs."""
-        heroes = get_heroes(head, self.request.user_id) if NAME not in head.state else None
-        keys = [key for key in (NAME, AVATAR, *((MEMBER, user) for user in heroes or ())) if key in head.state]
-        events = self._events([head.state[key] for key in keys], head)
-        if events is None:
+    def _add_names(self, room: dict[str, Any], head: RoomHead, changed: Collection[StateKey]) -> bool:
+        """Name, avatar and heroes; False where the view notes needs. changed: of name and avatar, null where they are gone."""
+        view, missing = self.view, self.view.missing_events
+        for part, key in (("name", NAME), ("avatar", AVATAR)):
+            value = get_text(view, head, key)
+            if value is not None or key in changed:
+                room[part] = value
+        if view.missing_events != missing:
             return False
-        by_key = {event.pdu.key: event for event in events}
-        _describe(room, {key: event.pdu.content for key, event in by_key.items()})
-        if with_avatar and "avatar" not in room:
-            room["avatar"] = None
-        if heroes:
-            room["heroes"] = [_hero(user, by_key.get((MEMBER, user))) for user in heroes]
-        return True
+        if room.get("name") is not None:
+            return True
+        users = pick_heroes(head, self.request.user_id)
+        found = {user: view.get_event(event_id, head) for user in users if (event_id := head.state.get((MEMBER, user)))}
+        if users:
+            room["heroes"] = [_hero(user, found.get(user)) for user in users]
+        return view.missing_events == missing
 
 
 def _describe(room: dict[str, Any], contents: Mapping[StateKey, Mapping[str, Any]]) -> None:

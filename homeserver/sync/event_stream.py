@@ -28,7 +28,7 @@ from homeserver.rooms.view import RoomView, RoomViews, is_visible
 from homeserver.store.events import StoredEvent
 from homeserver.store.memberships import MembershipRow
 from homeserver.store.outside_rooms import load_outside_room
-from homeserver.store.sync import load_following
+from homeserver.store.sync import Place, load_following
 from homeserver.sync.request import StateKind, SyncRequest
 from homeserver.sync.service import SyncService
 from homeserver.sync.tokens import SyncToken, TimelineToken, parse_sync_token
@@ -36,6 +36,7 @@ from homeserver.sync.view import Sources, is_live
 
 JsonObject = dict[str, Any]
 PAGE_EVENTS: Final = 100
+STRETCH: Final = 10_000  # positions of the log
 _NOTHING: JsonObject = {"not_types": ["*"]}
 
 
@@ -213,14 +214,19 @@ class EventStream:
     async def _load_following(
         self, room_ids: Collection[RoomId], after: int, upto: int
     ) -> tuple[list[StoredEvent], int]:
-        places = await self._sources.database.read(load_following, room_ids, after, upto, PAGE_EVENTS + 1)
+        # A page reads a stretch of the log, however much there is behind it; longer ones where nothing is found.
+        length, places, end = STRETCH, list[Place](), after
+        while not places and end < upto:
+            after, end = end, min(upto, end + length)
+            places = await self._sources.database.read(load_following, room_ids, after, end, PAGE_EVENTS + 1)
+            length *= 2
         page = places[:PAGE_EVENTS]
         heads = await self._sources.heads.load_many({place.room_id for place in page})
         versions = {room_id: head.version for room_id, head in heads.items()}
         wanted = {place.event_id: place.room_id for place in page if place.room_id in versions}
         events = await self._sources.events.load_many(wanted, versions)
         found = [events[place.event_id] for place in page if place.event_id in events]
-        return found, (page[-1].order if len(places) > len(page) else upto)
+        return found, (page[-1].order if len(places) > len(page) else end)
 
 
 async def load_member_event(sources: Sources, row: MembershipRow) -> JsonObject | None:

@@ -97,6 +97,18 @@ def test_a_restart_changes_nothing_about_the_pages(hearth: Any, alice: Any, bob:
     assert bodies(first["chunk"]) + texts(bob, first["end"]) == [*sent, "after the restart"]
 
 
+def test_a_long_log_is_read_in_stretches(
+    hearth: Any, alice: Any, bob: Any, room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeserver.sync.event_stream.STRETCH", 3)
+    since = bob.get("/initialSync")["end"]
+    write_many(hearth, alice, alice.create_room(), 20)
+    sent = write_many(hearth, alice, room, 8)
+    hearth.restart()
+    bob.base_url = hearth.url
+    assert texts(bob, since) == sent
+
+
 def test_what_happened_while_the_user_was_there_is_told_and_nothing_else(alice: Any, bob: Any, room: str) -> None:
     since = bob.get("/initialSync")["end"]
     alice.send(room, "before")

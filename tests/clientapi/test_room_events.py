@@ -74,6 +74,20 @@ def test_a_transaction_keeps_its_answer_when_the_redacted_event_is_out_of_reach(
     assert again(bob, hearth, room, "redact", event_id, "one") == redaction
 
 
+def test_the_database_is_asked_about_refused_transactions_only(
+    alice: Any, bob: Any, room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("asked")
+
+    monkeypatch.setattr("homeserver.rooms.transactions.load_transactions", fail)
+    first = bob.send(room, "hello", txn_id="one")
+    assert bob.send(room, "hello", txn_id="one") == first
+    alice.kick(room, bob.user_id)
+    assert bob.send(room, "hello", txn_id="one") == first
+    bob.send(room, "hello", txn_id="two", expect=500)
+
+
 def test_what_a_transaction_was_refused_may_be_done_later(alice: Any, bob: Any, room: str) -> None:
     bob.leave(room)
     bob.send(room, "hello", txn_id="one", expect=403)

@@ -26,6 +26,20 @@ HOSTILE: tuple[Any, ...] = (
     None, True, 0, -1, 2**31, 2**53, 2**63, -(2**63) - 1, 10**40, 1.5, 1e300, "", "\0", "x" * 70_000, "@a:b", "!a:b", "$a",
     "#a:b", "a:b", "localhost:1", "1", "12", "join", "ed25519:x", [], {}, [[]], [{}], {"": ""}, {"\0": 1},
 )  # fmt: skip
+# What others have signed may need the keys of servers that are away, or that the request made up.
+CHECKS_EVENTS = frozenset(
+    f"/_matrix/federation/{name}"
+    for name in (
+        "v1/exchange_third_party_invite/{roomId}",
+        "v1/invite/{roomId}/{eventId}",
+        "v2/invite/{roomId}/{eventId}",
+        "v1/send_join/{roomId}/{eventId}",
+        "v2/send_join/{roomId}/{eventId}",
+        "v1/send_knock/{roomId}/{eventId}",
+        "v1/send_leave/{roomId}/{eventId}",
+        "v2/send_leave/{roomId}/{eventId}",
+    )
+)
 BYTES = (b"", b"{", b"[" * 5000, b'{"a":' * 3000, b"\xff\xfe", b'{"a":NaN}', b'{"a":"\\ud800"}', b"null", b"1e999")
 
 scalars = st.one_of(
@@ -133,7 +147,8 @@ def test_whatever_a_server_sends_is_answered(start_federated: Any, start_peer: A
             is_json = data.draw(st.integers(0, 9))
             body = fuzz.draw_body(data, operation) if is_json else data.draw(st.sampled_from(BYTES))
         answer = fuzz.send(method, target, body)
-        assert answer.status_code < 500 or answer.status_code in (502, 504), (method, target, body, answer.text)
+        is_fine = answer.status_code < 500 or (answer.status_code in (502, 504) and template in CHECKS_EVENTS)
+        assert is_fine, (method, target, body, answer.text)
         if answer.status_code >= 400:
             assert "errcode" in answer.json(), (method, target, answer.text)
         else:

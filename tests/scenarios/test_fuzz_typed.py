@@ -17,6 +17,7 @@ from attrs import define, field
 
 from tests.kit.client import Client
 from tests.scenarios.hostile_requests import Attempt, Known, RequestMaker
+from tests.scenarios.unavailable import is_answer
 
 EXAMPLES = int(os.environ.get("HEARTH_FUZZ_EXAMPLES", "6000"))
 SEED = int(os.environ.get("HEARTH_FUZZ_SEED", "1"))
@@ -74,11 +75,7 @@ class Fuzz:
         except ValueError:
             self.faults.append(f"{attempt}: {response.status_code}, no JSON: {response.text[:200]}")
             return
-        if response.status_code >= 500 and response.status_code not in (
-            502,
-            503,
-            504,
-        ):  # a server that the request made up
+        if not is_answer(response.status_code, attempt.method, attempt.template):
             self.faults.append(f"{attempt}: {response.status_code} {answer}")
         elif response.status_code >= 400 and not ("errcode" in answer or "flows" in answer):
             self.faults.append(f"{attempt}: {response.status_code} has no errcode: {answer}")

@@ -125,8 +125,8 @@ def check_storable(value: object, where: str) -> None:
     if isinstance(value, int) and abs(value) > MAX_INT:
         raise BadJson(f"{where}: beyond the integers of JSON, 2^53 - 1")
     if isinstance(value, msgspec.Struct):
-        for name in value.__struct_fields__:
-            check_storable(getattr(value, name), f"{where}.{name}" if where else name)
+        for name, shown in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
+            check_storable(getattr(value, name), f"{where}.{shown}" if where else shown)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             check_storable(item, f"{where}[{index}]")

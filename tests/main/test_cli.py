@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from tests.kit.client import Client
 from tests.kit.servers import CHECKOUT, write_config
+from tests.kit.waiting import until
 
 TIMEOUT_S = 120
 
@@ -99,6 +101,30 @@ def test_users_are_made_on_the_command_line(start_subprocess: Any) -> None:
     assert _hearth("user", "password", "alice", "--password", "a better password", *config).returncode == 0
     server.client().login("alice", "a better password")
     _assert_refused(_hearth("user", "password", "nobody", "--password", "a good password", *config), "nobody")
+
+
+def test_an_account_becomes_an_admins_and_is_it_no_more(start_subprocess: Any) -> None:
+    server = start_subprocess()
+    alice, bob = server.register("alice"), server.register("bob")
+    config = ("--config", str(server.config_file))
+    lock = "/_matrix/client/v1/admin/lock/{}"
+    alice.put(lock, {"locked": True}, at=[bob.user_id], expect="M_FORBIDDEN")
+
+    done = _hearth("user", "admin", "alice", *config)
+    assert (done.returncode, done.stdout) == (0, "Changed @alice:test.example\n")
+    until(alice, lambda: alice.put(lock, {"locked": True}, at=[bob.user_id]) == {"locked": True})
+    bob.get("/account/whoami", expect="M_USER_LOCKED")
+
+    done = _hearth("user", "admin", alice.user_id, "--remove", *config)
+    assert (done.returncode, done.stdout) == (0, "Changed @alice:test.example\n")
+    until(alice, lambda: _is_forbidden(alice, lock.format(bob.user_id)))
+
+    _assert_refused(_hearth("user", "admin", "nobody", *config), "nobody")
+    _assert_refused(_hearth("user", "admin", "@alice:elsewhere.example", *config), "not a user of")
+
+
+def _is_forbidden(client: Client, path: str) -> bool:
+    return client.send_raw("GET", path).status_code == 403
 
 
 def test_version_and_configuration_are_shown(tmp_path: Path) -> None:

@@ -61,14 +61,18 @@ def engine_url(url: str, data_dir: Path) -> sqlalchemy.URL:
 
 
 def make_engine(url: sqlalchemy.URL) -> Engine:
+    """Its errors, which get into the log, have the statement but none of its values: these may be messages or hashes."""
     if url.drivername == "sqlite":
         return _sqlite_engine(url)
-    return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, hide_parameters=True)
 
 
 def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
     engine = sqlalchemy.create_engine(
-        url, poolclass=sqlalchemy.NullPool, connect_args={"check_same_thread": False, "cached_statements": 512}
+        url,
+        poolclass=sqlalchemy.NullPool,
+        connect_args={"check_same_thread": False, "cached_statements": 512},
+        hide_parameters=True,
     )
 
     @event.listens_for(engine, "connect")

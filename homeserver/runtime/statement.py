@@ -144,5 +144,11 @@ def _explain(conn: Connection, error: Exception, sql: str, values: Any) -> NoRet
     if is_gone:
         conn.invalidate(error)
     raise DBAPIError.instance(
-        sql, values, error, dialect.dbapi.Error, connection_invalidated=is_gone, dialect=dialect
+        sql,
+        values,
+        error,
+        dialect.dbapi.Error,
+        hide_parameters=True,
+        connection_invalidated=is_gone,
+        dialect=dialect,
     ) from error

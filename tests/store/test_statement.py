@@ -52,6 +52,17 @@ def test_errors_are_those_of_sqlalchemy(engine: Engine) -> None:
         assert not refused.value.connection_invalidated
 
 
+def test_errors_tell_no_values(engine: Engine) -> None:
+    secret = KEY | {"json": b"geheim"}
+    with engine.connect() as connection:
+        for insert in (_INSERT.run, lambda conn, values: conn.execute(f.insert(), values)):
+            with pytest.raises(IntegrityError) as refused, connection.begin():
+                insert(connection, secret)
+                insert(connection, secret)
+            assert "INSERT INTO" in str(refused.value)
+            assert "geheim" not in str(refused.value)
+
+
 def test_a_broken_connection_is_told_and_given_up(engine: Engine) -> None:
     with engine.connect() as connection:
         with pytest.raises(DBAPIError) as broken, connection.begin():

@@ -416,7 +416,8 @@ class Request:
             return
         if isinstance(error, CancelledError) and self.disconnected:
             return
-        logger.error("%s %s failed", self.method, self.template, exc_info=error)
+        extra = {"request_id": self.request_id}  # a request may fail before its body is there
+        logger.error("%s %s failed", self.method, self.template, exc_info=error, extra=extra)
         if self.status:  # the head of an answer is out already: all that is left is to break off
             self.abort()
             return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from homeserver.store.untold_leaves import load_untold_leaves
 from tests.federation.resident import MEMBER, V1, V2, PeerRoom
 from tests.kit.client import Client
 from tests.kit.reactor import run_in_reactor
+from tests.kit.waiting import until
 
 KNOCKABLE = ["7", "9", "10", "11", "12"]
 
@@ -124,39 +123,40 @@ def untold(hearth: Any) -> list[Any]:
     return leaves
 
 
+def refuse_while_down(hearth: Any, peer: Any) -> tuple[Client, PeerRoom]:
+    """Who refused an invite to the room of a server that is down since."""
+    alice, room = hearth.register("alice"), PeerRoom.create(peer, join_rule="invite").serve()
+    be_invited(hearth, alice, room)
+    peer.stop()
+    alice.leave(room.room_id)
+    return alice, room
+
+
 def test_server_that_was_down_is_told_later_of_a_refusal(
     start_federated: Any, start_peer: Any, quick_retries: None
 ) -> None:
     hearth, peer = start_federated(), start_peer()
-    alice, room = hearth.register("alice"), PeerRoom.create(peer, join_rule="invite").serve()
-    be_invited(hearth, alice, room)
-    peer.stop()
-    alice.leave(room.room_id)
+    alice, room = refuse_while_down(hearth, peer)
     assert rooms_of(alice, "invite") == {}
     peer.start()
-    wait_until(lambda: membership_of(alice, room) == "leave")
-    wait_until(lambda: untold(hearth) == [])
+    until(alice, lambda: membership_of(alice, room) == "leave")
+    until(alice, lambda: untold(hearth) == [])
 
 
 def test_server_that_was_down_is_told_after_a_restart(start_federated: Any, start_peer: Any, monkeypatch: Any) -> None:
     hearth, peer = start_federated(), start_peer()
-    alice, room = hearth.register("alice"), PeerRoom.create(peer, join_rule="invite").serve()
-    be_invited(hearth, alice, room)
-    peer.stop()
-    alice.leave(room.room_id)
+    alice, room = refuse_while_down(hearth, peer)
     hearth.stop()
     peer.start()
     monkeypatch.setattr("federation.joining.leaving.FIRST_PAUSE_MS", 20)
     hearth.start()
-    wait_until(lambda: membership_of(alice, room) == "leave")
+    alice.base_url = hearth.url
+    until(alice, lambda: membership_of(alice, room) == "leave")
 
 
 def test_server_is_not_told_of_a_refusal_of_an_older_invite(start_federated: Any, start_peer: Any) -> None:
     hearth, peer = start_federated(), start_peer()
-    alice, room = hearth.register("alice"), PeerRoom.create(peer, join_rule="invite").serve()
-    be_invited(hearth, alice, room)
-    peer.stop()
-    alice.leave(room.room_id)
+    alice, room = refuse_while_down(hearth, peer)
     (leave,), leaving = untold(hearth), hearth.federation.joining.leaving
     peer.start()
     be_invited(hearth, alice, room)
@@ -181,20 +181,10 @@ def test_leave_that_nobody_takes_is_given_up(
     start_federated: Any, start_peer: Any, quick_retries: None, monkeypatch: Any
 ) -> None:
     hearth, peer = start_federated(), start_peer()
-    alice, room = hearth.register("alice"), PeerRoom.create(peer, join_rule="invite").serve()
-    be_invited(hearth, alice, room)
-    peer.stop()
-    alice.leave(room.room_id)
+    alice, _ = refuse_while_down(hearth, peer)
     assert len(untold(hearth)) == 1
     monkeypatch.setattr("federation.joining.leaving.GIVE_UP_AFTER_MS", 0)
-    wait_until(lambda: untold(hearth) == [])
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)  # poll: the Hearth works on in its own time
+    until(alice, lambda: untold(hearth) == [])
 
 
 def test_leaving_a_room_that_nobody_knows_is_not_found(start_federated: Any) -> None:

@@ -11,6 +11,7 @@ import http.client
 import os
 import random
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -106,7 +107,7 @@ def receiver(client: Client, received: list[int]) -> Callable[[], None]:
 # -- uploads of what belongs together: numbered; what was acknowledged is there, or the next that was tried, whole ------
 
 
-class Uploads:
+class Uploads(ABC):
     """check() is what is there, at any time: the number of the upload that made it, 0 for nothing."""
 
     def __init__(self, client: Client) -> None:
@@ -121,11 +122,11 @@ class Uploads:
         self.acknowledged = found + 1
         assert self.check() == self.acknowledged
 
-    def check(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def check(self) -> int: ...
 
-    def upload(self, number: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def upload(self, number: int) -> None: ...
 
     def query(self) -> Any:
         return self.client.post(f"{V3}/keys/query", {"device_keys": {self.client.user_id: []}})

@@ -134,9 +134,8 @@ def _start(config: Config, reread: Callable[[], Config], reactor: Any, outcome: 
     async def start() -> None:
         from homeserver.main.server import start_server
 
-        running = await start_server(config, reactor)
+        running = await start_server(config, reactor, handles_signals=True)
         running.lifecycle.on_reload(lambda: reload(running, reread))
-        running.lifecycle.install_signal_handlers()
         _settle_memory()
         _announce(config)
 

@@ -132,8 +132,13 @@ class RunningServer:
         await self.lifecycle.stop()
 
 
-async def start_server(config: Config, reactor: Any, clock: Clock | None = None) -> RunningServer:
-    """Raises: ConfigError, also for a port that is taken."""
+async def start_server(
+    config: Config, reactor: Any, clock: Clock | None = None, *, handles_signals: bool = False
+) -> RunningServer:
+    """With `handles_signals` signals stop and reload it from before it accepts connections; only in the main thread.
+
+    Raises: ConfigError, also for a port that is taken.
+    """
     services = await build_services(config, reactor, clock)
     router = Router()
     parts = (
@@ -172,6 +177,8 @@ async def start_server(config: Config, reactor: Any, clock: Clock | None = None)
         await federation.retire_keys(services.core)
         await federation.receiving.start()
         await federation.joining.start()
+    if handles_signals:
+        lifecycle.install_signal_handlers()
     try:
         listeners.start()
     except BaseException:

@@ -2,7 +2,8 @@
 
 It is a cursor over the log: `index_events` puts in what the log has behind the cursor, and takes out what was redacted. So
 sending an event costs nothing, many events go in at once, and what was stored before the index was there comes the same way.
-Any process may do it: the cursor's row is locked meanwhile.
+Any process may do it: the cursor's row is locked meanwhile, as it is when the entries of a room are taken out. So nothing of
+the room is on its way into the index then.
 """
 
 from __future__ import annotations
@@ -129,7 +130,9 @@ def _take_out(conn: Connection, redacted: Sequence[str | None]) -> None:
 
 
 def take_out_room(conn: Connection, room_id: RoomId, limit: int) -> int:
-    """Take out the next entries of a room, at most `limit`; how many there were. Its events are still stored."""
+    """Take out the next entries of a room, at most `limit`; how many there were. Its events are still stored, and what deletes
+    them in this transaction may be sure that none of them is just being put in."""
+    conn.execute(_LOCK).scalar_one()
     found = [_entry(row) for row in conn.execute(_OF_ROOM, {"room_id": room_id, "limit": limit})]
     if found:
         conn.execute(_DELETE_WORDS[conn.dialect.name], [_words(entry) for entry in found])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from homeserver.rooms import purges
 from homeserver.rooms.purges import RoomInUse
 from homeserver.runtime.clock import ManualClock
 from homeserver.runtime.config import load_config
+from homeserver.runtime.db import Database
 from homeserver.store.room_upkeep import purged_tables
+from homeserver.store.search import index_events
 from homeserver.store.tables import metadata
 from tests.kit.client import Client
 from tests.kit.reactor import get_reactor, run_in_reactor
@@ -113,6 +116,7 @@ def test_room_that_all_left_goes_after_the_grace_time(hearth: LocalServer, clock
     run_in_reactor(lambda: clock.advance(29 * DAY_MS))
     assert run_upkeep(hearth, clock) == []
     assert rows_left(hearth, room_id)["events"] > 30
+    run_in_reactor(hearth.running.services.search.index.catch_up)  # it is filled in the background
     kept = rows_left(hearth, other)
     run_in_reactor(lambda: clock.advance(2 * DAY_MS))
     assert run_upkeep(hearth, clock) == [room_id]
@@ -193,6 +197,30 @@ def test_room_in_use_is_purged_by_force_only(start_local: Any) -> None:
     alice.request("PUT", f"/rooms/{room_id}/send/m.room.message/1", {}, expect="M_FORBIDDEN")
     assert alice.get("/_matrix/client/v3/joined_rooms")["joined_rooms"] == []
     assert room_id not in alice.sync().get("rooms", {}).get("join", {})
+
+
+def test_what_is_being_indexed_while_its_room_goes_goes_with_it(start_local: Any) -> None:
+    hearth = start_local()
+    _, _, room_id = busy_room(hearth)
+    core, index = hearth.running.services.core, hearth.running.services.search.index
+    run_in_reactor(index.stop)
+    with ThreadPoolExecutor(1) as threads, core.database.engine.connect() as connection:
+        with connection.begin():
+            index_events(connection)
+            purging = threads.submit(run_in_reactor, lambda: core.purges.purge(room_id, force=True))
+            until_it_waits(core.database, purging)
+        purging.result()
+    assert set(rows_left(hearth, room_id)) <= {"account_data", "reports"}
+
+
+def until_it_waits(database: Database, purging: Future[None]) -> None:
+    """Until the purge waits for somebody's locks, or is done. (On SQLite all that writes waits.)"""
+    if database.is_sqlite:
+        return
+    waits = text("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watcher:
+        while not purging.done() and watcher.execute(waits).first() is None:
+            pass
 
 
 def test_purge_goes_on_after_a_crash(start_local: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from email.parser import BytesParser
+from threading import Event
 from typing import Any
 
 import pytest
 
+from homeserver.runtime.clock import ManualClock
 from tests.federation.visitor import Visitor
 from tests.kit.federation import Answer, Received
+from tests.kit.reactor import run_in_reactor
 from tests.media_repo.mxc import CREATE, OLD, download, place, upload
 
 SERVER_MEDIA = "/_matrix/federation/v1/media"
@@ -247,15 +250,22 @@ def test_server_that_promises_more_than_it_sends_is_not_believed(visitor: Visito
 
 
 def test_server_that_never_answers_is_given_up_and_still_spoken_with(start_federated: Any, start_peer: Any) -> None:
-    visitor = small(start_federated, start_peer, remote_timeout_ms=1000)
+    clock, asked = ManualClock(), Event()
+    settings = {"media": {"remote_timeout_ms": 60_000}}
+    visitor = Visitor(start_peer(), start_federated(settings=settings, clock=clock))
 
     def wait(_: Received) -> Answer:
-        visitor.peer.stopping.wait(60)
+        asked.set()
+        visitor.peer.stopping.wait(120)
         return Answer()
 
     visitor.peer.answer("GET", FETCH, wait)
     alice = visitor.hearth.register("alice")
-    assert download(alice, uri_at(visitor)).status_code == 504
+    with ThreadPoolExecutor(1) as others:
+        waiting = others.submit(download, alice, uri_at(visitor))
+        assert asked.wait(120)
+        run_in_reactor(clock.advance, 60_000)
+        assert waiting.result(120).status_code == 504
     visitor.peer.answer("GET", FETCH, multipart(b"now"))
     assert download(alice, uri_at(visitor)).content == b"now"
 

@@ -246,6 +246,8 @@ class Stream:
             self.streams.presence.begin_sync(requester.user_id, requester.device_id or "", self.query.set_presence)
         self._sync = SyncStream(self.streams.service, request, self)
         self._sync.drive = drive(self._sync.run(), self._on_sync_ended)
+        if self.token is not None and self.streams.access.get_requester(self.token) is None:
+            self.check_token()  # it may have been taken back since it was looked at, when nobody knew of this stream
 
     def _end_presence(self) -> None:
         if self.streams.presence is not None and self.requester is not None:

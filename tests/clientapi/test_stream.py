@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import requests
+from twisted.internet.threads import deferToThread
 
+from homeserver.clientapi.sync import RequestParser
 from tests.kit.client import TIMEOUT_S
 from tests.kit.stream import PATH, Closed, StreamClient
 
@@ -30,6 +32,12 @@ def open_stream() -> Iterator[Callable[..., StreamClient]]:
     yield start
     for stream in opened:
         stream.close()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream may be without a token for as long as a slow machine makes it."""
+    monkeypatch.setattr("homeserver.clientapi.stream.AUTH_WITHIN_MS", 600_000)
 
 
 def bodies(update: dict[str, Any], room: str) -> list[str]:
@@ -67,7 +75,7 @@ def test_a_stream_goes_on_where_another_ended(alice: Any, open_stream: Any) -> N
     assert bodies(over_http, room) == ["two"]
 
 
-def test_browsers_give_their_token_as_a_subprotocol_or_first_message(alice: Any) -> None:
+def test_browsers_give_their_token_as_a_subprotocol_or_first_message(alice: Any, patient: None) -> None:
     room = alice.create_room()
     origin = {"Origin": "https://app.example.org"}
     by_name = StreamClient(alice.base_url, protocols=["m.json", f"m.access_token.{alice.token}"], headers=origin)
@@ -209,7 +217,27 @@ def test_a_stream_ends_with_its_token(alice: Any, hearth: Any, open_stream: Any)
     other.call("ping")
 
 
-def test_a_stopping_server_closes_its_streams(alice: Any, hearth: Any, open_stream: Any) -> None:
+@pytest.mark.parametrize("by_message", [False, True])
+def test_a_stream_ends_whose_token_goes_while_it_opens(
+    alice: Any, open_stream: Any, monkeypatch: pytest.MonkeyPatch, patient: None, by_message: bool
+) -> None:
+    parse = RequestParser.parse
+
+    async def parse_slowly(parser: RequestParser, *args: Any) -> Any:
+        request = await parse(parser, *args)
+        await deferToThread(alice.post, "/logout")
+        return request
+
+    monkeypatch.setattr(RequestParser, "parse", parse_slowly)
+    token = alice.token
+    stream = StreamClient(alice.base_url) if by_message else open_stream(alice)
+    if by_message:
+        stream.send({"id": "1", "method": "auth", "params": {"access_token": token}})
+    closed = stream.closed()
+    assert (closed.code, closed.reason) == (4401, "M_UNKNOWN_TOKEN")
+
+
+def test_a_stopping_server_closes_its_streams(alice: Any, hearth: Any, open_stream: Any, patient: None) -> None:
     nameless, stream = StreamClient(alice.base_url), open_stream(alice)
     stream.update()
     hearth.restart()

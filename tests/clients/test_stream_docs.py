@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/clients/stream.md"
+WAIT_S = 120
 
 
 def test_the_python_example_follows_a_room(hearth: Any) -> None:
@@ -27,10 +28,10 @@ def test_the_python_example_follows_a_room(hearth: Any) -> None:
         await asyncio.to_thread(alice.send, room, "second")
         await seen("second")
         await asyncio.to_thread(alice.post, "/logout")
-        await asyncio.wait_for(following, 30)
+        await asyncio.wait_for(following, WAIT_S)
 
     async def seen(body: str) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_S):
             while not any(content.get("body") == body for _, _, content in messages):
                 await came.wait()
                 came.clear()

@@ -2,7 +2,8 @@
 
 A state event that waits is given up when another user sets that state: what it would say is of the past.
 
-An event is sent under its delay id as the transaction id, and forgotten after: a crash in between sends it again, to the same
+What is to be sent is marked first: from then on nobody is told that they have taken it back, or that its time begins anew. An
+event is sent under its delay id as the transaction id, and forgotten after: a crash in between sends it again, to the same
 effect as none. One timer waits for the next that is due.
 """
 
@@ -154,7 +155,7 @@ class DelayedEvents:
         return await self.database.read(store.load_delayed_events, user_id)
 
     async def restart(self, delay_id: str) -> None:
-        """Raises: NotFound."""
+        """Raises: NotFound, also when it is being sent."""
         now_ms = self.clock.time_ms()
         due_ms = await self.database.run(store.restart_delayed_event, delay_id, now_ms)
         if due_ms is None:
@@ -162,16 +163,20 @@ class DelayedEvents:
         self._wait_until(due_ms)
 
     async def cancel(self, delay_id: str) -> None:
-        """Raises: NotFound."""
-        if not await self.database.run(store.delete_delayed_event, delay_id):
+        """Raises: NotFound, also when it is being sent."""
+        if not await self.database.run(store.cancel_delayed_event, delay_id):
             raise NotFound("No such delayed event")
 
     async def send_now(self, delay_id: str) -> None:
         """Raises: NotFound; what sending raises."""
-        event = await self.database.run(store.hasten_delayed_event, delay_id, self.clock.time_ms())
+        event = await self.database.run(store.hasten_delayed_event, delay_id)
         if event is None:
             raise NotFound("No such delayed event")
-        await self._send(event)
+        try:
+            await self._send(event)
+        except MatrixError:
+            await self.database.run(store.delete_delayed_event, delay_id)
+            raise
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -197,8 +202,11 @@ class DelayedEvents:
 
     async def _send_due(self) -> None:
         while not self._stopped:
-            due, following_ms = await self.database.read(store.load_due, self.clock.time_ms(), BATCH)
+            now_ms = self.clock.time_ms()
+            due, following_ms = await self.database.read(store.load_due, now_ms, BATCH)
             for event in due:
+                if not await self.database.run(store.begin_sending, event.delay_id, now_ms):
+                    continue
                 try:
                     await self._send(event)
                 except MatrixError as error:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from attrs import asdict, frozen
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from homeserver.matrix.ids import DeviceId, RoomId, UserId
 from homeserver.store.room_writes import Transaction, load_transactions
 from homeserver.store.tables.delayed_events import delayed_events as d
 from homeserver.store.tables.rooms import event_transactions
+
+# When that is due which is being sent, or was when the process ended: it is sent, and nobody takes it back any more.
+_BEING_SENT: Final = 0
 
 
 @frozen
@@ -63,21 +68,37 @@ def load_due(conn: Connection, now_ms: int, limit: int) -> tuple[list[DelayedEve
 
 
 def restart_delayed_event(conn: Connection, delay_id: str, now_ms: int) -> int | None:
-    """Begin its time anew; when it is due then, None if there is none."""
-    due = d.c.delay_ms + now_ms
-    conn.execute(update(d).where(d.c.delay_id == delay_id).values(running_since_ms=now_ms, due_ts_ms=due))
+    """Begin its time anew; when it is due then, None if there is none that is still waiting."""
+    values = {"running_since_ms": now_ms, "due_ts_ms": d.c.delay_ms + now_ms}
+    if not conn.execute(update(d).where(*_waiting(delay_id)).values(values)).rowcount:
+        return None
     return conn.scalar(select(d.c.due_ts_ms).where(d.c.delay_id == delay_id))
 
 
-def hasten_delayed_event(conn: Connection, delay_id: str, now_ms: int) -> DelayedEvent | None:
-    """Make it due, so that it is sent even if the process ends now."""
-    conn.execute(update(d).where(d.c.delay_id == delay_id).values(due_ts_ms=now_ms))
+def cancel_delayed_event(conn: Connection, delay_id: str) -> bool:
+    """Whether it was still waiting."""
+    return conn.execute(delete(d).where(*_waiting(delay_id))).rowcount == 1
+
+
+def _waiting(delay_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return d.c.delay_id == delay_id, d.c.due_ts_ms != _BEING_SENT
+
+
+def begin_sending(conn: Connection, delay_id: str, now_ms: int) -> bool:
+    """From here on it is sent; False if it was taken back since it was found due, or its time began anew."""
+    due = update(d).where(d.c.delay_id == delay_id, d.c.due_ts_ms <= now_ms)
+    return conn.execute(due.values(due_ts_ms=_BEING_SENT)).rowcount == 1
+
+
+def hasten_delayed_event(conn: Connection, delay_id: str) -> DelayedEvent | None:
+    """It is sent from here on, even if the process ends now."""
+    conn.execute(update(d).where(d.c.delay_id == delay_id).values(due_ts_ms=_BEING_SENT))
     row = conn.execute(select(*_COLUMNS).where(d.c.delay_id == delay_id)).first()
     return DelayedEvent(*row) if row is not None else None
 
 
-def delete_delayed_event(conn: Connection, delay_id: str) -> bool:
-    return conn.execute(delete(d).where(d.c.delay_id == delay_id)).rowcount == 1
+def delete_delayed_event(conn: Connection, delay_id: str) -> None:
+    conn.execute(delete(d).where(d.c.delay_id == delay_id))
 
 
 def load_state_keys(conn: Connection) -> set[tuple[RoomId, str, str]]:

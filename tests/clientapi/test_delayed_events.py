@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from queue import Queue
 from typing import Any
 
 import pytest
+from twisted.internet.threads import deferToThread
 
+from homeserver.rooms.delayed_events import DelayedEvents
+from homeserver.runtime.clock import ManualClock
+from homeserver.store.delayed_events import DelayedEvent
 from tests.kit.client import bodies
+from tests.kit.reactor import run_in_reactor
 from tests.kit.waiting import until
 
 PATH = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
@@ -98,6 +104,42 @@ def test_an_event_that_may_not_be_sent_any_more_is_forgotten(hearth: Any, alice:
     delay_id = schedule(bob, room, LATER)
     alice.kick(room, bob.user_id)
     assert bob.post(f"{PATH}/{delay_id}/send", expect=403)["errcode"] == "M_FORBIDDEN"
+    assert bob.get(PATH) == {"delayed_events": []}
+
+
+def test_what_is_being_sent_is_not_taken_back_and_what_is_taken_back_is_not_sent(
+    start_local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    hearth = start_local(clock=clock)
+    alice, other = hearth.register("alice"), hearth.client()
+    room = alice.create_room()
+    ids = [schedule(alice, room, delay_ms, f"{delay_ms}") for delay_ms in (1_000, 1_001, 1_002)]
+    send, send_due = DelayedEvents._send, DelayedEvents._send_due
+    answers: list[int] = []
+    rounds: Queue[None] = Queue()
+
+    def act() -> None:
+        """While the first of those that were found due is being sent."""
+        for delay_id, action in ((ids[0], "cancel"), (ids[0], "restart"), (ids[1], "cancel"), (ids[2], "restart")):
+            answers.append(other.send_raw("POST", f"{PATH}/{delay_id}/{action}", {}).status_code)
+
+    async def send_meanwhile(service: DelayedEvents, event: DelayedEvent) -> None:
+        if not answers:
+            await deferToThread(act)
+        await send(service, event)
+
+    async def send_all(service: DelayedEvents) -> None:
+        await send_due(service)
+        rounds.put(None)
+
+    monkeypatch.setattr(DelayedEvents, "_send", send_meanwhile)
+    monkeypatch.setattr(DelayedEvents, "_send_due", send_all)
+    for wanted in (["1000"], ["1002", "1000"]):
+        run_in_reactor(clock.advance, 2_000)
+        rounds.get(timeout=120)
+        assert answers == [404, 404, 200, 200]
+        assert sent(alice, room) == wanted
 
 
 @pytest.mark.parametrize("delay", [0, -1, "soon"])

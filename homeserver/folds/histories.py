@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -24,6 +25,8 @@ from homeserver.store.log import LogRow
 
 _VISIBILITY = "m.room.history_visibility"
 _MEMBER = "m.room.member"
+# Before and behind all of a timeline.
+_FIRST, _END = -(2**62), 2**62
 
 HistoryKey = tuple[RoomId, UserId]
 # (position, value from then on), ascending.
@@ -56,6 +59,20 @@ class UserHistory:
             if membership != "join":
                 break
             found = position
+        return found
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where in the timeline the user sees the events that don't say otherwise: each from a place up to before another,
+        ascending. The changes themselves count to what follows them."""
+        edges = sorted({_FIRST, _END, *(position for position, _ in (*self.visibilities, *self.memberships))})
+        last_join = max((position for position, value in self.memberships if value == "join"), default=_FIRST)
+        found: list[tuple[int, int]] = []
+        for low, high in pairwise(edges):
+            if not can_see(self._sight(low), joined_later=last_join > low):
+                continue
+            begin = found.pop()[0] if found and found[-1][1] == low else low
+            found.append((begin, high))
         return found
 
     def membership_at(self, position: int) -> str | None:

@@ -13,7 +13,7 @@ from attrs import define, frozen
 from homeserver.accounts.ignored_users import IgnoredUsers
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
-from homeserver.folds.histories import Histories, UserHistory
+from homeserver.folds.histories import Histories, HistoryKey, UserHistory
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.relations import REPLACE, relation_of
 from homeserver.matrix.versions import RoomVersion
@@ -116,8 +116,9 @@ class Relations:
         if not bundles:
             return NOTHING
         rooms = {event_id: by_id[event_id].pdu.room_id for event_id in bundles}
-        quoted = await self._load_quoted(bundles, rooms, versions)
         histories = await self.histories.load_many([(room_id, reader) for room_id in set(rooms.values())])
+        bundles = {**bundles, **await self._load_seen(rooms, histories, reader)}
+        quoted = await self._load_quoted(bundles, rooms, versions)
         found = {}
         for event_id, bundle in bundles.items():
             history = histories[rooms[event_id], reader]
@@ -126,12 +127,27 @@ class Relations:
                 found[event_id] = encoded
         return found
 
+    async def _load_seen(
+        self, rooms: Mapping[EventId, RoomId], histories: Mapping[HistoryKey, UserHistory], reader: UserId
+    ) -> Mapping[EventId, Bundle]:
+        """The bundles anew of rooms of whose history a part is hidden from the reader: of what they may see."""
+        seen = {
+            room_id: history.spans
+            for room_id in set(rooms.values())
+            if not (history := histories[room_id, reader]).sees_all
+        }
+        if not seen:
+            return {}
+        wanted = [(room_id, event_id) for event_id, room_id in rooms.items() if room_id in seen]
+        ignored = await self.ignored.load(reader)
+        return await self.database.read(store.load_bundles, wanted, reader, ignored, seen)
+
     async def _load_quoted(
         self, bundles: Mapping[EventId, Bundle], rooms: Mapping[EventId, RoomId], versions: Mapping[RoomId, RoomVersion]
     ) -> Mapping[EventId, StoredEvent]:
         wanted = {}
         for event_id, bundle in bundles.items():
-            for quoted in (*bundle.edits, bundle.thread_latest):
+            for quoted in (*bundle.edits, *bundle.thread_aside, bundle.thread_latest):
                 if quoted is not None:
                     wanted[quoted] = rooms[event_id]
         return await self.events.load_many(wanted, dict(versions))
@@ -169,12 +185,14 @@ def _encode(event: StoredEvent, bundle: Bundle, quotes: _Quotes) -> bytes | None
     if bundle.references:
         chunk = [{"event_id": event_id} for event_id in bundle.references]
         parts.append(b'"m.reference":%b' % orjson.dumps({"chunk": chunk}))
+    aside = [found for event_id in bundle.thread_aside if (found := quotes.get(event_id)) is not None]
     latest = quotes.get(bundle.thread_latest)
+    latest = max(aside if latest is None else [latest, *aside], key=lambda found: found.order, default=None)
     if latest is not None:
         participated = bundle.participated or event.pdu.sender == quotes.history.user_id
         parts.append(
             b'"m.thread":{"latest_event":%b,"count":%d,"current_user_participated":%b}'
-            % (quotes.encode(latest), bundle.thread_count, b"true" if participated else b"false")
+            % (quotes.encode(latest), bundle.thread_count + len(aside), b"true" if participated else b"false")
         )
     return b"{%b}" % b",".join(parts) if parts else None
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import Connection, Select, and_, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, insert, or_, select
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.relations import REFERENCE, REPLACE, THREAD, relation_of
@@ -18,6 +18,12 @@ from homeserver.store.tables.rooms import events as e
 MAX_RECURSION = 3
 MAX_RECURSED = 5_000
 MAX_REFERENCES = 100
+# Parts of a room's history that a reader may see, of which the newest are looked at.
+MAX_SPANS = 100
+
+# (from this place of the timeline, up to before that one), ascending.
+Spans = Sequence[tuple[int, int]]
+EVERYTHING: Mapping[RoomId, Spans] = {}
 
 _INSERT = insert(r)
 _TARGETS = Statement(
@@ -47,12 +53,14 @@ class RelatedEvent:
 
 @frozen
 class Bundle:
-    """What is told with an event. edits: candidates, newest first."""
+    """What is told with an event. edits: candidates, newest first. thread_aside: the newest of the thread's events that say
+    themselves who sees them (StoredEvent.sight); they are neither counted, nor the latest."""
 
     edits: Sequence[EventId] = ()
     references: Sequence[EventId] = ()
     thread_count: int = 0
     thread_latest: EventId | None = None
+    thread_aside: Sequence[EventId] = ()
     participated: bool = False
 
 
@@ -111,23 +119,36 @@ def _load_level(conn: Connection, room_id: RoomId, targets: Sequence[EventId]) -
 
 
 def load_bundles(
-    conn: Connection, wanted: Collection[tuple[RoomId, EventId]], reader: UserId, ignored: Collection[str]
+    conn: Connection,
+    wanted: Collection[tuple[RoomId, EventId]],
+    reader: UserId,
+    ignored: Collection[str],
+    seen: Mapping[RoomId, Spans] = EVERYTHING,
 ) -> dict[EventId, Bundle]:
-    """Of those of the events that something relates to. ignored: the users whose events are not for the reader."""
+    """Of those of the events that something relates to. ignored: the users whose events are not for the reader. seen: what
+    they see of the timelines of rooms; all of it, where it isn't said."""
     bundles: dict[EventId, Bundle] = {}
     asked = set(wanted)
     # Few of many events have any relations: those are found first.
     for chunk in chunked([event_id for _, event_id in wanted], 1000):
         for room_id, target in asked.intersection(_TARGETS.all(conn, {"ids": list(chunk)})):
-            bundles[target] = _load_bundle(conn, room_id, target, reader, ignored)
+            there: list[ColumnElement[bool]] = [*_THERE]
+            if ignored:
+                there.append(e.c.sender.not_in(ignored))
+            if room_id in seen:
+                there.append(or_(e.c.sight.is_not(None), _within(seen[room_id])))
+            bundles[target] = _load_bundle(conn, room_id, target, reader, there)
     return bundles
 
 
-def _load_bundle(
-    conn: Connection, room_id: RoomId, target: EventId, reader: UserId, ignored: Collection[str]
-) -> Bundle:
-    there = (*_THERE, e.c.sender.not_in(ignored)) if ignored else _THERE
+def _within(spans: Spans) -> ColumnElement[bool]:
+    order = e.c.timeline_order
+    return or_(false(), *(and_(order >= low, order < high) for low, high in spans[-MAX_SPANS:]))
 
+
+def _load_bundle(
+    conn: Connection, room_id: RoomId, target: EventId, reader: UserId, there: Sequence[ColumnElement[bool]]
+) -> Bundle:
     def related(rel_type: str) -> Select[Any]:
         """Newest first."""
         of_type = (r.c.room_id == room_id, r.c.target_id == target, r.c.rel_type == rel_type)
@@ -137,11 +158,16 @@ def _load_bundle(
     edits = conn.scalars(related(REPLACE).limit(MAX_REFERENCES)).all()
     references = conn.scalars(related(REFERENCE).limit(MAX_REFERENCES)).all()
     of_thread = (r.c.room_id == room_id, r.c.target_id == target, r.c.rel_type == THREAD, *there)
-    count: int = conn.scalar(select(func.count()).select_from(_JOINED).where(*of_thread)) or 0
-    latest = conn.scalar(related(THREAD).limit(1)) if count else None
+    counts = select(func.count(), func.count(e.c.sight)).select_from(_JOINED).where(*of_thread)
+    count, aside = conn.execute(counts).one()
+    if not count:
+        return Bundle(edits, references[::-1])
+    latest = conn.scalar(related(THREAD).where(e.c.sight.is_(None)).limit(1))
+    of_aside = related(THREAD).where(e.c.sight.is_not(None)).limit(MAX_REFERENCES)
+    stand_aside = conn.scalars(of_aside).all() if aside else ()
     own = select(r.c.event_id).select_from(_JOINED).where(*of_thread, e.c.sender == reader).limit(1)
-    participated = count > 0 and conn.execute(own).first() is not None
-    return Bundle(edits, references[::-1], count, latest, participated)
+    participated = conn.execute(own).first() is not None
+    return Bundle(edits, references[::-1], count - aside, latest, stand_aside, participated)
 
 
 def load_threads(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import update
+
 from homeserver.runtime.db import engine_url, make_engine
 from homeserver.store.migrations import m0012_event_relations
+from homeserver.store.tables import rooms
 
 RELATIONS = "/_matrix/client/v1/rooms/{}/relations/{}"
 THREADS = "/_matrix/client/v1/rooms/{}/threads"
@@ -128,13 +132,52 @@ def test_what_is_bundled_says_what_the_reader_was_then(hearth: Any, alice: Any, 
 def test_what_the_reader_may_not_see_is_not_bundled(alice: Any, bob: Any, room: str) -> None:
     root, other = alice.send(room, "root"), alice.send(room, "other")
     seen = edit(alice, room, root, "seen")
-    relate(alice, room, other, "m.thread", "seen")
+    last, begun = relate(alice, room, other, "m.thread", "seen"), alice.send(room, "begun")
     bob.leave(room)
     edit(alice, room, root, "hidden")
     relate(alice, room, other, "m.thread", "hidden")
+    relate(alice, room, begun, "m.thread", "hidden")
     told = {event["event_id"]: event["unsigned"] for event in bob.messages(room, limit=50)["chunk"]}
     assert told[root]["m.relations"]["m.replace"]["event_id"] == seen
-    assert "m.relations" not in told[other]
+    thread = told[other]["m.relations"]["m.thread"]
+    assert (thread["latest_event"]["event_id"], thread["count"]) == (last, 1)
+    assert "m.relations" not in told[begun]
+
+
+def test_a_thread_of_which_a_part_is_hidden_is_bundled_with_the_rest(alice: Any, bob: Any, room: str) -> None:
+    root = alice.send(room, "root")
+    relate(alice, room, root, "m.thread", "to both")
+    alice.set_state(room, "m.room.history_visibility", {"history_visibility": "joined"})
+    bob.leave(room)
+    relate(alice, room, root, "m.thread", "hidden")
+    bob.join(room)
+    latest = relate(alice, room, root, "m.thread", "to both again")
+    bob.leave(room)
+    relate(alice, room, root, "m.thread", "hidden")
+    answers = [bob.messages(room, limit=50)["chunk"], [bob.get("/rooms/{}/event/{}", at=(room, root))]]
+    for told in ({event["event_id"]: event["unsigned"] for event in events} for events in answers):
+        thread = told[root]["m.relations"]["m.thread"]
+        assert (thread["latest_event"]["event_id"], thread["count"]) == (latest, 2)
+    assert [relations["m.thread"]["count"] for relations in bundled(alice, room, root)] == [4] * 5
+
+
+def test_a_reply_that_says_itself_who_sees_it_counts_only_for_those(
+    hearth: Any, database_url: str, alice: Any, bob: Any, room: str
+) -> None:
+    root = alice.send(room, "root")
+    first = relate(alice, room, root, "m.thread", "to both")
+    hidden = relate(alice, room, root, "m.thread", "from a fork in which only members see the room, and bob is none")
+    hearth.stop()
+    engine = make_engine(engine_url(database_url, Path("/")))
+    sight = json.dumps({"members": {bob.user_id: None}, "visibility": "joined"})
+    with engine.begin() as connection:
+        connection.execute(update(rooms.events).where(rooms.events.c.event_id == hidden).values(sight=sight))
+    engine.dispose()
+    hearth.start()
+    alice.base_url = bob.base_url = hearth.url
+    for client, expected in ((alice, (hidden, 2)), (bob, (first, 1))):
+        for relations in bundled(client, room, root):
+            assert (relations["m.thread"]["latest_event"]["event_id"], relations["m.thread"]["count"]) == expected
 
 
 def test_what_ignored_users_say_is_not_bundled(alice: Any, bob: Any, room: str) -> None:

@@ -58,7 +58,7 @@ class EventJson:
             told = await relations.encode_bundles(bundles, events, versions, user_id, now_ms)
         encoded = []
         for event in events:
-            membership = self._membership(views[event.pdu.room_id], event)
+            membership = views[event.pdu.room_id].history.membership_around(event)
             shown = self._erased.shown(event, membership)
             json = encode(
                 shown,
@@ -71,8 +71,3 @@ class EventJson:
             )
             encoded.append(json)
         return encoded
-
-    def _membership(self, view: RoomView, event: StoredEvent) -> str:
-        if event.timeline_order is None:
-            return "leave"
-        return view.history.membership_at(event.timeline_order) or "leave"

@@ -79,6 +79,10 @@ class UserHistory:
         """The membership after the event at that position."""
         return _value_at(self.memberships, position)
 
+    def membership_around(self, event: StoredEvent) -> str:
+        """The membership at any stored event; "leave" where the user had nothing to do with the room, or it isn't known."""
+        return "leave" if event.timeline_order is None else self.membership_at(event.timeline_order) or "leave"
+
     def can_see(self, event: StoredEvent) -> bool:
         """Spec: client-server-api#room-history-visibility"""
         position = event.order

@@ -172,7 +172,7 @@ class _Quotes:
         return event if event is not None and self.history.can_see(event) else None
 
     def encode(self, event: StoredEvent) -> bytes:
-        membership = self.history.membership_at(event.order) or "leave"
+        membership = self.history.membership_around(event)
         shown = self.erased.shown(event, membership)
         return encode(shown, None, self.now_ms, membership=membership, with_room_id=True)
 

@@ -364,18 +364,17 @@ def state_events(
             event = view.get_event(event_id, head)
             if event is not None and wanted.matches_in_room(key[0], event.pdu.sender, event.pdu.content):
                 events.append(event)
-    encoded = [_encode_state(build, event, head) for event in events]
-    return encoded if view.missing_events == missing else None
-
-
-def _encode_state(build: Build, event: StoredEvent, head: RoomHead) -> bytes:
-    # What it replaced is not quoted: that would double what a first sync has to load.
-    related = {}
-    if event.redacted_by is not None:
-        redaction = build.view.get_event(event.redacted_by, head)
-        if redaction is not None:
-            related[redaction.event_id] = redaction
-    return encode_event(event, None, build.view.now_ms, build.request.filter, membership=None, related=related)
+    if not events:
+        return [] if view.missing_events == missing else None
+    related = view.get_redactions(events, head)
+    history = view.get_history(head.room_id)
+    if history is None or view.missing_events != missing:
+        return None
+    reader, now_ms, filter = build.reader, view.now_ms, build.request.filter
+    return [
+        encode_event(event, reader, now_ms, filter, membership=history.membership_around(event), related=related)
+        for event in events
+    ]
 
 
 def _state_keys(build: Build, head: RoomHead, segment: Segment, is_whole: bool) -> Mapping[StateKey, EventId]:

@@ -56,7 +56,7 @@ def build_left(build: Build, room_id: RoomId, membership: MembershipRow) -> byte
         return None
 
     def membership_at(event: StoredEvent) -> str:
-        return history.membership_at(event.order) or "leave"
+        return history.membership_around(event)
 
     segment = build_segment(
         view,

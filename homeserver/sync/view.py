@@ -257,6 +257,13 @@ class View:
         found = {event_id: self.get_event(event_id, head) for event_id in related_ids(events)}
         return self.sources.erased.quoted({event_id: event for event_id, event in found.items() if event is not None})
 
+    def get_redactions(self, state: Collection[StoredEvent], head: RoomHead) -> Mapping[EventId, StoredEvent]:
+        """Of that the events of the redactions alone, for state that is told beside the timeline. What it replaced is not
+        quoted there: that would double what a first sync has to load."""
+        by = [event.redacted_by for event in state if event.redacted_by is not None]
+        found = {event_id: self.get_event(event_id, head) for event_id in by}
+        return self.sources.erased.quoted({event_id: event for event_id, event in found.items() if event is not None})
+
     def get_bundles(
         self, events: Collection[StoredEvent], head: RoomHead, rows: Sequence[LogRow]
     ) -> Mapping[EventId, bytes] | None:

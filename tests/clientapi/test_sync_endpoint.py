@@ -56,3 +56,32 @@ def comparable(unsigned: Any) -> Any:
     if not isinstance(unsigned, dict):
         return unsigned
     return {key: comparable(value) for key, value in unsigned.items() if key not in ("age", "room_id")}
+
+
+def test_state_beside_a_timeline_says_what_the_reader_was_and_why_it_is_redacted(alice: Any, bob: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    redacted = alice.set_state(room, "m.room.topic", {"topic": "bad"})
+    alice.redact(room, redacted, "because")
+    bob.join(room)
+    later = alice.set_state(room, "m.room.name", {"name": "later"})
+    alice.send(room, "enough to keep the state out of the timeline")
+    required = {"lists": {"l": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": [["*", "*"]]}}}
+    few = {"room": {"timeline": {"limit": 1}}}
+    sliding = bob.post("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", required)
+    places = [
+        bob.get("/rooms/{}/state", at=[room]),
+        bob.sync(filter=few)["rooms"]["join"][room]["state"]["events"],
+        bob.sync(filter=few, full_state=True, use_state_after=True)["rooms"]["join"][room]["state_after"]["events"],
+        sliding["rooms"][room]["required_state"],
+    ]
+    for events in places:
+        told = {event["event_id"]: event["unsigned"] for event in events}
+        assert (told[redacted]["membership"], told[later]["membership"]) == ("leave", "join")
+        assert told[redacted]["redacted_because"]["content"]["reason"] == "because"
+    bob.leave(room)
+    assert {unsigned["membership"] for unsigned in left_state(bob, room)} == {"leave", "join"}
+
+
+def left_state(client: Any, room: str) -> list[Any]:
+    answer = client.sync(since=None, filter={"room": {"include_leave": True, "timeline": {"limit": 1}}})
+    return [event["unsigned"] for event in answer["rooms"]["leave"][room]["state"]["events"]]

@@ -31,7 +31,6 @@ from homeserver.sync.view import View
 from homeserver.sync.window import Window, pick_end, pick_window
 
 MAX_LAZY_MEMBERS = 2_000
-_NO_BUNDLES: Mapping[EventId, bytes] = {}
 
 
 @define
@@ -155,7 +154,11 @@ class RoomBuilder:
         event = self.view.get_event(membership.event_id, head) if head is not None else None
         if head is None or event is None:
             return None
-        encoded = self._encode([event], {}, None)
+        missing = self.view.missing_events
+        related = self.view.get_related([event], head)
+        if self.view.missing_events != missing:
+            return None
+        encoded = [self._encode_one(event, membership.membership, related)]
         room = {"initial": sent is None, "timeline": encoded, "required_state": encoded, "limited": sent is not None}
         room |= {"prev_batch": f"t{event.order - 1}", "num_live": 0 if sent is None else 1}
         return RoomPart(room, self._sent(config), [event], sent is None)
@@ -225,6 +228,7 @@ class RoomBuilder:
         keys, members = self._state(config, sent, head, windows)
         state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
         related = self.view.get_related(windows.shown.events, head)
+        redactions = self.view.get_redactions(state or (), head)
         is_whole = sent is None or windows.shown is not windows.changes
         bundles = self.view.get_bundles(windows.shown.events, head, windows.rows) if is_whole else {}
         counts = self.view.get_counts(head.room_id)
@@ -239,7 +243,8 @@ class RoomBuilder:
         if sent is None:
             room["initial"] = True
         self._add_timeline(room, sent, windows, related, history, bundles)
-        self._add_state(room, sent, keys, state)
+        told = [self._encode_one(event, history.membership_around(event), redactions) for event in state]
+        self._add_state(room, sent, keys, told)
         if self.request.shape is Shape.UNSTABLE:
             room["notification_count"], room["highlight_count"] = counts.total
         renamed = {key for key in (NAME, AVATAR) if key in changed} | redacted_keys(windows.rows, windows.after, head)
@@ -261,7 +266,7 @@ class RoomBuilder:
         shown = windows.shown
         if sent is not None and not shown.events and not shown.limited:
             return
-        room["timeline"] = self._encode(shown.events, related, history, bundles)
+        room["timeline"] = self._encode_timeline(shown.events, related, history, bundles)
         room["prev_batch"] = f"t{shown.prev_batch}"
         room["limited"] = shown.limited
         room["num_live"] = sum(1 for event in shown.events if sent is not None and event.order > windows.after)
@@ -274,9 +279,8 @@ class RoomBuilder:
         room: dict[str, Any],
         sent: SentRoom | None,
         keys: Mapping[StateKey, EventId | None],
-        state: Sequence[StoredEvent],
+        encoded: list[orjson.Fragment],
     ) -> None:
-        encoded = self._encode(state, {}, None)
         if self.request.shape is Shape.STABLE:
             gone = [{"type": key[0], "state_key": key[1]} for key, event_id in keys.items() if event_id is None]
             encoded += [orjson.Fragment(encode_json(stub)) for stub in gone]
@@ -329,28 +333,27 @@ class RoomBuilder:
             return None
         return [event for event in events if event is not None]
 
-    def _encode(
+    def _encode_timeline(
         self,
         events: Sequence[StoredEvent],
         related: Mapping[EventId, StoredEvent],
-        history: UserHistory | None,
-        bundles: Mapping[EventId, bytes] = _NO_BUNDLES,
+        history: UserHistory,
+        bundles: Mapping[EventId, bytes],
     ) -> list[orjson.Fragment]:
-        erased, now_ms = self.view.sources.erased, self.view.now_ms
         encoded = []
         for event in events:
-            membership = None if history is None else history.membership_at(event.order) or "leave"
-            shown = erased.shown(event, membership)
-            json = encode(
-                shown,
-                self._reader,
-                now_ms,
-                membership=membership,
-                related=related,
-                bundle=bundles.get(event.event_id) if shown is event else None,
-            )
-            encoded.append(orjson.Fragment(json))
+            membership = history.membership_around(event)
+            shown = self.view.sources.erased.shown(event, membership)
+            bundle = bundles.get(event.event_id) if shown is event else None
+            encoded.append(self._encode_one(shown, membership, related, bundle))
         return encoded
+
+    def _encode_one(
+        self, event: StoredEvent, membership: str, related: Mapping[EventId, StoredEvent], bundle: bytes | None = None
+    ) -> orjson.Fragment:
+        now_ms = self.view.now_ms
+        json = encode(event, self._reader, now_ms, membership=membership, related=related, bundle=bundle)
+        return orjson.Fragment(json)
 
     # -- names -------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Events that a client schedules, and takes back while it lives: so that others see when it is gone (MSC4140).
 
-A state event that waits is given up when another user sets that state: what it would say is of the past.
+A state event that waits is given up when another user sets that state: what it would say is of the past. So is any event
+that may not be sent when its time has come, because its user left the room, or is suspended: it is not sent later, either.
 
 What is to be sent is marked first: from then on nobody is told that they have taken it back, or that its time begins anew. An
 event is sent under its delay id as the transaction id, and forgotten after: a crash in between sends it again, to the same
@@ -26,6 +27,7 @@ from homeserver.rooms.sending import Sending, check_text, make_transaction
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database, RowExists
 from homeserver.store import delayed_events as store
+from homeserver.store.accounts import load_user
 from homeserver.store.delayed_events import DelayedEvent
 from homeserver.store.log import LogRow
 from homeserver.store.room_writes import Transaction
@@ -107,8 +109,9 @@ class DelayedEvents:
     ) -> str:
         """The delay id; with a transaction id, the same one again gives the same, whatever became of the event.
 
-        Raises: InvalidParam, TooLarge, LimitExceeded, MaxDelayExceeded.
+        Raises: UserSuspended, InvalidParam, TooLarge, LimitExceeded, MaxDelayExceeded.
         """
+        requester.check_not_suspended()
         check_text("eventType", type_)
         check_text("stateKey", state_key or "")
         transaction = None
@@ -168,15 +171,11 @@ class DelayedEvents:
             raise NotFound("No such delayed event")
 
     async def send_now(self, delay_id: str) -> None:
-        """Raises: NotFound; what sending raises."""
+        """Raises: NotFound; what sending raises, and the event is given up then."""
         event = await self.database.run(store.hasten_delayed_event, delay_id)
         if event is None:
             raise NotFound("No such delayed event")
-        try:
-            await self._send(event)
-        except MatrixError:
-            await self.database.run(store.delete_delayed_event, delay_id)
-            raise
+        await self._send(event)
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -211,22 +210,32 @@ class DelayedEvents:
                     await self._send(event)
                 except MatrixError as error:
                     logger.info("A delayed event of %s was not sent: %s", event.user_id, error.error)
-                    await self.database.run(store.delete_delayed_event, event.delay_id)
             if not due:
                 if following_ms is not None:
                     self._wait_until(following_ms)
                 return
 
     async def _send(self, event: DelayedEvent) -> None:
-        requester = Requester(event.user_id, event.device_id)
+        """Raises: MatrixError, when it may not be sent; then it is given up."""
+        try:
+            await self._send_as_user(event)
+        except MatrixError:
+            await self.database.run(store.delete_delayed_event, event.delay_id)
+            raise
+        await self.database.run(store.delete_delayed_event, event.delay_id)
+        if event.state_key is not None:
+            await self._delete_outdated((event.room_id, event.type, event.state_key), event.user_id)
+
+    async def _send_as_user(self, event: DelayedEvent) -> None:
+        user = await self.database.read(load_user, event.user_id)
+        # What the user may do now counts, not what they could when they scheduled it.
+        is_suspended = user is not None and user.is_suspended
+        requester = Requester(event.user_id, event.device_id, is_suspended=is_suspended)
         content = orjson.loads(event.content)
         if event.state_key is None:
             await self.sending.send(requester, event.room_id, event.type, content, event.delay_id, event.sticky_ms)
         else:
             await self.sending.set_state(requester, event.room_id, event.type, event.state_key, content)
-        await self.database.run(store.delete_delayed_event, event.delay_id)
-        if event.state_key is not None:
-            await self._delete_outdated((event.room_id, event.type, event.state_key), event.user_id)
 
 
 def _log_failure(failure: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from queue import Queue
 from typing import Any
 
@@ -10,6 +11,7 @@ from twisted.internet.threads import deferToThread
 
 from homeserver.rooms.delayed_events import DelayedEvents
 from homeserver.runtime.clock import ManualClock
+from homeserver.runtime.db import engine_url, make_engine
 from homeserver.store.delayed_events import DelayedEvent
 from tests.kit.client import bodies
 from tests.kit.reactor import run_in_reactor
@@ -190,3 +192,37 @@ def test_state_that_another_user_set_meanwhile_stays(hearth: Any, alice: Any) ->
     alice.set_state(room, "m.room.topic", {"topic": "Alice's"})
     until(bob, lambda: bob.get(PATH) == {"delayed_events": []})
     assert alice.get_state(room, "m.room.topic") == {"topic": "Alice's"}
+
+
+def test_what_a_suspended_user_scheduled_is_given_up(hearth: Any, database_url: str, alice: Any) -> None:
+    room = alice.create_room(name="as it was")
+    path = f"/_matrix/client/v3/rooms/{room}/state/m.room.name"
+    at_once = schedule(alice, room, LATER, "at once")
+    schedule(alice, room, LATER, "in time")
+    alice.send_raw("PUT", path, {"name": "in time"}, query={DELAY: LATER})
+    set_suspended(hearth, alice, True)
+    assert alice.post(f"{PATH}/{at_once}/send", expect=403)["errcode"] == "M_USER_SUSPENDED"
+    refused = alice.send_raw("PUT", path, {"name": "later"}, query={DELAY: LATER})
+    assert (refused.status_code, refused.json()["errcode"]) == (403, "M_USER_SUSPENDED")
+    assert [event["content"].get("body") for event in alice.get(PATH)["delayed_events"]] == ["in time", None]
+    let_time_pass(hearth, database_url)
+    alice.base_url = hearth.url
+    until(alice, lambda: alice.get(PATH) == {"delayed_events": []})
+    set_suspended(hearth, alice, False)
+    schedule(alice, room, 1, "again")
+    until(alice, lambda: sent(alice, room) == ["again"])
+    assert alice.get_state(room, "m.room.name") == {"name": "as it was"}
+
+
+def set_suspended(hearth: Any, client: Any, is_suspended: bool) -> None:
+    run_in_reactor(hearth.running.services.accounts.accounts.set_suspended, client.user_id, is_suspended)
+
+
+def let_time_pass(hearth: Any, database_url: str) -> None:
+    """Everything that waits comes due while no process runs."""
+    hearth.stop()
+    engine = make_engine(engine_url(database_url, Path("/")))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE delayed_events SET due_ts_ms = 0")
+    engine.dispose()
+    hearth.start()

@@ -2,7 +2,8 @@
 
 The user's server hears of it first (`/3pid/onbind`) and asks the inviter's server for a real invite
 (`/exchange_third_party_invite`), which only that one can sign. What proves the user's right to it is the identity server's
-signature, with a key that stands in the room's state: the authorisation rules check it.
+signature, with a key that stands in the room's state: the authorisation rules check it. That the key still holds is checked
+here, before the invite is made.
 
 Spec: server-server-api#third-party-invites
 """
@@ -21,6 +22,7 @@ from homeserver.matrix.auth_types import third_party_token
 from homeserver.matrix.errors import Forbidden, InvalidParam, MatrixError
 from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of, is_user_id, parse_room_id, parse_user_id
 from homeserver.rooms.head import MEMBER, RoomHead
+from homeserver.rooms.invite_keys import InviteKeys
 from homeserver.rooms.writer import Draft, RoomWriter
 
 logger = logging.getLogger(__name__)
@@ -49,11 +51,12 @@ class ThirdPartyInvites:
     access: ServerAccess
     writer: RoomWriter
     inviter: Inviter
+    keys: InviteKeys
 
     async def exchange(self, room_id: RoomId, event: Mapping[str, Any], origin: ServerName) -> None:
         """Make the invite that another server's user has a right to.
 
-        Raises: NotFound, Forbidden, InvalidParam, and what the invited user's server answers.
+        Raises: NotFound, Forbidden, InvalidParam, IdentityServerFault, and what the invited user's server answers.
 
         Spec: server-server-api#put_matrixfederationv1exchange_third_party_inviteroomid
         """
@@ -88,7 +91,7 @@ class ThirdPartyInvites:
         await self.inviter.exchange_invite(invite.room_id, invite.sender, invite.user_id, invite.signed)
 
     async def _invite(self, head: RoomHead, invite: BoundInvite) -> None:
-        """Raises: Forbidden, NotFound."""
+        """Raises: Forbidden, NotFound, IdentityServerFault."""
         token = third_party_token(invite.content) or ""
         event_id = head.state.get((THIRD_PARTY_INVITE, token))
         event = await self.writer.events.load(event_id, head.room_id, head.version) if event_id else None
@@ -99,6 +102,7 @@ class ThirdPartyInvites:
             raise Forbidden("The third-party invite is not of a user of this server")
         if head.membership(invite.user_id) in ("join", "invite"):
             return
+        await self.keys.check(invite.signed, event.pdu.content)
         name = event.pdu.content.get("display_name")
         content = invite.content
         content["third_party_invite"]["display_name"] = name if isinstance(name, str) else ""

@@ -100,7 +100,8 @@ def build_federation(
     notary = Notary(ring, core.database, core.clock, allowed, limiter)
     receiving = build_receiving(core, client, ring)
     joining = build_joining(core, accounts, rooms, client, ring, allowed, receiving)
-    rooms.addresses.identity = IdentityServers(core.config.section(IdentityServersConfig), http)
+    identity = IdentityServers(core.config.section(IdentityServersConfig), http)
+    rooms.addresses.identity = rooms.membership.invite_keys.identity = identity
     return FederationServices(
         http,
         allowed,

@@ -70,7 +70,8 @@ def build_serving(
         core.ingest,
         core.outside,
     )
-    third_party = ThirdPartyInvites(core.server_name, access, core.writer, rooms.membership.remote)
+    membership = rooms.membership
+    third_party = ThirdPartyInvites(core.server_name, access, core.writer, membership.remote, membership.invite_keys)
     return [
         EventEndpoints(core.server_name, core.clock, core.database, access, graph, states),
         TemplateEndpoints(templates),

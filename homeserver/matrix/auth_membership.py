@@ -191,19 +191,27 @@ def _check_third_party_invite(case: _Case) -> None:
 
 
 def _has_valid_signature(signed: dict[str, Any], invite: Mapping[str, Any]) -> bool:
+    return next(signing_entries(signed, invite), None) is not None
+
+
+def signing_entries(signed: Mapping[str, Any], invite: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The entries of an m.room.third_party_invite's content with whose `public_key` this was signed; the content itself may be
+    one of them."""
     unsigned = {key: value for key, value in signed.items() if key not in ("signatures", "unsigned")}
     message = canonical_json(unsigned)
     pairs = product(_public_keys(invite), list(_signatures(signed)))
-    return any(_verifies(key, signature, message) for key, signature in islice(pairs, MAX_SIGNATURE_CHECKS))
+    for (entry, key), signature in islice(pairs, MAX_SIGNATURE_CHECKS):
+        if _verifies(key, signature, message):
+            yield entry
 
 
-def _public_keys(invite: Mapping[str, Any]) -> Iterator[bytes]:
+def _public_keys(invite: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], bytes]]:
     listed = invite.get("public_keys")
     entries = [invite, *(listed if isinstance(listed, list) else ())]
     for entry in entries:
         key = _decode_base64(entry.get("public_key")) if isinstance(entry, Mapping) else None
         if key is not None:
-            yield key
+            yield entry, key
 
 
 def _signatures(signed: Mapping[str, Any]) -> Iterator[bytes]:

@@ -3,7 +3,8 @@
 Users name the server, so it may be any host that they like to have asked. What keeps that harmless: https only, to the host and
 port of a server name and to paths that stand here; the same rules for addresses as for other homeservers, after the look-up of
 the name; no redirects; little is read, and not for long; and what the user is told of a server that does not answer is always the
-same. An admin may name the only ones that are asked.
+same. An admin may name the only ones that are asked. The address at which a key's validity is asked for stands in a room's state:
+of it, the path too is whatever a member likes; that is but read, with no token.
 
 Spec: identity-service-api
 """
@@ -15,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from attrs import define, field, frozen
 
@@ -146,6 +148,25 @@ class IdentityServers:
                 raise InvalidParam("medium", f"{of.server} takes no invites of this kind") from None
             raise _for_client(of, error) from None
 
+    async def is_key_valid(self, url: str, public_key: str) -> bool:
+        """Whether the key holds, as who answers at its key_validity_url says; False for what is no https URL.
+
+        Raises: IdentityServerNotTrusted, IdentityServerFault.
+
+        Spec: identity-service-api#get_matrixidentityv2pubkeyisvalid
+        """
+        parts = _split_url(url)
+        if parts is None:
+            return False
+        self.check_allowed(parts.netloc)
+        query = urlencode([*parse_qsl(parts.query), ("public_key", public_key)])
+        try:
+            answer = await self._request(parts.netloc, "GET", f"{parts.path or '/'}?{query}", {})
+        except _Refused as error:
+            logger.info("The identity server %s does not say whether a key holds: %s", parts.netloc, error)
+            raise IdentityServerFault(parts.netloc) from None
+        return answer.get("valid") is True
+
     async def _look_up(self, of: Address) -> UserId | None:
         details = await self._ask(of, "GET", "/hash_details")
         pepper, algorithms = details.get("lookup_pepper"), details.get("algorithms")
@@ -161,28 +182,45 @@ class IdentityServers:
 
     async def _ask(self, of: Address, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """The answer. Raises: IdentityServerFault, _Refused."""
-        at = parse_server_address(of.server)
         headers = {"Authorization": f"Bearer {of.access_token}"}
         headers |= {"Content-Type": "application/json"} if body is not None else {}
+        return await self._request(of.server, method, V2 + path, headers, None if body is None else encode_json(body))
+
+    async def _request(
+        self, server: str, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> dict[str, Any]:
+        """The answer. Raises: IdentityServerFault, _Refused."""
+        at = parse_server_address(server)
         try:
             answer = await self.http.request(
                 method,
                 Target.at(at.host, at.port or 443),
-                V2 + path,
+                path,
                 headers=headers,
-                body=None if body is None else encode_json(body),
+                body=body,
                 timeout_ms=TIMEOUT_MS,
                 max_bytes=MAX_ANSWER_BYTES,
             )
             json = decode_json(answer.body)
         except (HttpFailure, MatrixError) as error:
-            logger.info("The identity server %s does not help: %s", of.server, error)
-            raise IdentityServerFault(of.server) from None
+            logger.info("The identity server %s does not help: %s", server, error)
+            raise IdentityServerFault(server) from None
         if not isinstance(json, dict):
-            raise IdentityServerFault(of.server)
+            raise IdentityServerFault(server)
         if not 200 <= answer.status < 300:
             raise _Refused(answer.status, json)
         return json
+
+
+def _split_url(url: str) -> SplitResult | None:
+    """None for what is no https URL of a server and a path."""
+    try:
+        parts = urlsplit(url)
+        parse_server_address(parts.netloc)
+    except (ValueError, InvalidParam):
+        return None
+    is_plain = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_TEXT_CHARS
+    return parts if is_plain and parts.scheme == "https" else None
 
 
 def _hashed(of: Address, pepper: str, algorithms: Sequence[Any]) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 from sqlalchemy import Connection
 
 from homeserver.accounts.requester import Requester
@@ -22,6 +22,7 @@ from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.state_map import member_key
 from homeserver.rooms.errors import BadState, GuestsForbidden, UnableToGrantJoin
 from homeserver.rooms.head import MEMBER, RoomHead
+from homeserver.rooms.invite_keys import InviteKeys
 from homeserver.rooms.member_content import AUTHORISED_VIA, BARE_LEAVE, MemberContents
 from homeserver.rooms.partial_states import PartialStates
 from homeserver.rooms.ports import RemoteServers
@@ -48,6 +49,7 @@ class RoomMembership:
     partial: PartialStates | None = None
     # Awaited with the user and the room of each new join (rooms/succession.py).
     after_join: Callable[[UserId, RoomId], Awaitable[None]] | None = None
+    invite_keys: InviteKeys = field(factory=InviteKeys)
 
     @property
     def server_name(self) -> ServerName:
@@ -329,6 +331,8 @@ class RoomMembership:
     ) -> Draft | None:
         """The invite that an identity server's signature turns a third-party invite into.
 
+        Raises: Forbidden, IdentityServerFault.
+
         Spec: client-server-api#third-party-invites
         """
         if signed is None or head.membership(user_id) in ("invite", "join"):
@@ -337,6 +341,8 @@ class RoomMembership:
         event = await self.writer.events.load(event_id, head.room_id, head.version) if event_id else None
         if event is None:
             raise Forbidden("The room has no third-party invite with this token")
+        if self.contents.is_local(event.pdu.sender):
+            await self.invite_keys.check(signed, event.pdu.content)
         invite = {"display_name": event.pdu.content.get("display_name", ""), "signed": signed}
         content = {"membership": "invite", "third_party_invite": invite}
         return Draft(MEMBER, event.pdu.sender, content, user_id)

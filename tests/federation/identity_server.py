@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 from typing import Any
+from urllib.parse import parse_qs
 
 from attrs import define, field
 
@@ -17,6 +18,7 @@ from homeserver.matrix.signing import SigningKey, sign_json
 from tests.kit.federation import Received, ScriptedPeer
 
 V2 = "/_matrix/identity/v2"
+VALIDITY = f"{V2}/pubkey/isvalid"
 
 
 @define(eq=False)
@@ -26,6 +28,7 @@ class IdentityServer:
     bound: dict[str, str] = field(factory=dict)
     stored: list[dict[str, Any]] = field(factory=list)
     key: SigningKey = field(factory=lambda: SigningKey("0", bytes(range(32))))
+    is_revoked: bool = False
 
     @classmethod
     def start(cls, peer: ScriptedPeer) -> IdentityServer:
@@ -33,6 +36,7 @@ class IdentityServer:
         peer.answer("GET", f"{V2}/hash_details", server.hash_details)
         peer.answer("POST", f"{V2}/lookup", server.lookup)
         peer.answer("POST", f"{V2}/store-invite", server.store_invite)
+        peer.answer("GET", VALIDITY, server.tell_validity)
         return server
 
     def invite(self, address: str, **changes: Any) -> dict[str, Any]:
@@ -55,9 +59,16 @@ class IdentityServer:
     def store_invite(self, received: Received) -> Any:
         self.stored.append(received.json)
         public = self.key.verify_key.to_base64()
-        url = f"https://{self.peer.server_name}{V2}/pubkey/isvalid"
-        keys = [{"public_key": public, "key_validity_url": url}]
+        keys = [{"public_key": public, "key_validity_url": self.validity_url}]
         return {"token": f"token{len(self.stored)}", "public_keys": keys, "display_name": "b...@e..."}
+
+    @property
+    def validity_url(self) -> str:
+        return f"https://{self.peer.server_name}{VALIDITY}"
+
+    def tell_validity(self, received: Received) -> Any:
+        is_ours = parse_qs(received.query) == {"public_key": [self.key.verify_key.to_base64()]}
+        return {"valid": is_ours and not self.is_revoked}
 
     def hash(self, address: str) -> str:
         digest = sha256(f"{address} email {self.pepper}".encode()).digest()

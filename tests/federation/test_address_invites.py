@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.federation.identity_server import V2, IdentityServer
+from tests.federation.identity_server import V2, VALIDITY, IdentityServer
 from tests.federation.resident import MEMBER
 from tests.kit.client import Client
 from tests.kit.federation import Answer
@@ -312,3 +312,71 @@ def test_invite_that_is_signed_for_somebody_else_is_not_taken_up(
     invite(alice, room_id, identity.invite(BOB))
     signed = identity.sign(carol.user_id, alice.user_id, "token1")
     bob.post("/rooms/{}/join", {"third_party_signed": signed}, at=[room_id], expect=403)
+
+
+# -- keys that hold no more ----------------------------------------------------------------------------------------------
+
+
+def test_invite_that_is_signed_with_a_revoked_key_is_not_taken_up(
+    start_federated: Any, identity: IdentityServer
+) -> None:
+    one, two = start_federated("one"), start_federated("two")
+    alice, bob, carol = one.register("alice"), two.register("bob"), one.register("carol")
+    room_id = alice.create_room(preset="private_chat")
+    for address in (BOB, "carol@example.org"):
+        invite(alice, room_id, identity.invite(address))
+    by_bob = {"third_party_signed": identity.sign(bob.user_id, alice.user_id, "token1")}
+    by_carol = {"third_party_signed": identity.sign(carol.user_id, alice.user_id, "token2")}
+    about: dict[str, Any] = {"at": [room_id], "query": {"via": [one.server_name]}}
+    identity.is_revoked = True
+    assert bob.post("/join/{}", by_bob, expect=403, **about)["errcode"] == "M_FORBIDDEN"
+    assert carol.post("/join/{}", by_carol, expect=403, at=[room_id])["errcode"] == "M_FORBIDDEN"
+    bound = {"medium": "email", "address": "carol@example.org", "mxid": carol.user_id}
+    about_carol = {**bound, "room_id": room_id, "sender": alice.user_id, "signed": by_carol["third_party_signed"]}
+    body = {**bound, "invites": [about_carol]}
+    assert one.ask("PUT", "/_matrix/federation/v1/3pid/onbind", body).status_code == 200
+    assert invited_rooms(carol) == []
+    identity.is_revoked = False
+    bob.post("/join/{}", by_bob, **about)
+    carol.post("/join/{}", by_carol, at=[room_id])
+    assert alice.get_state(room_id, MEMBER, bob.user_id)["membership"] == "join"
+    assert alice.get_state(room_id, MEMBER, carol.user_id)["membership"] == "join"
+
+
+@pytest.mark.parametrize(
+    ("answer", "errcode"),
+    [
+        (Answer({"valid": "yes"}), "M_FORBIDDEN"),
+        (Answer({}), "M_FORBIDDEN"),
+        (Answer({"valid": True}, 404), "M_UNKNOWN"),
+        (Answer({"valid": True}, 302, {"Location": "https://localhost:1/"}), "M_UNKNOWN"),
+        (Answer(b"true"), "M_UNKNOWN"),
+        (Answer(b"<html>"), "M_UNKNOWN"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_key_holds_only_where_its_server_says_so(
+    start_federated: Any, identity: IdentityServer, answer: Answer, errcode: str
+) -> None:
+    hearth = start_federated()
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    room_id = alice.create_room(preset="private_chat")
+    invite(alice, room_id, identity.invite(BOB))
+    identity.peer.answer("GET", VALIDITY, answer)
+    signed = identity.sign(bob.user_id, alice.user_id, "token1")
+    bob.post("/join/{}", {"third_party_signed": signed}, at=[room_id], expect=errcode)
+    assert [each.path for each in identity.peer.received(VALIDITY)] == [VALIDITY]
+
+
+@pytest.mark.parametrize("url", ["http://{}/", "https://user@{}/", "https://{}/a b", "//{}/", "{}", "https://[", "", 5])
+def test_key_is_asked_for_over_https_only(alice: Client, identity: IdentityServer, url: Any) -> None:
+    room_id = alice.create_room(preset="private_chat")
+    url = url.format(identity.peer.server_name) if isinstance(url, str) else url
+    public = identity.key.verify_key.to_base64()
+    content = {"display_name": "b", "public_key": public, "public_keys": [{"public_key": public}]}
+    alice.set_state(room_id, THIRD_PARTY, {**content, "key_validity_url": url}, "token")
+    bob = Client(alice.base_url)
+    bob.register("bob", "a long password")
+    signed = identity.sign(bob.user_id, alice.user_id, "token")
+    bob.post("/join/{}", {"third_party_signed": signed}, at=[room_id], expect="M_FORBIDDEN")
+    assert identity.peer.requests == []

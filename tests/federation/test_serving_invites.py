@@ -11,6 +11,7 @@ from homeserver.matrix.ids import parse_server_name
 from homeserver.matrix.pdu import Pdu, parse_pdu
 from homeserver.matrix.signing import SigningKey, sign_json, verify_event_signature
 from homeserver.matrix.versions import ROOM_VERSIONS
+from tests.federation.identity_server import IdentityServer
 from tests.federation.resident import MEMBER, PeerRoom
 from tests.federation.visitor import Visitor, create_room
 from tests.kit.client import Client
@@ -210,12 +211,12 @@ def test_invite_by_somebody_without_the_power_is_refused(visitor: Visitor, alice
 IDENTITY_KEY = SigningKey("0", bytes(range(32)))
 
 
-def third_party_room(alice: Client, token: str = "token", version: str = "11") -> str:
+def third_party_room(visitor: Visitor, alice: Client, token: str = "token", version: str = "11") -> str:
     room_id = create_room(alice, version, preset="private_chat")
     public = IDENTITY_KEY.verify_key.to_base64()
     content = {
         "display_name": "c...@example.org",
-        "key_validity_url": "https://id.example.org/valid",
+        "key_validity_url": IdentityServer.start(visitor.peer).validity_url,
         "public_key": public,
         "public_keys": [{"public_key": public}],
     }
@@ -228,7 +229,7 @@ def signed_for(user_id: str, token: str = "token", key: SigningKey = IDENTITY_KE
 
 
 def test_local_user_who_bound_an_address_is_invited(visitor: Visitor, alice: Client) -> None:
-    room_id, carol = third_party_room(alice), visitor.hearth.register("carol")
+    room_id, carol = third_party_room(visitor, alice), visitor.hearth.register("carol")
     wait = {"medium": "email", "address": "carol@example.org", "mxid": carol.user_id}
     about = {**wait, "room_id": room_id, "sender": alice.user_id}
 
@@ -263,7 +264,7 @@ def test_onbind_asks_the_inviters_server(visitor: Visitor, alice: Client) -> Non
 
 
 def test_exchange_of_what_nobody_has_a_right_to(visitor: Visitor, alice: Client) -> None:
-    room_id, bob = third_party_room(alice), visitor.user("bob")
+    room_id, bob = third_party_room(visitor, alice), visitor.user("bob")
 
     def body(**changes: Any) -> dict[str, Any]:
         signed = changes.pop("signed", signed_for(bob))
@@ -298,7 +299,7 @@ def test_exchange_of_what_nobody_has_a_right_to(visitor: Visitor, alice: Client)
 
 @pytest.mark.parametrize("version", ["6", "11", "12"])
 def test_other_servers_user_who_bound_an_address_is_invited(visitor: Visitor, alice: Client, version: str) -> None:
-    room_id, bob = third_party_room(alice, version=version), visitor.user("bob")
+    room_id, bob = third_party_room(visitor, alice, version=version), visitor.user("bob")
     asked: list[Any] = []
 
     def sign(received: Received) -> Any:

@@ -6,6 +6,7 @@ Spec: client-server-api#capabilities-negotiation
 from __future__ import annotations
 
 from homeserver.accounts.requester import Requester
+from homeserver.matrix.push_conditions import RELATED_EVENT
 from homeserver.matrix.versions import ROOM_VERSIONS
 from homeserver.rooms.delayed_events import MAX_DELAY_MS, MAX_OF_USER
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
@@ -40,6 +41,7 @@ class Capabilities:
             "m.set_avatar_url": {"enabled": is_member},
             "m.3pid_changes": {"enabled": False},
             "m.get_login_token": {"enabled": self._login_tokens and is_member},
+            RELATED_EVENT: {"enabled": True},
             "org.matrix.msc4140.delayed_events": {"max_delay_ms": MAX_DELAY_MS, "max_scheduled": MAX_OF_USER},
         }
         if requester.is_admin:

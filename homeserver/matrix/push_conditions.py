@@ -31,6 +31,8 @@ BODY: Final = ("content", "body")
 TYPE: Final = ("type",)
 RELATION: Final = ("content", "m.relates_to")
 THREAD_SUBSCRIPTION: Final = "io.element.msc4306.thread_subscription"
+RELATED_EVENT: Final = "im.nheko.msc3664.related_event_match"
+IN_REPLY_TO: Final = "m.in_reply_to"
 MAX_INTEGER: Final = 2**53 - 1
 
 _COUNT = re.compile(r"(==|<=|>=|<|>)?([0-9]{1,15})")
@@ -93,14 +95,22 @@ class EventContext:
     levels: NotificationLevels
 
 
+GetRelated = Callable[[str], PushableEvent | None]
+
+
+def get_none(_event_id: str) -> None:
+    """Related events are not asked for."""
+
+
 class EventFacts:
-    """An event and its room with what has been looked up in them so far."""
+    """An event and its room with what has been looked up in them so far. get_related: the events that it relates to."""
 
-    __slots__ = ("_folded", "_values", "context", "event")
+    __slots__ = ("_folded", "_values", "context", "event", "get_related")
 
-    def __init__(self, event: PushableEvent, context: EventContext) -> None:
+    def __init__(self, event: PushableEvent, context: EventContext, get_related: GetRelated = get_none) -> None:
         self.event = event
         self.context = context
+        self.get_related = get_related
         self._values: dict[tuple[str, ...], Any] = {}
         self._folded: dict[tuple[str, ...], str | None] = {}
 
@@ -171,6 +181,42 @@ def event_match(key: str, pattern: str) -> EventMatch:
     compile_test = compile_word_glob if path == BODY else compile_glob
     names_type = path == TYPE and not ("*" in pattern or "?" in pattern)
     return EventMatch(path, compile_test(pattern), pattern if names_type else None)
+
+
+@frozen
+class RelatedEventMatch:
+    """The event has a relation of that type, and the event that it relates to matches, if there is something to match.
+
+    Spec: MSC3664
+    """
+
+    rel_type: str
+    include_fallbacks: bool
+    match: EventMatch | None
+
+    def holds(self, facts: EventFacts) -> bool:
+        target = related_event_id(facts.event.content, self.rel_type, include_fallbacks=self.include_fallbacks)
+        if target is None or self.match is None:
+            return target is not None
+        related = facts.get_related(target)
+        if related is None or related.room_id != facts.event.room_id:
+            return False
+        return self.match.holds(EventFacts(related, facts.context))
+
+
+def related_event_id(content: Mapping[str, Any], rel_type: str, *, include_fallbacks: bool) -> str | None:
+    """What an event relates to in that way; a rich reply counts as a relation of the type m.in_reply_to."""
+    relates_to = content.get("m.relates_to")
+    if not isinstance(relates_to, dict):
+        return None
+    if rel_type != IN_REPLY_TO:
+        found = relates_to.get("event_id") if relates_to.get("rel_type") == rel_type else None
+    elif relates_to.get("is_falling_back") is True and not include_fallbacks:
+        found = None
+    else:
+        reply = relates_to.get(IN_REPLY_TO)
+        found = reply.get("event_id") if isinstance(reply, dict) else None
+    return found if isinstance(found, str) else None
 
 
 @frozen
@@ -309,7 +355,13 @@ class ThreadSubscribed:
 
 # The same answer for everyone in the room: holds(facts).
 SharedCondition = (
-    EventMatch | EventPropertyIs | EventPropertyContains | RoomMemberCount | SenderNotificationPermission | Never
+    EventMatch
+    | RelatedEventMatch
+    | EventPropertyIs
+    | EventPropertyContains
+    | RoomMemberCount
+    | SenderNotificationPermission
+    | Never
 )
 
 # About who the user is: possible(facts) tells whether it can hold for anyone, holds_for(facts, reader) whether
@@ -379,6 +431,21 @@ def _parse_thread_subscription(condition: Mapping[str, Any]) -> Condition | None
     return ThreadSubscribed(subscribed) if isinstance(subscribed, bool) else None
 
 
+def _parse_related_event(condition: Mapping[str, Any]) -> Condition | None:
+    rel_type, falls_back = condition.get("rel_type"), condition.get("include_fallbacks") is True
+    if not isinstance(rel_type, str):
+        return None
+    match condition:
+        case {"key": str(key), "pattern": str(pattern)}:
+            matched = event_match(key, pattern)
+            # SPEC(MSC3664 has the content matched, too): who asks may not have been there when the related event was sent, and
+            # would learn by its patterns what it says.
+            return RelatedEventMatch(rel_type, falls_back, matched) if matched.path[0] != "content" else None
+        case {"key": _} | {"pattern": _}:
+            return None
+    return RelatedEventMatch(rel_type, falls_back, None)
+
+
 _PARSERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Condition | None]]] = {
     "event_match": _parse_event_match,
     "event_property_is": _parse_property_is,
@@ -387,4 +454,5 @@ _PARSERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Condition | None]]] =
     "room_member_count": _parse_member_count,
     "sender_notification_permission": _parse_permission,
     THREAD_SUBSCRIPTION: _parse_thread_subscription,
+    RELATED_EVENT: _parse_related_event,
 }

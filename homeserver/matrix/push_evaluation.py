@@ -21,14 +21,17 @@ from homeserver.matrix.push_conditions import (
     EventContext,
     EventFacts,
     EventMatch,
+    GetRelated,
     OwnIdContained,
     OwnIdIs,
     PersonalCondition,
     PushableEvent,
     Reader,
+    RelatedEventMatch,
     SharedCondition,
     ThreadSubscribed,
     event_match,
+    get_none,
     parse_condition,
 )
 from homeserver.matrix.push_rules import (
@@ -123,12 +126,14 @@ class _RulesOfType:
 
 @frozen(eq=False)
 class CompiledRules:
-    """The enabled rules, ready to judge; the same for all users of that digest."""
+    """The enabled rules, ready to judge; the same for all users of that digest. asks_related: they look at the events that
+    others relate to."""
 
     digest: str
     by_type: Mapping[str | None, _RulesOfType]
     rooms: Mapping[str, CompiledRule]
     senders: Mapping[str, CompiledRule]
+    asks_related: bool
 
     def rules_for(self, event: PushableEvent) -> Iterable[CompiledRule]:
         """The rules that may match, the most important first."""
@@ -152,7 +157,12 @@ def compile_rules(rules: RuleSet, kinds: Collection[Kind] = USUAL_KINDS) -> Comp
     # PERF: two thirds of the predefined rules are for one event type; None stands for all the other types.
     types = {None, *(rule.matcher.event_type for rule in before + after)}
     by_type = {type: _RulesOfType(_of_type(type, before), _of_type(type, after)) for type in types}
-    return CompiledRules(rules.digest, by_type, compiled[Kind.ROOM], compiled[Kind.SENDER])
+    asks_related = any(_asks_related(rule.matcher) for rule in before + after)
+    return CompiledRules(rules.digest, by_type, compiled[Kind.ROOM], compiled[Kind.SENDER], asks_related)
+
+
+def _asks_related(matcher: Matcher) -> bool:
+    return any(isinstance(condition, RelatedEventMatch) and condition.match for condition in matcher.shared)
 
 
 def _of_type(type: str | None, rules: Iterable[CompiledRule]) -> tuple[CompiledRule, ...]:
@@ -191,13 +201,14 @@ class RoomEvaluation:
 
     event: PushableEvent
     context: EventContext
+    get_related: GetRelated = get_none
     _facts: EventFacts = field(init=False)
     _possible: dict[Matcher, bool] = field(init=False, factory=dict)
     _plans: dict[str, _Plan] = field(init=False, factory=dict)
     _sender: str = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._facts = EventFacts(self.event, self.context)
+        self._facts = EventFacts(self.event, self.context, self.get_related)
         self._sender = self.event.sender
 
     @property

@@ -11,7 +11,7 @@ from typing import Final
 from attrs import evolve
 
 from homeserver.matrix.errors import BadJson, InvalidParam, MatrixError, MissingParam
-from homeserver.matrix.push_conditions import THREAD_SUBSCRIPTION, is_comparable, parse_member_count
+from homeserver.matrix.push_conditions import RELATED_EVENT, THREAD_SUBSCRIPTION, is_comparable, parse_member_count
 from homeserver.matrix.push_rules import (
     DEFAULT_RULES,
     WITH_CONDITIONS,
@@ -178,6 +178,7 @@ def parse_actions(actions: object) -> tuple[Action, ...]:
 # What the fields of known conditions must be. Unknown conditions are stored as they are, and match nothing.
 _STRING_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "event_match": ("key", "pattern"),
+    RELATED_EVENT: ("rel_type",),
     "event_property_is": ("key",),
     "event_property_contains": ("key",),
     "room_member_count": ("is",),
@@ -209,6 +210,10 @@ def _check_condition(where: str, condition: object) -> None:
         raise BadJson(f"{where}.is: must be a decimal integer, optionally after ==, <, >, >= or <=")
     if kind == THREAD_SUBSCRIPTION and not isinstance(condition.get("subscribed"), bool):
         raise BadJson(f"{where}.subscribed: must be a boolean")
+    if kind == RELATED_EVENT and ("key" in condition or "pattern" in condition):
+        for name in ("key", "pattern"):
+            if not isinstance(condition.get(name), str):
+                raise BadJson(f"{where}.{name}: must be a string, where there is the other")
     has_value = kind in ("event_property_is", "event_property_contains")
     if has_value and not ("value" in condition and is_comparable(condition["value"])):
         raise BadJson(f"{where}.value: must be a string, integer, boolean or null")

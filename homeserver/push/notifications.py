@@ -5,19 +5,19 @@ Spec: client-server-api#listing-notifications
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import define, frozen
 
 from homeserver.folds.memberships import Memberships
-from homeserver.matrix.ids import UserId
-from homeserver.matrix.push_conditions import Reader
+from homeserver.matrix.ids import RoomId, UserId
+from homeserver.matrix.push_conditions import GetRelated, Reader, get_none
 from homeserver.matrix.push_evaluation import CompiledRules, Outcome, compile_rules
 from homeserver.push.rules import PushRules
-from homeserver.rooms.judging import Judge, evaluate
+from homeserver.rooms.judging import Judge, evaluate, related_ids, related_of
 from homeserver.rooms.unread import Reading, Unread
 from homeserver.runtime.db import Database
-from homeserver.store.events import StoredEvent
+from homeserver.store.events import StoredEvent, load_events
 from homeserver.store.log_writer import LogWriter
 from homeserver.store.push_rules import RoomFacts, load_recent_events, load_room_facts
 
@@ -53,9 +53,11 @@ class Notifications:
         found: list[Notification] = []
         for _ in range(MAX_PAGES):
             events, floor = await self.database.read(load_recent_events, facts, at, user_id)
+            get_related = await self._load_related(compiled, events, facts)
             for event in events:
                 reading = readings[event.pdu.room_id]
-                outcome = _outcome(event, facts[event.pdu.room_id], reading, compiled, user_id)
+                judge = Judge(compiled, Reader(user_id, reading.stay.display_name, reading.threads))
+                outcome = _outcome(event, facts[event.pdu.room_id], reading, judge, get_related)
                 if outcome is not None and (outcome.highlight or not only_highlights):
                     found.append(Notification(event, outcome, reading.is_read(event.order, event.thread_root)))
                     if len(found) == limit:
@@ -65,13 +67,22 @@ class Notifications:
                 return found, None
         return found, at
 
+    async def _load_related(
+        self, rules: CompiledRules, events: Sequence[StoredEvent], facts: Mapping[RoomId, RoomFacts]
+    ) -> GetRelated:
+        """Knows the events to which these relate, if the rules look at them."""
+        targets = {target for event in events for target in related_ids(event)} if rules.asks_related else ()
+        if not targets:
+            return get_none
+        versions = {room_id: room.version for room_id, room in facts.items()}
+        return related_of(await self.database.read(load_events, targets, versions))
+
 
 def _outcome(
-    event: StoredEvent, room: RoomFacts, reading: Reading, rules: CompiledRules, user_id: UserId
+    event: StoredEvent, room: RoomFacts, reading: Reading, judge: Judge, get_related: GetRelated
 ) -> Outcome | None:
     """None for what does not notify, was there before the user, or is from somebody whom they ignore."""
     if event.order <= reading.stay.began or event.pdu.sender in reading.ignored:
         return None
-    judge = Judge(rules, Reader(user_id, reading.stay.display_name, reading.threads))
-    outcome = judge.outcome(evaluate(event, room.joined_members, room.levels))
+    outcome = judge.outcome(evaluate(event, room.joined_members, room.levels, get_related))
     return outcome if outcome.notify else None

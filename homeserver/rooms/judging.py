@@ -8,14 +8,15 @@ Spec: client-server-api#push-rules
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
 from attrs import define, field, frozen
 
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.patterns import fold
+from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.power_levels import PowerLevels
-from homeserver.matrix.push_conditions import EventContext, Reader
+from homeserver.matrix.push_conditions import IN_REPLY_TO, EventContext, GetRelated, Reader, get_none, related_event_id
 from homeserver.matrix.push_evaluation import CompiledRules, Outcome, RoomEvaluation, compile_rules
 from homeserver.matrix.push_rules import (
     DEFAULT_RULE_SET,
@@ -26,8 +27,9 @@ from homeserver.matrix.push_rules import (
     PushRule,
     RuleSet,
 )
+from homeserver.matrix.relations import relation_of
 from homeserver.rooms.head import RoomHead
-from homeserver.store.events import StoredEvent
+from homeserver.store.events import Peek, StoredEvent
 
 MAX_COMPILED = 2_000
 
@@ -43,21 +45,49 @@ class Judge:
         return evaluation.outcome(self.rules, self.reader)
 
 
-def evaluate(event: StoredEvent, joined: int, levels: PowerLevels) -> RoomEvaluation:
+def evaluate(
+    event: StoredEvent, joined: int, levels: PowerLevels, get_related: GetRelated = get_none
+) -> RoomEvaluation:
     """The evaluation of an event in a room with so many joined members."""
-    return RoomEvaluation(event.pdu, EventContext(joined, levels.user(event.pdu.sender), levels))
+    return RoomEvaluation(event.pdu, EventContext(joined, levels.user(event.pdu.sender), levels), get_related)
+
+
+def related_ids(event: StoredEvent) -> set[EventId]:
+    """The events to which the event relates, in any way that a rule may ask for."""
+    content = event.pdu.content
+    if "m.relates_to" not in content:
+        return set()
+    relation, reply = relation_of(content), related_event_id(content, IN_REPLY_TO, include_fallbacks=True)
+    return {
+        EventId(target) for target in (relation.target if relation else None, reply) if target and "\0" not in target
+    }
+
+
+def related_of(events: Iterable[StoredEvent]) -> GetRelated:
+    """Looks among those events."""
+    by_id: Mapping[str, Pdu] = {event.event_id: event.pdu for event in events}
+    return by_id.get
 
 
 @define(eq=False)
 class Evaluations:
-    """The evaluation of the newest event, shared by all who judge it."""
+    """The evaluation of the newest event, shared by all who judge it. `peek`: the events in memory."""
 
+    peek: Peek
     _newest: tuple[EventId, RoomEvaluation] | None = field(default=None, init=False)
 
     def of(self, event: StoredEvent, head: RoomHead) -> RoomEvaluation:
         if self._newest is None or self._newest[0] != event.event_id:
-            self._newest = event.event_id, evaluate(event, head.joined, head.power_levels)
+            self._newest = event.event_id, evaluate(event, head.joined, head.power_levels, self._get_related)
         return self._newest[1]
+
+    def lacks_related(self, rules: CompiledRules, event: StoredEvent) -> bool:
+        """The rules may look at an event that is not in memory."""
+        return rules.asks_related and any(self.peek(target) is None for target in related_ids(event))
+
+    def _get_related(self, event_id: str) -> Pdu | None:
+        related = self.peek(EventId(event_id))
+        return related.pdu if related is not None else None
 
 
 @define(eq=False)

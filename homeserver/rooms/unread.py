@@ -25,15 +25,24 @@ from homeserver.accounts.ignored_users import NOBODY, is_new_list, load_ignored
 from homeserver.folds.fold import Fold
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.pdu import Pdu
-from homeserver.matrix.push_conditions import EventContext, Reader
+from homeserver.matrix.push_conditions import EventContext, GetRelated, Reader, get_none
 from homeserver.matrix.push_evaluation import RoomEvaluation, compile_rules
 from homeserver.matrix.push_rules import DEFAULT_RULE_SET, USUAL_KINDS, Kind
 from homeserver.matrix.relations import REPLACE, relation_of
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
-from homeserver.rooms.judging import Evaluations, Judge, RuleBook, RulesByRoom, evaluate, is_predefined
+from homeserver.rooms.judging import (
+    Evaluations,
+    Judge,
+    RuleBook,
+    RulesByRoom,
+    evaluate,
+    is_predefined,
+    related_ids,
+    related_of,
+)
 from homeserver.runtime.db import Database
-from homeserver.store.events import StoredEvent, load_timeline
+from homeserver.store.events import Peek, StoredEvent, load_events, load_timeline
 from homeserver.store.history import load_moments
 from homeserver.store.log import LogRow
 from homeserver.store.push_rules import load_room_facts, load_rule_sets
@@ -149,16 +158,25 @@ def _plus(counts: Counts, event: _Event) -> Counts:
     return Counts(counts.notifications, counts.highlights, {**counts.threads, event.thread_root: thread})
 
 
+def _get_nothing(_event_id: EventId) -> None:
+    """No events are in memory."""
+
+
 class Unread:
     """Fold: (user, room) -> what is unread there. Also says, when an event is built, what the rules make of it."""
 
     def __init__(
-        self, database: Database, heads: RoomHeads, max_entries: int, kinds: Collection[Kind] = USUAL_KINDS
+        self,
+        database: Database,
+        heads: RoomHeads,
+        max_entries: int,
+        kinds: Collection[Kind] = USUAL_KINDS,
+        peek: Peek = _get_nothing,
     ) -> None:
         self._heads = heads
         self._rules = compile_rules(DEFAULT_RULE_SET, kinds)
         self._rule_book = RuleBook(kinds)
-        self._evaluations = Evaluations()
+        self._evaluations = Evaluations(peek)
         self._newest: tuple[StoredEvent, _Event | None] | None = None
         self._fold: Fold[Key, Reading] = Fold(
             database,
@@ -257,7 +275,7 @@ class Unread:
             return unread
         if unread.judge is not None:
             head = self._heads.get(key[1])
-            if head is None:
+            if head is None or self._evaluations.lacks_related(unread.judge.rules, event):
                 return None
             found = _judged(unread.judge, event, self._evaluations.of(event, head))
         else:
@@ -405,9 +423,13 @@ def _load_judged(conn: Connection, user_id: UserId, readings: Mapping[RoomId, Re
         for event in timeline:
             if event.pdu.sender == user_id and is_read_by_sender(event.push_outcome):
                 reading.mark(event.thread_root or MAIN, event.order)
+        get_related: GetRelated = get_none
+        if reading.judge.rules.asks_related:
+            targets = {target for event in timeline for target in related_ids(event)}
+            get_related = related_of(load_events(conn, targets, {room_id: room.version}))
         for event in reversed(timeline):
             if event.pdu.sender != user_id and _may_count(reading, event):
-                found = _judged(reading.judge, event, evaluate(event, room.joined_members, room.levels))
+                found = _judged(reading.judge, event, evaluate(event, room.joined_members, room.levels, get_related))
                 if found is not None:
                     reading.add(found)
 

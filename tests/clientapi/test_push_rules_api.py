@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 RULE = "/pushrules/global/{}/{}"
+RELATED = "im.nheko.msc3664.related_event_match"
 MENTION = {"msgtype": "m.text", "body": "look"}
 
 
@@ -65,6 +66,14 @@ def test_rules_outlive_a_restart(hearth: Any, bob: Any) -> None:
             {"actions": [], "conditions": [{"kind": "room_member_count", "is": "many"}]},
             "M_BAD_JSON",
         ),
+        (
+            "PUT",
+            "override",
+            "x",
+            {"actions": [], "conditions": [{"kind": RELATED, "rel_type": "m.thread", "key": "sender"}]},
+            "M_BAD_JSON",
+        ),
+        ("PUT", "override", "x", {"actions": [], "conditions": [{"kind": RELATED}]}, "M_BAD_JSON"),
         ("DELETE", "room", "x", None, "M_NOT_FOUND"),
         ("DELETE", "override", ".m.rule.master", None, "M_INVALID_PARAM"),
     ],
@@ -103,6 +112,66 @@ def test_own_rules_count_after_a_restart_as_before(hearth: Any, alice: Any, bob:
     hearth.restart()
     alice.base_url = bob.base_url = hearth.url
     assert counts(bob, room) == (2, 1)
+
+
+def test_replies_to_ones_own_messages_highlight(hearth: Any, alice: Any, bob: Any, room: str) -> None:
+    assert bob.get("/capabilities")["capabilities"][RELATED] == {"enabled": True}
+    condition = {"kind": RELATED, "rel_type": "m.in_reply_to", "key": "sender", "pattern": bob.user_id}
+    body = {"actions": ["notify", {"set_tweak": "highlight"}], "conditions": [condition]}
+    bob.put(RULE, body, at=("override", "reply"))
+    ours, theirs = bob.send(room, "ours"), alice.send(room, "theirs")
+    elsewhere = bob.send(bob.create_room(), "elsewhere")
+    restart(hearth, alice, bob)  # none of them is in memory any more
+    assert counts(bob, room) == (1, 0)
+    for target in (ours, theirs, elsewhere, "$unknown"):
+        alice.send(room, reply(target))
+    alice.send(room, reply(ours, rel_type="m.thread", event_id=theirs, is_falling_back=True))
+    alice.send(room, reply(ours, rel_type="m.thread", event_id=theirs, is_falling_back=False))
+    highlights = [
+        item["event"]["content"] for item in bob.get("/notifications", query={"only": "highlight"})["notifications"]
+    ]
+    assert [content["m.relates_to"].get("is_falling_back") for content in highlights] == [False, None]
+    for _ in range(2):
+        assert counts(bob, room) == (7, 2)
+        restart(hearth, alice, bob)
+
+
+def test_replies_are_seen_beside_what_is_in_memory(alice: Any, bob: Any, room: str) -> None:
+    condition = {"kind": RELATED, "rel_type": "m.in_reply_to", "include_fallbacks": True, "key": "sender"}
+    body = {"actions": [], "conditions": [{**condition, "pattern": alice.user_id}]}
+    bob.put(RULE, body, at=("override", "quiet"))
+    ours, theirs = bob.send(room, "ours"), alice.send(room, "theirs")
+    assert counts(bob, room) == (1, 0)
+    alice.send(room, reply(ours))
+    alice.send(room, reply(theirs, is_falling_back=True))
+    assert counts(bob, room) == (2, 0)
+
+
+def test_relations_of_a_kind_can_be_silent(alice: Any, bob: Any, room: str) -> None:
+    body = {"actions": [], "conditions": [{"kind": RELATED, "rel_type": "m.reference"}]}
+    bob.put(RULE, body, at=("override", "quiet"))
+    root = alice.send(room, "root")
+    for rel_type in ("m.reference", "m.thread"):
+        relates_to = {"rel_type": rel_type, "event_id": root}
+        alice.send(room, {"msgtype": "m.text", "body": "x", "m.relates_to": relates_to})
+    assert counts(bob, room) == (2, 0)
+
+
+def test_what_a_related_event_says_is_not_found_out_by_rules(alice: Any, bob: Any, room: str) -> None:
+    condition = {"kind": RELATED, "rel_type": "m.in_reply_to", "key": "content.body", "pattern": "secret"}
+    bob.put(RULE, {"actions": [], "conditions": [condition]}, at=("override", "curious"))
+    alice.send(room, reply(alice.send(room, "secret")))
+    assert counts(bob, room) == (2, 0)
+
+
+def reply(target: str, **more: Any) -> dict[str, Any]:
+    return {"msgtype": "m.text", "body": "x", "m.relates_to": {"m.in_reply_to": {"event_id": target}, **more}}
+
+
+def restart(hearth: Any, *clients: Any) -> None:
+    hearth.restart()
+    for client in clients:
+        client.base_url = hearth.url
 
 
 def test_a_notice_that_mentions_does_not_highlight(alice: Any, bob: Any, room: str) -> None:

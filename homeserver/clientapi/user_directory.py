@@ -9,9 +9,9 @@ import msgspec
 
 from homeserver.accounts.requester import Requester
 from homeserver.matrix.errors import InvalidParam
-from homeserver.runtime.db import Database
+from homeserver.rooms.user_directory import UserDirectory
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
-from homeserver.store.user_directory import FoundUser, load_matching_users
+from homeserver.store.user_directory import FoundUser
 
 DEFAULT_LIMIT = 10
 MAX_LIMIT = 50
@@ -24,8 +24,8 @@ class SearchBody(msgspec.Struct):
 
 
 class UserDirectoryEndpoints:
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, directory: UserDirectory) -> None:
+        self._directory = directory
 
     @endpoint(
         "POST",
@@ -40,7 +40,7 @@ class UserDirectoryEndpoints:
             raise InvalidParam("search_term", f"must have at most {MAX_TERM_LENGTH} characters")
         limit = max(0, min(body.limit, MAX_LIMIT))
         words = body.search_term.casefold().split()
-        found = await self._database.read(load_matching_users, requester.user_id, words, limit)
+        found = await self._directory.search(requester.user_id, words, limit)
         return {"results": [_answer(user) for user in found[:limit]], "limited": len(found) > limit}
 
 

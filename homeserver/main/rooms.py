@@ -22,7 +22,6 @@ from homeserver.clientapi.room_upgrades import RoomUpgradeEndpoints
 from homeserver.clientapi.spaces import SpaceEndpoints
 from homeserver.clientapi.thread_subscriptions import ThreadSubscriptionEndpoints
 from homeserver.clientapi.typing import TypingEndpoints
-from homeserver.clientapi.user_directory import UserDirectoryEndpoints
 from homeserver.main.core import Core
 from homeserver.main.remote_door import RemoteDoor
 from homeserver.rooms.address_invites import AddressInvites
@@ -136,7 +135,6 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
             RoomAliasEndpoints(aliases),
             RoomDirectoryEndpoints(config, core.server_name, directory, public_rooms, remote),
             SpaceEndpoints(hierarchies, core.memberships),
-            UserDirectoryEndpoints(core.database),
             RoomSummaryEndpoints(summaries, aliases),
             RoomUpgradeEndpoints(RoomUpgrades(creation)),
             ReceiptEndpoints(receipts),

@@ -6,21 +6,29 @@ from attrs import frozen
 
 from homeserver.clientapi.event_json import EventJson
 from homeserver.clientapi.search import SearchEndpoint
+from homeserver.clientapi.user_directory import UserDirectoryEndpoints
 from homeserver.main.core import Core
 from homeserver.main.rooms import RoomServices
 from homeserver.rooms.search import Search
-from homeserver.rooms.search_index import SearchIndex
+from homeserver.rooms.search_index import SearchIndex, concerns_words
+from homeserver.rooms.user_directory import UserDirectory, concerns_members
+from homeserver.store.search import index_events
+from homeserver.store.user_directory import index_members
 
 
 @frozen
 class SearchServices:
-    index: SearchIndex
+    indexes: list[SearchIndex]
     endpoints: list[object]
 
 
 def build_search(core: Core, rooms: RoomServices) -> SearchServices:
-    index = SearchIndex(core.database, core.clock)
+    index = SearchIndex(core.database, core.clock, index_events, concerns_words)
     core.log.follow(index.on_rows)
     search = Search(core.database, index, core.events, core.memberships, rooms.views)
     json = EventJson(core.events, core.clock, rooms.relations, core.erased)
-    return SearchServices(index, [SearchEndpoint(search, rooms.views, rooms.paging, json)])
+    members = SearchIndex(core.database, core.clock, index_members, concerns_members)
+    core.log.follow(members.on_rows)
+    directory = UserDirectory(core.database, members)
+    endpoints = [SearchEndpoint(search, rooms.views, rooms.paging, json), UserDirectoryEndpoints(directory)]
+    return SearchServices([index, members], endpoints)

@@ -59,7 +59,8 @@ class Services:
         """Finish what was accepted; then close the database."""
         await self.rooms.delayed.stop()
         await self.rooms.upkeep.stop()
-        await self.search.index.stop()
+        for index in self.search.indexes:
+            await index.stop()
         await self.rooms.profiles.stop()
         await self.accounts.last_seen.stop()
         self.media.stop()
@@ -170,7 +171,8 @@ async def start_server(
     lifecycle.on_stop("Log", tail.stop)
     await services.accounts.accounts.resume_departures()
     await services.rooms.delayed.start()
-    services.search.index.start()
+    for index in services.search.indexes:
+        index.start()
     services.rooms.upkeep.start()
     services.media.start()
     if federation is not None:

@@ -1,18 +1,18 @@
-"""Keeps the search index up with the log, in the background: a little after events, many of them at once."""
+"""Keeps an index for searching up with what is written, in the background: a little after it, much of it at once."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from attrs import define, field
+from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow
-from homeserver.store.search import index_events
 from homeserver.store.search_words import SEARCHED
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,13 @@ WAITED_BATCHES: Final = 8
 
 @define(eq=False)
 class SearchIndex:
+    """step: puts the next batch of what is missing into the index, and says how much it was. concerns: whether something is to
+    be done after a row of the log."""
+
     database: Database
     clock: Clock
+    step: Callable[[Connection], int]
+    concerns: Callable[[LogRow], bool]
     _timer: Any = field(default=None, init=False)
     _running: Deferred[None] | None = field(default=None, init=False)
     _is_behind: bool = field(default=False, init=False)
@@ -49,7 +54,7 @@ class SearchIndex:
             await waiting
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
-        if self._timer is None and not self._is_behind and any(_concerns(row) for row in rows):
+        if self._timer is None and not self._is_behind and any(self.concerns(row) for row in rows):
             self._is_behind = True
             if self._running is None:
                 self._wait(DELAY_MS)
@@ -57,7 +62,7 @@ class SearchIndex:
     async def catch_up(self) -> None:
         """Have what was written until now in the index, unless that is very much."""
         for _ in range(WAITED_BATCHES):
-            if await self.database.run(index_events) == 0:
+            if await self.database.run(self.step) == 0:
                 return
 
     def _wait(self, delay_ms: int) -> None:
@@ -70,7 +75,7 @@ class SearchIndex:
 
     async def _index(self) -> None:
         self._is_behind = False
-        while not self._stopped and await self.database.run(index_events) > 0:
+        while not self._stopped and await self.database.run(self.step) > 0:
             await self.clock.sleep(PAUSE_MS)
 
     def _on_done(self, result: Any) -> None:
@@ -80,9 +85,12 @@ class SearchIndex:
                 self._wait(DELAY_MS)
             return
         if not self._stopped:
-            logger.error("The search index failed", exc_info=(result.type, result.value, result.getTracebackObject()))
+            logger.error(
+                "An index for searching failed", exc_info=(result.type, result.value, result.getTracebackObject())
+            )
             self._wait(RETRY_MS)
 
 
-def _concerns(row: LogRow) -> bool:
+def concerns_words(row: LogRow) -> bool:
+    """What is said in rooms changed."""
     return row.event is not None and (row.event.pdu.type in SEARCHED or "redacts" in row.data)

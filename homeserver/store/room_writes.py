@@ -389,6 +389,7 @@ def save_memberships(conn: Connection, changes: Sequence[tuple[RoomId, Membershi
                 "sender": change.sender,
                 "position": position,
                 "forgotten": False,
+                "words": None,
             }
             for room_id, change, position in changes
         ],

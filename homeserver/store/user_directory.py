@@ -1,14 +1,32 @@
-"""Finding users: local ones by name or id, others by id, as far as a searcher may know of them."""
+"""Finding users by id, or by the name that a room knows them by, as far as a searcher may know of them.
+
+Each joined membership has words: the user's id and its display name, folded. They stand in an index by room, so a search reads
+the entries of the searcher's rooms, and nothing else of those that it does not match. A membership gets them a little after it
+was written (index_members), whoever wrote it: remote members come by the thousand when a room is joined.
+
+Rejected: words of users in place of memberships, which would show to everybody a name that somebody has in one private room.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
-import orjson
 from attrs import frozen
-from sqlalchemy import Connection, text
+from sqlalchemy import BindParameter, Connection, bindparam, select, text
 
-from homeserver.matrix.ids import UserId
+from homeserver.matrix.canonical import decode_json
+from homeserver.matrix.ids import EventId, UserId
+from homeserver.store.events import chunked
+from homeserver.store.profiles import load_profiles
+from homeserver.store.tables.accounts import users
+from homeserver.store.tables.rooms import events as e
+from homeserver.store.tables.rooms import memberships as m
+
+BATCH: Final = 500
+# In an index of PostgreSQL an entry has at most 2,700 bytes.
+MAX_NAME_CHARS: Final = 200
+MAX_WORDS: Final = 16
 
 
 @frozen
@@ -18,28 +36,82 @@ class FoundUser:
     avatar_url: str | None
 
 
-# Whom a searcher may know of: who shares a room with them, and who is in a room that everybody may find.
-_SEARCH = text(
-    """
-    WITH visible AS (
-        SELECT m.user_id FROM memberships m
-        JOIN memberships mine ON mine.room_id = m.room_id AND mine.user_id = :searcher AND mine.membership = 'join'
-        WHERE m.membership = 'join'
-        UNION
-        SELECT m.user_id FROM rooms r JOIN memberships m ON m.room_id = r.room_id
-        WHERE r.is_public AND m.membership = 'join'
-    )
-    SELECT v.user_id, name.value AS display_name, avatar.value AS avatar_url
-    FROM visible v
-    LEFT JOIN profiles name ON name.user_id = v.user_id AND name.field = 'displayname'
-    LEFT JOIN profiles avatar ON avatar.user_id = v.user_id AND avatar.field = 'avatar_url'
-    LEFT JOIN users u ON u.user_id = v.user_id
-    WHERE v.user_id <> :searcher AND (u.user_id IS NULL OR NOT u.is_deactivated)
-    ORDER BY v.user_id
-    LIMIT :scanned
-    """
+# -- what members are found by -------------------------------------------------------------------------------------------
+
+# In the text of the statement, so that it is seen that an index of these only will do.
+_JOIN: BindParameter[str] = bindparam("join", "join", literal_execute=True)
+_WORDLESS = select(m.c.user_id, m.c.room_id, m.c.event_id).where(m.c.membership == _JOIN, m.c.words.is_(None))
+# What is being written, by whomever, is passed over: who waits for nothing is part of no deadlock.
+_NEXT = _WORDLESS.limit(BATCH).with_for_update(skip_locked=True)
+_SAVE_WORDS = text(
+    "UPDATE memberships SET words = :words WHERE user_id = :user_id AND room_id = :room_id AND event_id = :event_id"
 )
-MAX_SCANNED = 50_000
+_MEMBER_EVENTS = select(e.c.event_id, e.c.json, e.c.redacted_by).where(
+    e.c.event_id.in_(bindparam("ids", expanding=True))
+)
+
+
+def has_wordless(conn: Connection) -> bool:
+    """Some members are yet to get their words."""
+    return conn.execute(_WORDLESS.limit(1)).first() is not None
+
+
+def index_members(conn: Connection) -> int:
+    """Give words to members who have none yet; how many did."""
+    rows = conn.execute(_NEXT).all()
+    if not rows:
+        return 0
+    contents = _load_contents(conn, [row.event_id for row in rows])
+    conn.execute(
+        _SAVE_WORDS,
+        [{**row._asdict(), "words": _words(row.user_id, contents.get(row.event_id, {}))} for row in rows],
+    )
+    return len(rows)
+
+
+def _words(user_id: str, content: dict[str, Any]) -> str:
+    name = _text(content, "displayname") or ""
+    return f"{user_id} {name[:MAX_NAME_CHARS]}".casefold().replace("\0", "")[: 255 + MAX_NAME_CHARS]
+
+
+def _load_contents(conn: Connection, ids: Sequence[EventId]) -> dict[EventId, dict[str, Any]]:
+    """Of member events; of redacted ones nothing that would be shown."""
+    return {
+        row[0]: decode_json(bytes(row[1]))["content"] if row[2] is None else {}
+        for chunk in chunked(ids)
+        for row in conn.execute(_MEMBER_EVENTS, {"ids": chunk})
+    }
+
+
+def _text(content: dict[str, Any], name: str) -> str | None:
+    value = content.get(name)
+    # Half a character, which JSON can hold and UTF-8 can't, becomes a question mark.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
+
+
+# -- searching -----------------------------------------------------------------------------------------------------------
+
+# Whom a searcher may know of: who shares a room with them, and who is in a room that everybody may find. All that is asked of
+# the many is in the index.
+_SEARCH = """
+    WITH seen AS (
+        SELECT room_id FROM memberships WHERE user_id = :searcher AND membership = 'join'
+        UNION
+        SELECT room_id FROM rooms WHERE is_public
+    )
+    , found AS (
+        SELECT m.user_id, MIN(m.room_id) AS room_id, MIN({rank}) AS place
+        FROM seen JOIN memberships m ON m.room_id = seen.room_id
+        WHERE m.membership = 'join' AND m.words IS NOT NULL AND m.user_id <> :searcher {conditions}
+        AND NOT EXISTS (SELECT 1 FROM users u WHERE u.user_id = m.user_id AND u.is_deactivated)
+        GROUP BY m.user_id
+        ORDER BY place, m.user_id
+        LIMIT :limit
+    )
+    SELECT found.user_id, m.event_id
+    FROM found JOIN memberships m ON m.user_id = found.user_id AND m.room_id = found.room_id
+"""
+_BEGINS = "CASE WHEN m.words LIKE :id ESCAPE '\\' OR m.words LIKE :name ESCAPE '\\' THEN 0 ELSE 1 END"
 
 
 def load_matching_users(conn: Connection, searcher: UserId, words: list[str], limit: int) -> list[FoundUser]:
@@ -47,22 +119,41 @@ def load_matching_users(conn: Connection, searcher: UserId, words: list[str], li
 
     Users whose name or localpart begins with the first word come first.
     """
-    found = []
-    for row in conn.execute(_SEARCH, {"searcher": searcher, "scanned": MAX_SCANNED}):
-        user = FoundUser(row.user_id, _string(row.display_name), _string(row.avatar_url))
-        names = f"{user.user_id} {user.display_name or ''}".casefold()
-        if all(word in names for word in words):
-            found.append(user)
+    words = [word for word in words if "\0" not in word][:MAX_WORDS]
+    like = {f"w{n}": f"%{_escaped(word)}%" for n, word in enumerate(words)}
+    conditions = "".join(f" AND m.words LIKE :{name} ESCAPE '\\'" for name in like)
+    first = _escaped(words[0]) if words else ""
+    statement = text(_SEARCH.format(rank=_BEGINS, conditions=conditions))
+    # One whose name was redacted since is found, and left out then.
+    values = {"searcher": searcher, "id": f"@{first}%", "name": f"% {first}%", "limit": 2 * limit + 10, **like}
+    rows = conn.execute(statement, values).all()
+    found = [user for user in _load_found(conn, [(row[0], row[1]) for row in rows]) if _matches(user, words)]
     found.sort(key=lambda user: _rank(user, words))
     return found[: limit + 1]
 
 
-def _rank(user: FoundUser, words: list[str]) -> tuple[bool, bool, str]:
+def _load_found(conn: Connection, rows: Sequence[tuple[UserId, EventId]]) -> list[FoundUser]:
+    """Local users with their profile, others as a room knows them that the searcher knows, too."""
+    local = conn.scalars(select(users.c.user_id).where(users.c.user_id.in_([user_id for user_id, _ in rows]))).all()
+    profiles = load_profiles(conn, local)
+    contents = _load_contents(conn, [event_id for user_id, event_id in rows if user_id not in local])
+    found = []
+    for user_id, event_id in rows:
+        shown = profiles.get(user_id, {}) if user_id in local else contents.get(event_id, {})
+        found.append(FoundUser(user_id, _text(shown, "displayname"), _text(shown, "avatar_url")))
+    return found
+
+
+def _escaped(word: str) -> str:
+    return word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _matches(user: FoundUser, words: Sequence[str]) -> bool:
+    names = f"{user.user_id} {user.display_name or ''}".casefold()
+    return all(word in names for word in words)
+
+
+def _rank(user: FoundUser, words: Sequence[str]) -> tuple[bool, bool, str]:
     first = words[0] if words else ""
     begins = user.user_id[1:].casefold().startswith(first) or (user.display_name or "").casefold().startswith(first)
     return not begins, user.display_name is None, user.user_id
-
-
-def _string(value: Any) -> str | None:
-    decoded = orjson.loads(value) if value is not None else None
-    return decoded if isinstance(decoded, str) else None

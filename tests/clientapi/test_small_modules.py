@@ -5,7 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from pathlib import Path
 from typing import Any
+
+from homeserver.runtime.db import engine_url, make_engine
+from tests.kit.waiting import until_equal
 
 SEARCH = "/user_directory/search"
 USERINFO = "/_matrix/federation/v1/openid/userinfo"
@@ -34,6 +38,23 @@ def test_users_are_found_by_those_who_may_know_of_them(hearth: Any) -> None:
     everybody = alice.post(SEARCH, {"search_term": "test.example", "limit": 1})
     assert (len(everybody["results"]), everybody["limited"]) == (1, True)
     assert alice.post(SEARCH, {"search_term": "x" * 300}, expect=400)["errcode"] == "M_INVALID_PARAM"
+
+
+def test_users_of_rooms_that_were_stored_before_there_was_an_index_are_found(hearth: Any, database_url: str) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    bob.put("/profile/{}/displayname", {"displayname": "Robert"}, at=[bob.user_id])
+    bob.create_room(visibility="public", preset="public_chat")
+    bob.put("/profile/{}/displayname", {"displayname": "Bobby"}, at=[bob.user_id])
+    until_equal(bob, lambda: found(alice, "bobby"), [bob.user_id])
+    assert found(alice, "robert") == []
+    hearth.stop()
+    engine = make_engine(engine_url(database_url, Path("/")))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE memberships SET words = NULL")
+    engine.dispose()
+    hearth.start()
+    alice.base_url = hearth.url
+    until_equal(alice, lambda: found(alice, "bobby"), [bob.user_id])
 
 
 def test_an_openid_token_says_whose_it_is(hearth: Any) -> None:

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from tests.e2ee.key_maker import V3, Device, SigningKeys, one_time_keys
 from tests.kit.client import Client, bodies, timeline
-from tests.kit.waiting import until, until_synced
+from tests.kit.waiting import until, until_equal, until_synced
 
 SETTINGS = {"presence": {"enabled": True}}
 
@@ -135,3 +135,45 @@ def test_what_was_missed_comes_when_the_server_is_back(pair: Pair) -> None:
     until_synced(pair.bob, all_came)
     history = bodies(pair.bob.messages(pair.room_id, limit=100)["chunk"])
     assert {f"missed {n}" for n in range(60)} <= set(history)
+
+
+# -- the user directory --------------------------------------------------------------------------------------------------
+
+SEARCH = "/user_directory/search"
+
+
+def search(client: Client, term: str) -> list[Any]:
+    found: list[Any] = client.post(SEARCH, {"search_term": term})["results"]
+    return found
+
+
+def test_users_of_other_servers_are_found_by_the_name_that_a_shared_room_knows_them_by(start_federated: Any) -> None:
+    one, two = start_federated("one"), start_federated("two")
+    alice, dave = one.register("alice"), one.register("dave")
+    bob, carol = two.register("bob"), two.register("carol")
+    bob.put("/profile/{}/displayname", {"displayname": "Zoë Quinn"}, at=[bob.user_id])
+    bob.put("/profile/{}/avatar_url", {"avatar_url": "mxc://two/a"}, at=[bob.user_id])
+    carol.put("/profile/{}/displayname", {"displayname": "100% Carol_"}, at=[carol.user_id])
+    room_id = bob.create_room(preset="private_chat", invite=[carol.user_id, alice.user_id])
+    carol.join(room_id)
+    until_synced(alice, lambda answer: answer.get("rooms", {}).get("invite", {}).get(room_id))
+    alice.join(room_id)
+    named = {"user_id": bob.user_id, "display_name": "Zoë Quinn", "avatar_url": "mxc://two/a"}
+    for term in ("zoË", "quinn zo", "uin", "bob", bob.user_id):
+        assert search(alice, term) == [named]
+    assert [user["user_id"] for user in search(alice, "0% carol_")] == [carol.user_id]
+    assert search(alice, "0_% carol") == search(alice, "nobody") == search(dave, "quinn") == []
+    # In another room, which dave is in, too, bob has another name.
+    other = alice.create_room(preset="private_chat", invite=[bob.user_id, dave.user_id])
+    dave.join(other)
+    until_synced(bob, lambda answer: answer.get("rooms", {}).get("invite", {}).get(other))
+    bob.join(other)
+    bob.set_state(other, "m.room.member", {"membership": "join", "displayname": "Robert"}, bob.user_id)
+    until_equal(dave, lambda: [user["display_name"] for user in search(dave, "robert")], ["Robert"])
+    assert search(dave, "quinn") == []
+    member = alice.get("/rooms/{}/state/m.room.member/{}", at=(other, bob.user_id), query={"format": "event"})
+    alice.redact(other, member["event_id"])
+    assert search(dave, "robert") == []
+    assert search(dave, "bob") == [{"user_id": bob.user_id}]
+    bob.leave(room_id)
+    until_equal(alice, lambda: search(alice, "quinn"), [])

@@ -114,8 +114,21 @@ memberships = Table(
     Column("sender", Text, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("forgotten", Boolean, nullable=False, default=False),
+    # What a joined user is found by in the user directory; None until the index has come there.
+    Column("words", Text, nullable=True),
 )
 Index("memberships_room", memberships.c.room_id, memberships.c.membership)
+_JOINED = memberships.c.membership == "join"
+_WORDLESS = _JOINED & memberships.c.words.is_(None)
+Index(
+    "memberships_words",
+    memberships.c.room_id,
+    memberships.c.words,
+    memberships.c.user_id,
+    sqlite_where=_JOINED,
+    postgresql_where=_JOINED,
+)
+Index("memberships_wordless", memberships.c.room_id, sqlite_where=_WORDLESS, postgresql_where=_WORDLESS)
 
 event_transactions = Table(
     "event_transactions",

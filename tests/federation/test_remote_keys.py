@@ -77,11 +77,14 @@ def test_answers_without_sense_give_no_keys(hearth: FederatedServer, peer: Scrip
 
 
 def test_events_and_edus_reach_a_server_and_outlast_its_absence(hearth: FederatedServer, peer: ScriptedPeer) -> None:
-    arrived = Peers()
+    arrived, known = Peers(), set[str]()
 
     def take(received: Received) -> Any:
+        """A transaction that comes again, as the answer was cut off when the peer went away, is the same."""
         with arrived.changed:
-            arrived.transactions.setdefault(peer.server_name, []).append((received.path, received.json))
+            if received.path not in known:
+                known.add(received.path)
+                arrived.transactions.setdefault(peer.server_name, []).append((received.path, received.json))
             arrived.changed.notify_all()
         return {"pdus": {}}
 

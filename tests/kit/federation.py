@@ -12,11 +12,13 @@ A server's name is `localhost:<port>`, so that nothing needs DNS; certificates a
 from __future__ import annotations
 
 import json
+import socket
 import socketserver
 import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -257,6 +259,7 @@ class _TlsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def __init__(self, address: tuple[str, int], handler: Any, context: ssl.SSLContext) -> None:
         self._context = context
         self._open: set[Any] = set()
+        self._is_closed = False
         super().__init__(address, handler)
 
     def get_request(self) -> tuple[Any, Any]:
@@ -265,13 +268,12 @@ class _TlsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         return connection, address
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        try:
-            secured = self._context.wrap_socket(request, server_side=True)
-        except (OSError, ssl.SSLError):
-            return
+        secured = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         self._open.add(secured)
         try:
-            super().finish_request(secured, client_address)
+            secured.do_handshake()
+            if not self._is_closed:
+                super().finish_request(secured, client_address)
         except (OSError, ValueError):
             pass
         finally:
@@ -286,12 +288,14 @@ class _TlsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Connections that a test breaks off are no news."""
 
     def close_all(self) -> None:
+        """Each connection ends at once, also for the thread that reads from it: that closes it. To close it here would leave it
+        open until the thread has read another request, or let the thread read from what gets its number next.
+        """
+        self._is_closed = True
         self.server_close()
         for connection in list(self._open):
-            try:
-                connection.close()
-            except OSError:
-                continue
+            with suppress(OSError):  # it is closed by now
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _handler_of(peer: ScriptedPeer) -> type[BaseHTTPRequestHandler]:

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import requests
 
+from tests.kit.certificates import TestCa
 from tests.kit.client import Unexpected, bodies, timeline
+from tests.kit.federation import ScriptedPeer
 from tests.kit.servers import LocalServer, SubprocessServer, to_toml
 from tests.kit.specification import NotAsSpecified, Specification
 
@@ -44,6 +47,18 @@ def test_killed_server_comes_back_with_its_data(start_subprocess: Callable[..., 
 
 def test_stopped_server_exits_with_0(start_subprocess: Callable[..., SubprocessServer]) -> None:
     assert start_subprocess().stop() == 0
+
+
+def test_stopped_peer_answers_no_more_on_connections_that_were_open(
+    start_peer: Callable[..., ScriptedPeer], test_ca: TestCa
+) -> None:
+    peer = start_peer()
+    with requests.Session() as session:
+        session.get(f"https://{peer.server_name}/one", verify=str(test_ca.file))
+        peer.stop()
+        with pytest.raises(requests.ConnectionError):
+            session.get(f"https://{peer.server_name}/two", verify=str(test_ca.file))
+    assert [each.path for each in peer.requests] == ["/one"]
 
 
 @needs_specification

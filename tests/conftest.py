@@ -152,8 +152,30 @@ def test_ca(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return TestCa(tmp_path_factory.mktemp("ca"))
 
 
+# Another server is there, though it needs longer on a busy machine than most have patience for.
+PATIENCE_MS = {
+    "federation.backfill.BUDGET_MS": 600_000,
+    "federation.backfill.REQUEST_TIMEOUT_MS": 120_000,
+    "federation.inbound.policy.SIGN_TIMEOUT_MS": 60_000,
+    "federation.inbound.room_parts.CHECKS_MOMENT_MS": 60_000,
+    "federation.joining.doors.LEAVE_BUDGET_MS": 120_000,
+    "federation.keys.key_ring.FETCH_TIMEOUT_MS": 60_000,
+    "federation.remote_keys.TIMEOUT_MS": 60_000,
+    "homeserver.rooms.identity_servers.TIMEOUT_MS": 60_000,
+}
+
+
 @pytest.fixture
-def start_federated(make_database: Callable[[str], str], tmp_path: Path, test_ca: Any) -> Iterator[Callable[..., Any]]:
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hearths wait for other servers however slow the machine is. Tests of how long they wait say so themselves."""
+    for name, value in PATIENCE_MS.items():
+        monkeypatch.setattr(name, value)
+
+
+@pytest.fixture
+def start_federated(
+    make_database: Callable[[str], str], tmp_path: Path, test_ca: Any, patient: None
+) -> Iterator[Callable[..., Any]]:
     """Starts a server that federates, `localhost:<port>`; its arguments are a name, settings, and `clock`."""
     from tests.kit.federation import FederatedServer
 
@@ -208,8 +230,8 @@ def peers(
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hearths soon try again when another server was away."""
+def impatient(monkeypatch: pytest.MonkeyPatch, patient: None) -> None:
+    """Hearths soon try again when another server was away; they wait for one that is there."""
     monkeypatch.setattr("federation.destinations.FIRST_INTERVAL_MS", 200)
     monkeypatch.setattr("federation.destinations.MAX_INTERVAL_MS", 1_000)
     monkeypatch.setattr("federation.outbound.sender.FIRST_RETRY_MS", 200)

@@ -253,7 +253,10 @@ def test_server_does_not_call_itself(start_federated: Any) -> None:
 # -- backing off ---------------------------------------------------------------------------------------------------------
 
 
-def test_failing_peer_is_left_alone_over_restarts(start_federated: Any, start_peer: Any) -> None:
+def test_failing_peer_is_left_alone_over_restarts(
+    start_federated: Any, start_peer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federation.destinations.FIRST_INTERVAL_MS", 3_600_000)
     hearth, peer = start_federated(), start_peer()
     peer.stop()
     assert not isinstance(ask(hearth, peer), BackingOff)
@@ -392,7 +395,11 @@ class ConnectProxy:
     def _serve(self, connection: socket.socket) -> None:
         head = b""
         while b"\r\n\r\n" not in head:
-            head += connection.recv(4096)
+            part = connection.recv(4096)
+            if not part:
+                connection.close()
+                return
+            head += part
         self.heads.append(head)
         connection.sendall(self._answer)
         if b" 200 " not in self._answer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.kit.client import Client, Json, Unexpected
 
@@ -51,14 +51,14 @@ def until_equal(client: Client, get: Callable[[], object], wanted: object, timeo
     assert get() == wanted
 
 
-def until_synced(client: Client, find: Callable[[Json], T], timeout_s: float = TIMEOUT_S) -> T:
-    """Syncs on from where the client is until `find(answer)` gives something true; that.
+def until_synced(client: Client, find: Callable[[Json], T], timeout_s: float = TIMEOUT_S, **query: Any) -> T:
+    """Syncs on from where the client is until `find(answer)` gives something true; that. `query`: more of what is asked for.
 
     Raises: NotYet with the last answer.
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        answer = client.sync(timeout=RECHECK_MS if client.next_batch else 0)
+        answer = client.sync(timeout=RECHECK_MS if client.next_batch else 0, **query)
         found = find(answer)
         if found:
             return found

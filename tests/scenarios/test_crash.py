@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import requests
 
+BROKEN_OFF = requests.exceptions.ChunkedEncodingError  # whatever the encoding
+LOST = (requests.ConnectionError, requests.Timeout, BROKEN_OFF)
 SENDERS = 4
 ROUNDS = int(os.environ.get("HEARTH_CRASH_ROUNDS", "3"))
 
@@ -36,7 +38,7 @@ class Sender(threading.Thread):
         while not self.stopping.is_set():
             try:
                 event_id = self.client.send(self.room, self.body(number), txn_id=f"n{number}")
-            except (requests.ConnectionError, requests.Timeout):
+            except LOST:
                 self.stopping.wait(0.01)
                 continue
             self.acknowledged.append(event_id)

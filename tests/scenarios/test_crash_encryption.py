@@ -24,7 +24,8 @@ from tests.kit.client import Client
 ROUNDS = int(os.environ.get("HEARTH_CRASH_ROUNDS", "3"))
 PASSWORD = "password of the tests"
 DEHYDRATED = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
-LOST = (requests.ConnectionError, requests.Timeout, http.client.HTTPException)
+BROKEN_OFF = requests.exceptions.ChunkedEncodingError  # whatever the encoding
+LOST = (requests.ConnectionError, requests.Timeout, BROKEN_OFF, http.client.HTTPException)
 
 
 class Worker(threading.Thread):

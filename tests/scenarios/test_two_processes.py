@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tests.kit.client import Client, timeline
 from tests.kit.servers import CHECKOUT
+from tests.kit.waiting import TIMEOUT_S, until_synced
 
 PASSWORD = "password of the tests"
 
@@ -23,12 +26,28 @@ def at(client: Client, server: Any) -> Client:
     return other
 
 
-def until_refused(client: Client) -> int:
-    """Asks until the token is dead; how often it was still good."""
-    for count in range(2_000):
-        if client.send_raw("GET", "/_matrix/client/v3/account/whoami").status_code == 401:
-            return count
-    raise AssertionError("the token stayed good")
+def get_messages(client: Client, room: str, count: int) -> list[str]:
+    """As many messages as /sync tells of the room, and those that come with them."""
+    found: list[str] = []
+
+    def have_come(sync: Any) -> bool:
+        found.extend(event["event_id"] for event in timeline(sync, room) if event["type"] == "m.room.message")
+        return len(found) >= count
+
+    until_synced(client, have_come, filter={"room": {"timeline": {"limit": 200}}})
+    return found
+
+
+def until_answered(status: int, ask: Callable[[], int]) -> None:
+    """Asks again and again: what another process changed, or a signal, is known within a moment of its own."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while (found := ask()) != status:
+        assert time.monotonic() < deadline, f"it stayed at {found}"
+
+
+def until_refused(client: Client) -> None:
+    """Asks until the token is dead."""
+    until_answered(401, lambda: client.send_raw("GET", "/_matrix/client/v3/account/whoami").status_code)
 
 
 def test_events_of_both_processes_reach_clients_of_both(start_local: Any) -> None:
@@ -45,13 +64,7 @@ def test_events_of_both_processes_reach_clients_of_both(start_local: Any) -> Non
             pair = [threads.submit(here.send, room, f"a{n}"), threads.submit(there.send, room, f"b{n}")]
             sent += [future.result(120) for future in pair]
     for client in (here, there, at(alice, two), at(bob, one)):
-        found: list[str] = []
-        wanted = {"room": {"timeline": {"limit": 200}}}
-        while len(found) < len(sent):
-            events = timeline(client.sync(timeout=10_000, filter=wanted), room)
-            assert events, "an event did not come"
-            found += [event["event_id"] for event in events if event["type"] == "m.room.message"]
-        assert sorted(found) == sorted(sent)
+        assert sorted(get_messages(client, room, len(sent))) == sorted(sent)
 
 
 def test_a_token_that_one_process_revokes_dies_in_the_other(start_local: Any) -> None:
@@ -98,8 +111,5 @@ def test_a_hangup_rereads_the_configuration(start_subprocess: Any) -> None:
     path.write_text(path.read_text().replace("enabled = false", "enabled = true", 1))
     assert "[rate_limits]\nenabled = true" in path.read_text()
     os.kill(server.pid, signal.SIGHUP)
-    path = "/_matrix/client/v3/user_directory/search"
-    for _ in range(2_000):
-        if alice.send_raw("POST", path, {"search_term": "x"}).status_code == 429:
-            return
-    raise AssertionError("the rate limits did not come into force")
+    search = "/_matrix/client/v3/user_directory/search"
+    until_answered(429, lambda: alice.send_raw("POST", search, {"search_term": "x"}).status_code)

@@ -7,11 +7,12 @@ import select
 from ipaddress import ip_network
 
 import pytest
+from attrs import evolve
 
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 from homeserver.runtime.http.request import Request
 from homeserver.runtime.http.site import TimeLimits
-from tests.runtime.conftest import Connection, Serve, Served, build_request
+from tests.runtime.conftest import TIMEOUT_S, Connection, Serve, Served, build_request
 
 LIMIT = 1000
 
@@ -301,7 +302,7 @@ def test_client_that_never_finishes_its_body_is_cut_off(serve: Serve) -> None:
 
 
 def test_idle_connection_is_closed(serve: Serve) -> None:
-    connection = serve(Plain(), limits=HASTY).connect()
+    connection = serve(Plain(), limits=evolve(HASTY, header_s=TIMEOUT_S)).connect()
     connection.send(build_request("GET", "/old/x"))
     assert connection.answer().status == 200
     assert connection.rest() == b""
@@ -312,7 +313,7 @@ def test_client_that_does_not_read_its_answers_is_cut_off(serve: Serve) -> None:
     connection.send(build_request("GET", "/huge") * 20)
     reset = select.poll()
     reset.register(connection.sock, 0)
-    assert reset.poll(10_000)
+    assert reset.poll(TIMEOUT_S * 1000)
 
 
 def is_closed(connection: Connection) -> bool:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tests.kit.processes import die_with_parent, get_unprivileged_user, give_to
 
 ENGINES = ("sqlite", "postgresql")
 START_TIMEOUT_MS = 120_000
+ATTEMPTS = 12
 MAX_SOCKET_FOLDER = 60  # a socket's whole path has at most 107 bytes
 _USER = "hearth"
 _TEMPLATE = "hearth_template"
@@ -127,7 +129,12 @@ class PostgresCluster:
         return _TEMPLATE
 
     def _execute(self, statement: str) -> None:
+        """Those who left a database may still be on their way out: PostgreSQL waits for them, but not for more than 5 s."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            for _ in range(ATTEMPTS - 1):
+                with suppress(psycopg.errors.ObjectInUse):
+                    connection.execute(statement.encode())
+                    return
             connection.execute(statement.encode())
 
     def _initialise(self, binaries: Path) -> None:

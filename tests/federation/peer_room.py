@@ -187,7 +187,8 @@ class PeerRoom:
 
 
 async def _is_idle(queues: Any) -> bool:
-    return queues.is_idle
+    """Nor does an event linger until one that it builds on comes: that is no work, but it is not over."""
+    return queues.is_idle and not any(room.parked for room in queues._rooms.values())
 
 
 def to_json(pdu: Any) -> Any:

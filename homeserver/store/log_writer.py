@@ -8,7 +8,8 @@ item waits for one commit; under load, the commits grow larger and not more. Ins
     3. the rows, in a fixed number of statements; then commit
 
 Invariants:
-- An item's Deferred fires after the commit that made it durable, and after all followers have seen its rows.
+- An item's Deferred fires after the commit that made it durable, and after all followers have seen its rows; except where
+  others' rows before them could not be read, for then followers wait for those.
 - Followers see all rows, in order, each once.
 - A room's writes are built on each other before they are committed. So when one fails, all those of its room that wait
   behind it fail with it (LostCompare), before its caller learns of it: none can be taken for a later head's child.
@@ -196,25 +197,30 @@ class LogWriter:
             else:
                 await self._write_one_by_one(batch)
             return
+        has_seen = True
         if done.rows and done.rows[0].position != self.position + 1:
-            await self._read_foreign(done.rows[0].position - 1)
-        self._settle(batch, done)
+            has_seen = await self._read_foreign(done.rows[0].position - 1)
+        self._settle(batch, done, is_next=has_seen)
 
-    async def _read_foreign(self, upto: int) -> None:
-        """Tell the followers of others' rows, up to a position. Those of the rooms' heads that they moved are read anew."""
+    async def _read_foreign(self, upto: int) -> bool:
+        """Tell the followers of others' rows, up to a position. Those of the rooms' heads that they moved are read anew.
+
+        False where they could not be read: the next poll, or the next commit of ours, tries again.
+        """
         while self.position < upto:
             try:
                 rows = await self.database.read(load_whole_rows, self.position, upto, FOREIGN_ROWS)
-            except DBAPIError:  # the next poll, or the next commit of ours, tries again
+            except DBAPIError:
                 logger.exception("What other processes wrote could not be read")
-                return
+                return False
             if not rows:
-                return
+                return True
             self.position = rows[-1].position
             if self._rooms is not None:
                 for room_id in {row.key for row in rows if row.kind == "event"}:
                     self._rooms.on_foreign(RoomId(room_id))
             self._tell(rows)
+        return True
 
     async def _write_one_by_one(self, batch: list[_Queued]) -> None:
         """Each item in a transaction of its own; what a failed write's room has behind it fails with it."""
@@ -254,19 +260,21 @@ class LogWriter:
             raise error
         return _place(items, {}, first)
 
-    def _settle(self, batch: list[_Queued], done: _Batch) -> None:
+    def _settle(self, batch: list[_Queued], done: _Batch, *, is_next: bool) -> None:
+        """With `is_next`, the rows are right behind what followers have seen. Else they are told when those between are read."""
         for index, error in done.errors.items():
             queued = batch[index]
             if not queued.done:
                 self._fail(queued, error)
-        if done.rows:
+        if done.rows and is_next:
             self.position = done.rows[-1].position
         for queued, first in zip(batch, done.firsts, strict=True):
             if first is not None and isinstance(queued.item, RoomWrite):
                 _settle_snapshots(queued.item)
                 if self._rooms is not None:
                     self._rooms.on_committed(queued.item)
-        self._tell(done.rows)
+        if is_next:
+            self._tell(done.rows)
         for queued, first in zip(batch, done.firsts, strict=True):
             if first is not None:
                 queued.succeed(first)

@@ -101,6 +101,20 @@ def test_flush_waits_for_what_was_submitted(log: Log) -> None:
     assert run_in_reactor(go) == 2
 
 
+def test_rows_of_others_that_could_not_be_read_are_told_later_and_in_order(
+    log: Log, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Log(database_url)
+    other.submit(_item("@other:test"))
+    with monkeypatch.context() as broken:
+        broken.setattr("homeserver.store.log_writer.load_whole_rows", lambda conn, *_: _fail(conn, 0))
+        assert log.submit(_item("@own:test")) == [(True, 2)]
+    assert log.rows == []
+    assert log.submit(_item("@next:test")) == [(True, 3)]
+    assert [(row.position, row.key) for row in log.rows] == [(1, "@other:test"), (2, "@own:test"), (3, "@next:test")]
+    run_in_reactor(other.database.close)
+
+
 def test_whoever_goes_away_stops_neither_his_write_nor_the_next(log: Log) -> None:
     def go() -> Deferred[Any]:
         log.writer.submit(_item("@first:test"))

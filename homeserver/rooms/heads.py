@@ -23,7 +23,7 @@ from homeserver.rooms.state_nodes import StateNode, StateNodes
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent
 from homeserver.store.heads import HeadRow, load_heads
-from homeserver.store.room_writes import RoomWrite
+from homeserver.store.room_writes import RoomWrite, load_head_version
 from homeserver.store.snapshots import Snapshot
 
 
@@ -89,6 +89,17 @@ class RoomHeads:
             if room is not None:
                 heads[room_id] = room.committed
         return heads
+
+    async def is_outdated(self, room: Room) -> bool:
+        """Whether another process has written to the room, which the log has not told yet; then the room is forgotten here."""
+        room_id = room.committed.room_id
+        version = await self._database.read(load_head_version, room_id)
+        if self._rooms.get(room_id) is not room:
+            return True
+        if version > room.speculative.number:
+            self.drop(room_id)
+            return True
+        return False
 
     # -- told by the log writer --------------------------------------------------------------------------------------
 

@@ -145,6 +145,11 @@ class RoomWriter:
             except _Missing as missing:
                 await self._load(room.committed, missing.ids, loaded)
                 continue
+            except MatrixError:
+                # A write that is built on an old head is found out when it is written; a refusal by one is found out here.
+                if not await self.heads.is_outdated(room):
+                    raise
+                continue
             if write is None:
                 return []
             room.pending.append(_head_of(write))

@@ -149,6 +149,15 @@ def lock_heads(conn: Connection, room_ids: Sequence[RoomId]) -> dict[RoomId, int
     return {row[0]: row[1] for row in conn.execute(_VERSIONS, {"ids": sorted(room_ids)})}
 
 
+_VERSION = select(rooms.c.head_version).where(rooms.c.room_id == bindparam("room_id"))
+
+
+def load_head_version(conn: Connection, room_id: RoomId) -> int:
+    """0 for a room that is not there."""
+    version: int | None = conn.execute(_VERSION, {"room_id": room_id}).scalar_one_or_none()
+    return version or 0
+
+
 def load_transactions(conn: Connection, transactions: Sequence[Transaction]) -> dict[Transaction, EventId]:
     """Those of the transactions that were done before, with the event that they made."""
     t = event_transactions.c

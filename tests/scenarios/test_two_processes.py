@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.kit.client import Client, timeline
 from tests.kit.servers import CHECKOUT
 from tests.kit.waiting import TIMEOUT_S, until_synced
@@ -65,6 +67,21 @@ def test_events_of_both_processes_reach_clients_of_both(start_local: Any) -> Non
             sent += [future.result(120) for future in pair]
     for client in (here, there, at(alice, two), at(bob, one)):
         assert sorted(get_messages(client, room, len(sent))) == sorted(sent)
+
+
+def test_who_joined_by_one_process_writes_by_the_other_at_once(
+    start_local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which has not looked at the log since, but remembers the room as it was."""
+    monkeypatch.setattr("homeserver.store.log_tail.INTERVAL_MS", 600_000)
+    one, two = start_local(), start_local()
+    alice, bob = one.register("alice"), one.register("bob")
+    room = alice.create_room(preset="public_chat")
+    at(alice, two).send(room, "as it was", txn_id="before")
+    bob.join(room)
+    assert at(bob, two).send(room, "hello")
+    bob.leave(room)
+    at(bob, two).send(room, "again", txn_id="again", expect=403)
 
 
 def test_a_token_that_one_process_revokes_dies_in_the_other(start_local: Any) -> None:

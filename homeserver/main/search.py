@@ -18,8 +18,19 @@ from homeserver.store.user_directory import index_members
 
 @frozen
 class SearchServices:
-    indexes: list[SearchIndex]
+    """index: of what is said in rooms. members: of who is in them."""
+
+    index: SearchIndex
+    members: SearchIndex
     endpoints: list[object]
+
+    def start(self) -> None:
+        self.index.start()
+        self.members.start()
+
+    async def stop(self) -> None:
+        await self.index.stop()
+        await self.members.stop()
 
 
 def build_search(core: Core, rooms: RoomServices) -> SearchServices:
@@ -31,4 +42,4 @@ def build_search(core: Core, rooms: RoomServices) -> SearchServices:
     core.log.follow(members.on_rows)
     directory = UserDirectory(core.database, members)
     endpoints = [SearchEndpoint(search, rooms.views, rooms.paging, json), UserDirectoryEndpoints(directory)]
-    return SearchServices([index, members], endpoints)
+    return SearchServices(index, members, endpoints)

@@ -59,8 +59,7 @@ class Services:
         """Finish what was accepted; then close the database."""
         await self.rooms.delayed.stop()
         await self.rooms.upkeep.stop()
-        for index in self.search.indexes:
-            await index.stop()
+        await self.search.stop()
         await self.rooms.profiles.stop()
         await self.accounts.last_seen.stop()
         self.media.stop()
@@ -171,8 +170,7 @@ async def start_server(
     lifecycle.on_stop("Log", tail.stop)
     await services.accounts.accounts.resume_departures()
     await services.rooms.delayed.start()
-    for index in services.search.indexes:
-        index.start()
+    services.search.start()
     services.rooms.upkeep.start()
     services.media.start()
     if federation is not None:
@@ -184,6 +182,8 @@ async def start_server(
     try:
         listeners.start()
     except BaseException:
+        if services.outbound is not None:
+            await services.outbound.stop()
         await services.stop()
         raise
     tail.start()

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from attrs import define
 
+from federation.inbound.arrivals import Arrivals
 from federation.inbound.pdu_checks import PduChecks, Refusal
 from homeserver.matrix.errors import MatrixError, NotFound
 from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of, is_user_id
@@ -38,6 +39,7 @@ class OutsideEnds:
     server_name: ServerName
     checks: PduChecks
     outside: OutsideRooms
+    arrivals: Arrivals
 
     async def receive(self, room_id: RoomId, raw: object) -> Pdu | Refusal:
         """The event, if it ended an invite or a knock, now or when it came before."""

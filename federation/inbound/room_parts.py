@@ -6,7 +6,7 @@ longer are *held*: written to the table of staged events as they came, so that t
 the check goes on behind it. What the same server sends of that room later waits for them: its order is kept.
 
 Of a room that this server is not in, nothing can be staged: of such events the answer says that they are not accepted, as far as
-it can name them, and they count all the same if their check ends well.
+it can name them, and they count all the same if their check ends well. Where a join goes on, they wait for its end.
 
 How much may be late is bounded, for each server and in all. The answer waits for what is beyond that; so a server that sends such
 events holds up itself.
@@ -162,8 +162,9 @@ class RoomParts:
             part.refused = [each.error for each in results if isinstance(each, Refusal)]
             if part.is_late:
                 _log_refused([part])
+            if part.held:
                 self._release(part, results)
-            else:
+            else:  # if late, then of a room that this server was not in
                 await self._queue(part, results)
         except Exception as error:
             part.failure = error
@@ -179,6 +180,9 @@ class RoomParts:
         """Whether the origin may send any event to the room, then each of them."""
         if part.room_id is None:
             return [Refusal(None, "room_id: missing from the event, or none")] * len(part.raws)
+        if self.outside.arrivals.is_expected(part.room_id):
+            part.is_outside = True  # as far as the answer is concerned
+            await self.outside.arrivals.wait(part.room_id)
         head = await self._load_head(part, part.room_id)
         if part.after is not None:
             await part.after.wait()

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from attrs import define, field
 
+from federation.inbound.arrivals import Arrivals
 from federation.joining.join import JoinHandshake
 from federation.joining.join_answer import CheckedJoin
 from federation.joining.partial_state import StateCompletion
@@ -63,6 +64,7 @@ class Joining:
     entry: Entry
     memberships: Memberships
     outside: OutsideRooms
+    arrivals: Arrivals
     _turns: Turns[RoomId] = field(init=False, factory=Turns)
 
     async def join(
@@ -78,8 +80,11 @@ class Joining:
                 return head.state[member_key(user_id)]
             servers = [*via, *await self._load_servers(room_id, user_id, head)]
             is_here = head is not None and head.is_server_joined(self.server_name)
-            enter = self.entry.receive if is_here else self.entry.enter
-            joined = await self.handshake.join(room_id, user_id, content, servers, enter)
+            if is_here:
+                joined = await self.handshake.join(room_id, user_id, content, servers, self.entry.receive)
+            else:
+                with self.arrivals.expect(room_id):
+                    joined = await self.handshake.join(room_id, user_id, content, servers, self.entry.enter)
             return joined.event.event_id
 
     async def _load_servers(self, room_id: RoomId, user_id: UserId, head: RoomHead | None) -> list[ServerName]:

@@ -67,7 +67,7 @@ def build_joining(
     leaving = Leaving(core.clock, core.database, doors, core.outside)
     remote = FederatedServers(
         allowed,
-        Joining(core.server_name, joins, entry, core.memberships, core.outside),
+        Joining(core.server_name, joins, entry, core.memberships, core.outside, receiving.arrivals),
         Doors(doors, core.outside, core.memberships, leaving),
         Inviting(core.writer, InviteHandshake(client, ring), core.ingest),
         queries,

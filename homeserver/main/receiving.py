@@ -7,6 +7,7 @@ from attrs import frozen
 from federation.client import FederationClient
 from federation.config import PolicyServerConfig
 from federation.inbound.acl import ServerAcls
+from federation.inbound.arrivals import Arrivals
 from federation.inbound.edus import EduHandlers
 from federation.inbound.fetching import Fetcher
 from federation.inbound.outside import OutsideEnds
@@ -35,6 +36,7 @@ class ReceivingServices:
     receiver: PduReceiver
     queues: RoomQueues
     edus: EduHandlers
+    arrivals: Arrivals
     transactions: Transactions
     endpoints: list[object]
 
@@ -56,13 +58,14 @@ def build_receiving(core: Core, client: FederationClient, ring: KeyRing) -> Rece
     receiver = PduReceiver(core.server_name, client, checks, fetcher, policies, core.ingest, core.heads, core.clock)
     queues = RoomQueues(core.clock, core.database, core.heads, acls, checks, receiver)
     edus = EduHandlers(acls, core.clock)
-    ends = OutsideEnds(core.server_name, checks, core.outside)
+    arrivals = Arrivals()
+    ends = OutsideEnds(core.server_name, checks, core.outside, arrivals)
     parts = RoomParts(core.server_name, core.clock, core.heads, acls, checks, queues, ends)
     transactions = Transactions(core.clock, core.database, parts, edus)
     endpoints: list[object] = [SendEndpoint(transactions, core.clock)]
     if own_policy is not None:
         endpoints.append(PolicyEndpoints(own_policy))
-    return ReceivingServices(acls, checks, fetcher, policies, receiver, queues, edus, transactions, endpoints)
+    return ReceivingServices(acls, checks, fetcher, policies, receiver, queues, edus, arrivals, transactions, endpoints)
 
 
 def build_policy_server(core: Core, acls: ServerAcls, ring: KeyRing) -> PolicyServer | None:

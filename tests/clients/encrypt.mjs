@@ -1,18 +1,14 @@
-// matrix-js-sdk with its Rust crypto on a running server, or on two that federate: node encrypt.mjs URL [URL OF THE OTHER [NAMES OF BOTH, who have accounts]]. Exit code 0 when all went as it should.
+// matrix-js-sdk with its Rust crypto on a running server, or on two that federate: node encrypt.mjs URL, or URL NAME URL NAME of those who talk. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
 import { setTimeout as pause } from "node:timers/promises";
-import { meet, reads, signUp, start, untilTrue } from "./kit.mjs";
+import { meet, reads, start, untilTrue, users } from "./kit.mjs";
 
-const [url, otherUrl = url, name = "alice", otherName = "bob"] = process.argv.slice(2);
-if (process.argv.length < 5) {
-    await signUp(url, name);
-    await signUp(otherUrl, otherName);
-}
+const [ofAlice, ofBob] = await users("alice", "bob");
 
 // Encrypted messages, both ways.
 const secrets = new Map();
-const alice = await start(url, name, secrets);
-const bob = await start(otherUrl, otherName);
+const alice = await start(...ofAlice, secrets);
+const bob = await start(...ofBob);
 const roomId = await meet(alice, bob);
 const first = reads(bob, "hello");
 await alice.sendTextMessage(roomId, "hello");
@@ -40,16 +36,18 @@ const isSaved = async () => (await alice.getKeyBackupVersion()).count === (await
 while (!(await isSaved())) await pause(100);
 await alice.logout(true);
 
-// A new device reads the old messages once it has restored the backup.
-const again = await start(url, name, secrets);
+// A new device reads the old messages once it has restored the backup, and not before.
+const again = await start(...ofAlice, secrets);
 assert.equal(await again.getCrypto().userHasCrossSigningKeys(again.getUserId(), true), true);
 await again.getCrypto().bootstrapCrossSigning({});
-const info = await again.getKeyBackupVersion();
-const restored = await again.restoreKeyBackupWithSecretStorage(info);
-assert.equal(restored.imported, info.count);
 const room = again.getRoom(roomId);
 await again.scrollback(room, 30);
 const old = room.getLiveTimeline().getEvents().filter((event) => event.isEncrypted());
+await Promise.all(old.map((event) => event.getDecryptionPromise()));
+assert.deepEqual(old.map((event) => event.isDecryptionFailure()), [true, true, true]);
+const info = await again.getKeyBackupVersion();
+const restored = await again.restoreKeyBackupWithSecretStorage(info);
+assert.equal(restored.imported, info.count);
 const locked = old.filter((event) => event.getContent().msgtype !== "m.text");
 for (const event of locked) await event.attemptDecryption(again.getCrypto(), { isRetry: true });
 const bodies = old.map((event) => event.getContent().body);

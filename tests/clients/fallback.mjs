@@ -1,15 +1,14 @@
-// All one-time keys of a device that is away are used up: matrix-js-sdk with its Rust crypto on a running server: node fallback.mjs URL. Exit code 0 when all went as it should.
+// All one-time keys of a device that is away are used up: matrix-js-sdk with its Rust crypto on a running server, or on two that federate: node fallback.mjs URL, or URL NAME URL NAME URL NAME of alice, bob, who is away, and carol. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
-import { makeGate, meet, reads, signUp, start, until } from "./kit.mjs";
+import { makeGate, meet, reads, start, until, users } from "./kit.mjs";
 
-const url = process.argv[2];
 const algorithm = "signed_curve25519";
 
-for (const name of ["alice", "bob", "carol"]) await signUp(url, name);
+const [ofAlice, ofBob, ofCarol] = await users("alice", "bob", "carol");
 const gate = makeGate();
-const alice = await start(url, "alice");
-const carol = await start(url, "carol");
-const bob = await start(url, "bob", new Map(), gate.fetch);
+const alice = await start(...ofAlice);
+const carol = await start(...ofCarol);
+const bob = await start(...ofBob, new Map(), gate.fetch);
 const roomId = await meet(alice, bob);
 const carolJoined = until(alice, "RoomMember.membership", (_event, member) => member.userId === carol.getUserId() && member.membership === "join");
 const invited = until(carol, "Room.myMembership", (_room, membership) => membership === "invite");
@@ -92,7 +91,7 @@ async function toldByBoth() {
 /** Past the gate, and past the client. */
 async function call(client, method, path, body) {
     const headers = { Authorization: `Bearer ${client.getAccessToken()}`, "Content-Type": "application/json" };
-    const answer = await fetch(`${url}/_matrix/client${path}`, { method, headers, body: body && JSON.stringify(body) });
+    const answer = await fetch(`${client.baseUrl}/_matrix/client${path}`, { method, headers, body: body && JSON.stringify(body) });
     const json = await answer.json();
     assert.equal(answer.status, 200, JSON.stringify(json));
     return json;

@@ -19,6 +19,14 @@ export async function signUp(baseUrl, name) {
     return made.user_id;
 }
 
+/** The users of a story, as `start` takes them: new ones of these names, on the server whose URL is on the command line; or those that are there, as URL NAME URL NAME …, who have accounts. */
+export async function users(...names) {
+    const given = process.argv.slice(2);
+    if (given.length > 1) return names.map((_name, at) => given.slice(2 * at, 2 * at + 2));
+    for (const name of names) await signUp(given[0], name);
+    return names.map((name) => [given[0], name]);
+}
+
 /** A new device of the user; secrets: the keys of their secret storage, by key id, which the devices of a user may share; makeSync: makes a SlidingSync for the client. */
 export async function start(baseUrl, name, secrets = new Map(), fetchFn = fetch, makeSync = () => undefined) {
     const identifier = { type: "m.id.user", user: name };

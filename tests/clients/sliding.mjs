@@ -1,17 +1,16 @@
 // matrix-js-sdk's SlidingSync and its Rust crypto on a running server: MATRIX_JS_SDK=matrix-js-sdk-37 node sliding.mjs URL. Exit code 0 when all went as it should.
 import assert from "node:assert/strict";
-import { meet, reads, sdk, signUp, start, until, untilTrue } from "./kit.mjs";
+import { meet, reads, start, until, untilTrue, users } from "./kit.mjs";
 
-const url = process.argv[2];
 const { SlidingSync, SlidingSyncEvent } = await import("matrix-js-sdk-37/lib/sliding-sync.js");
 const state = [["m.room.create", ""], ["m.room.name", ""], ["m.room.encryption", ""], ["m.room.member", "$ME"], ["m.room.member", "$LAZY"]];
 
-for (const name of ["alice", "bob"]) await signUp(url, name);
+const [ofAlice, ofBob] = await users("alice", "bob");
 let sliding;
-const bob = await start(url, "bob");
-const alice = await start(url, "alice", new Map(), fetch, (client) => {
+const bob = await start(...ofBob);
+const alice = await start(...ofAlice, new Map(), fetch, (client) => {
     const lists = new Map([["first", { ranges: [[0, 0]], timeline_limit: 1, required_state: state }]]);
-    sliding = new SlidingSync(url, lists, { timeline_limit: 50, required_state: [["*", "*"]] }, client, 20000);
+    sliding = new SlidingSync(client.baseUrl, lists, { timeline_limit: 50, required_state: [["*", "*"]] }, client, 20000);
     return sliding;
 });
 
@@ -47,7 +46,7 @@ await stored;
 assert.equal(alice.getAccountData("m.push_rules").getContent().global.override[0].rule_id, ".m.rule.master");
 
 // A new device is news, and what is said then it reads as well.
-const again = await start(url, "bob");
+const again = await start(...ofBob);
 const isKnown = async () => (await alice.getCrypto().getUserDeviceInfo([bob.getUserId()])).get(bob.getUserId()).has(again.getDeviceId());
 await untilTrue(alice, "crypto.devicesUpdated", isKnown);
 const third = reads(again, "to both devices");

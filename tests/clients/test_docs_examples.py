@@ -76,7 +76,7 @@ def test_the_example_sends_into_an_encrypted_room(hearth: Any, tmp_path: Path) -
     exec(example, names)
 
     async def story() -> None:
-        bob = Phone(hearth.url, "bob", tmp_path / "bob")
+        bob = Phone(hearth.url, "@bob:test.example", tmp_path / "bob")
         try:
             await bob.log_in()
             room = alice.create_room(preset="public_chat", initial_state=[ENCRYPTED])

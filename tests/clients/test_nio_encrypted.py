@@ -1,33 +1,51 @@
-"""matrix-nio with its encryption (vodozemac) against a running server."""
+"""matrix-nio with its encryption (vodozemac) against a running server, or two that federate."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import nio
+import pytest
+from attrs import frozen
+from nio.crypto import SasState
+
+from tests.kit.peers import PAIRS, Pair
+from tests.kit.servers import SERVER_NAME
 
 Json = dict[str, Any]
 PASSWORD = "password of the tests"
 ENCRYPTED = {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
-TURNS = 20
+WAIT_S = 90
 MISSED = 5_000
 PER_SESSION = 40  # so that more keys wait for the device than one response brings
 
 
-class Phone:
-    """One device of a user. `read` is what it could read, `locked` what it could not."""
+@frozen
+class Account:
+    url: str
+    user_id: str
+    exists: bool
 
-    def __init__(self, url: str, name: str, folder: Path) -> None:
+
+class Phone:
+    """One device of a user. `read` is what it could read, `locked` what it could not.
+
+    What it could read only when the key came, after the message, is in `unlocked` as well.
+    """
+
+    def __init__(self, url: str, user_id: str, folder: Path) -> None:
         folder.mkdir()
         settings = nio.AsyncClientConfig(encryption_enabled=True, store_sync_tokens=False)
-        self.client = nio.AsyncClient(url, f"@{name}:test.example", store_path=str(folder), config=settings)
+        self.client = nio.AsyncClient(url, user_id, store_path=str(folder), config=settings)
         self.read: list[str] = []
         self.locked: list[nio.MegolmEvent] = []
+        self.unlocked: list[str] = []
         self.client.add_event_callback(self._on_text, nio.RoomMessageText)
         self.client.add_event_callback(self._on_locked, nio.MegolmEvent)
 
@@ -58,13 +76,21 @@ class Phone:
         if client.should_claim_keys:
             assert isinstance(await client.keys_claim(client.get_users_for_key_claiming()), nio.KeysClaimResponse)
         await client.send_to_device_messages()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        sessions = self.client.olm.inbound_group_store
+        for event in self.locked[:]:
+            if sessions.get(event.room_id, event.sender_key, event.session_id):
+                self.locked.remove(event)
+                self.unlocked.append(self.client.decrypt_event(event).body)
+                self.read.append(self.unlocked[-1])
 
     async def until(self, holds: Callable[[], Any]) -> None:
-        for _ in range(TURNS):
-            if holds():
-                return
+        deadline = time.monotonic() + WAIT_S
+        while not holds():
+            assert time.monotonic() < deadline, f"It did not come: read {self.read}, locked {self.locked}"
             await self.turn()
-        raise AssertionError(f"It did not come in {TURNS} syncs: read {self.read}, locked {self.locked}")
 
     async def say(self, room: str, body: str) -> None:
         content = {"msgtype": "m.text", "body": body}
@@ -79,15 +105,30 @@ class Phone:
         return self.client.device_store[other.client.user_id][other.client.device_id]
 
 
-def _run(hearth: Any, tmp_path: Path, story: Callable[[Callable[[str], Awaitable[Phone]]], Awaitable[None]]) -> None:
+def _on_one(server: Any) -> dict[str, Account]:
+    """Accounts that the clients make themselves."""
+    return {name: Account(server.url, f"@{name}:{SERVER_NAME}", exists=False) for name in ("alice", "bob")}
+
+
+def _on_two(pair: Pair) -> dict[str, Account]:
+    people = {"alice": pair.near.person("alice"), "bob": pair.far.person("bob")}
+    return {name: Account(person.base_url, person.user_id, exists=True) for name, person in people.items()}
+
+
+def _run(
+    accounts: Mapping[str, Account],
+    tmp_path: Path,
+    story: Callable[[Callable[[str], Awaitable[Phone]]], Awaitable[None]],
+) -> None:
     async def run() -> None:
         async with AsyncExitStack() as stack:
 
             async def start(name: str) -> Phone:
-                """The user's first device makes the account, the others log in."""
-                phone = Phone(hearth.url, name, tmp_path / f"{name} {len(list(tmp_path.iterdir()))}")
+                """The user's first device makes the account where there is none, the others log in."""
+                account = accounts[name]
+                phone = Phone(account.url, account.user_id, tmp_path / f"{name} {len(list(tmp_path.iterdir()))}")
                 stack.push_async_callback(phone.client.close)
-                await (phone.log_in() if name in known else phone.sign_up())
+                await (phone.log_in() if account.exists or name in known else phone.sign_up())
                 known.add(name)
                 return phone
 
@@ -112,16 +153,33 @@ async def _talk(alice: Phone, bob: Phone) -> str:
     return room
 
 
+async def _talk_more(start: Any) -> tuple[Phone, Phone]:
+    alice, bob = await start("alice"), await start("bob")
+    room = await _talk(alice, bob)
+    for n in range(5):
+        await alice.say(room, f"again {n}")
+    await bob.until(lambda: bob.read[-5:] == [f"again {n}" for n in range(5)])
+    assert not bob.locked
+    return alice, bob
+
+
 def test_encrypted_messages_go_both_ways(hearth: Any, tmp_path: Path) -> None:
     async def story(start: Any) -> None:
-        alice, bob = await start("alice"), await start("bob")
-        room = await _talk(alice, bob)
-        for n in range(5):
-            await alice.say(room, f"again {n}")
-        await bob.until(lambda: bob.read[-5:] == [f"again {n}" for n in range(5)])
-        assert not bob.locked
+        alice, bob = await _talk_more(start)
+        # On one server no message comes before its key.
+        assert not alice.unlocked and not bob.unlocked
 
-    _run(hearth, tmp_path, story)
+    _run(_on_one(hearth), tmp_path, story)
+
+
+@pytest.mark.parametrize("pair", PAIRS, indirect=True)
+def test_users_of_two_servers_talk_and_verify_each_other(pair: Pair, tmp_path: Path) -> None:
+    async def story(start: Any) -> None:
+        alice, bob = await _talk_more(start)
+        await _verify(alice, bob)
+        assert alice.device(bob).verified and bob.device(alice).verified
+
+    _run(_on_two(pair), tmp_path, story)
 
 
 async def _verify(new: Phone, old: Phone) -> None:
@@ -149,7 +207,7 @@ async def _verify(new: Phone, old: Phone) -> None:
 
     for phone in (new, old):
         phone.client.add_to_device_callback(show(phone), nio.KeyVerificationKey)
-    await new.turn()  # the acceptance came: sends its key
+    await new.until(lambda: sas.state == SasState.accepted)  # and has sent its key
     await old.until(lambda: old in shown)
     await new.until(lambda: new in shown)
     assert sas.get_emoji() == other.get_emoji()
@@ -169,18 +227,52 @@ def test_new_device_gets_keys_from_the_old_one(hearth: Any, tmp_path: Path) -> N
         await _verify(new, bob)
         for event in new.locked:
             assert isinstance(await new.client.request_room_key(event), nio.RoomKeyRequestResponse)
-        sessions = new.client.olm.inbound_group_store
-        for event in new.locked:
+        for left in (1, 0):
             await bob.turn()  # claims a key for a session with the new device, and sends with the next
             await bob.turn()
-            await new.until(lambda event=event: sessions.get(room, event.sender_key, event.session_id))
-        unlocked = [new.client.decrypt_event(event).body for event in new.locked]
-        assert unlocked == ["hello", "and to you"]
+            await new.until(lambda left=left: len(new.locked) <= left)
+        assert sorted(new.unlocked) == ["and to you", "hello"]
         await alice.until(lambda: alice.knows(new))
         await alice.say(room, "and you, too")
-        await new.until(lambda: new.read == ["and you, too"])
+        await new.until(lambda: new.read[2:] == ["and you, too"])
 
-    _run(hearth, tmp_path, story)
+    _run(_on_one(hearth), tmp_path, story)
+
+
+async def _lose_a_device(start: Any) -> None:
+    alice, bob = await start("alice"), await start("bob")
+    room = await _talk(alice, bob)
+    tablet = await start("bob")
+    await alice.until(lambda: alice.knows(tablet))
+    with pytest.raises(nio.OlmUnverifiedDeviceError):
+        await alice.client.room_send(room, "m.room.message", {"msgtype": "m.text", "body": "to those I verified"})
+    assert alice.client.blacklist_device(alice.device(tablet))
+    await alice.say(room, "not for the tablet")
+    await bob.until(lambda: bob.read[-1] == "not for the tablet")
+    assert alice.client.unblacklist_device(alice.device(tablet))
+    await alice.say(room, "for both")
+    await bob.until(lambda: bob.read[-1] == "for both")
+    await tablet.until(lambda: tablet.read == ["for both"])
+    assert len(tablet.locked) == 3  # two are from before it was there
+
+    assert isinstance(await tablet.client.logout(), nio.LogoutResponse)
+    await alice.until(lambda: alice.device(tablet).deleted)
+    await alice.say(room, "for who is left")
+    await bob.until(lambda: bob.read[-1] == "for who is left")
+    newest, *_ = await _page_back(bob, room)
+    event = nio.Event.parse_encrypted_event({**newest, "room_id": room})
+    assert bob.client.decrypt_event(event).body == "for who is left"
+    with pytest.raises(nio.EncryptionError):
+        tablet.client.decrypt_event(event)
+
+
+def test_a_device_that_is_refused_or_logged_out_reads_no_more(hearth: Any, tmp_path: Path) -> None:
+    _run(_on_one(hearth), tmp_path, _lose_a_device)
+
+
+@pytest.mark.parametrize("pair", PAIRS, indirect=True)
+def test_a_device_of_another_server_that_is_refused_or_logged_out_reads_no_more(pair: Pair, tmp_path: Path) -> None:
+    _run(_on_two(pair), tmp_path, _lose_a_device)
 
 
 async def _send_while_away(alice: Phone, room: str) -> None:
@@ -221,8 +313,9 @@ async def _page_back(phone: Phone, room: str) -> list[Json]:
     token: str | None = client.next_batch
     while token:
         method, path = nio.Api.room_messages(client.access_token, room, start=token, limit=500)
-        answer = await client.send(method, path, headers={"Authorization": f"Bearer {client.access_token}"})
+        answer = await client.send(method, path)
         page = await answer.json()
+        assert answer.status == 200, page
         found += [event for event in page["chunk"] if event["type"] == "m.room.encrypted"]
         token = page.get("end")
     return found
@@ -244,4 +337,4 @@ def test_a_device_that_was_away_reads_what_it_missed(start_subprocess: Any, tmp_
         assert len(set(read)) == len(read)
         assert set(read) <= set(texts)
 
-    _run(start_subprocess(), tmp_path, story)
+    _run(_on_one(start_subprocess()), tmp_path, story)

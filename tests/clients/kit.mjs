@@ -1,4 +1,7 @@
 // What the stories share: users of matrix-js-sdk with its Rust crypto, and waiting for what they see.
+import { setTimeout as pause } from "node:timers/promises";
+
+const TIMEOUT_MS = 90_000;
 // Of the two versions that are installed a process can have one: that which $MATRIX_JS_SDK names.
 const version = process.env.MATRIX_JS_SDK ?? "matrix-js-sdk";
 export const sdk = await import(version);
@@ -67,7 +70,7 @@ export function makeGate() {
 /** The next such event's arguments. */
 export function until(emitter, event, holds = () => true, what = event) {
     return new Promise((resolve, reject) => {
-        const timer = setTimeout(() => reject(new Error(`no ${what} in time`)), 90000);
+        const timer = setTimeout(() => reject(new Error(`no ${what} in time`)), TIMEOUT_MS);
         const listen = (...args) => {
             if (!holds(...args)) return;
             clearTimeout(timer);
@@ -91,15 +94,19 @@ export async function untilTrue(emitter, event, holds) {
     }
 }
 
-/** Until the client has decrypted such a message. */
+/** Until the client has decrypted such a message, one more than it has now. It is looked for: of the first message of a room the client
+ * was seen to emit no "Event.decrypted". */
 export async function reads(client, body) {
-    const isIt = (event) => event.isEncrypted() && event.getContent().body === body;
-    try {
-        return await until(client, "Event.decrypted", isIt, `"${body}"`);
-    } catch (error) {
-        const events = client.getRooms().flatMap((room) => room.getLiveTimeline().getEvents());
-        const told = events.map((event) => `${event.getType()} ${event.getContent().body ?? ""} ${event.status ?? ""}`);
-        throw new Error(`${error.message}; there are: ${told.join(", ")}`);
+    const events = () => client.getRooms().flatMap((room) => room.getLiveTimeline().getEvents());
+    const found = () => events().filter((event) => event.isEncrypted() && event.getContent().body === body);
+    const known = new Set(found().map((event) => event.getId()));
+    const deadline = Date.now() + TIMEOUT_MS;
+    while (found().every((event) => known.has(event.getId()))) {
+        if (Date.now() > deadline) {
+            const told = events().map((event) => `${event.getType()} ${event.getContent().body ?? ""} ${event.status ?? ""}`);
+            throw new Error(`no "${body}" in time; there are: ${told.join(", ")}`);
+        }
+        await pause(50);
     }
 }
 

@@ -1,4 +1,4 @@
-"""Finding users, of this server and of others, in an index of the rooms' members that follows what is written.
+"""Finding users, of this server and of others, by words of the rooms' members that follow what is written.
 
 Spec: client-server-api#user-directory
 """
@@ -35,7 +35,7 @@ class UserDirectory:
         return (await self.database.read(_search, searcher, words, limit))[0]
 
     async def _wait_whole(self) -> None:
-        """Until all members are in the index, or for a moment: others may be at the last of them, or there are very many."""
+        """Until all members have words, or for a moment: others may be at the last of them, or there are very many."""
         await self.index.catch_up()
         for _ in range(WAITS):
             if not await self.database.read(has_wordless):

@@ -6,7 +6,6 @@ from sqlalchemy import Connection
 
 _STATEMENTS = (
     "ALTER TABLE memberships ADD COLUMN words TEXT",
-    "CREATE INDEX memberships_words ON memberships (room_id, words, user_id) WHERE membership = 'join'",
     "CREATE INDEX memberships_wordless ON memberships (room_id) WHERE membership = 'join' AND words IS NULL",
 )
 

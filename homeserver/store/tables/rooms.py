@@ -118,16 +118,7 @@ memberships = Table(
     Column("words", Text, nullable=True),
 )
 Index("memberships_room", memberships.c.room_id, memberships.c.membership)
-_JOINED = memberships.c.membership == "join"
-_WORDLESS = _JOINED & memberships.c.words.is_(None)
-Index(
-    "memberships_words",
-    memberships.c.room_id,
-    memberships.c.words,
-    memberships.c.user_id,
-    sqlite_where=_JOINED,
-    postgresql_where=_JOINED,
-)
+_WORDLESS = (memberships.c.membership == "join") & memberships.c.words.is_(None)
 Index("memberships_wordless", memberships.c.room_id, sqlite_where=_WORDLESS, postgresql_where=_WORDLESS)
 
 event_transactions = Table(

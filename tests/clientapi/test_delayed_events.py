@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from queue import Queue
 from typing import Any
 
@@ -11,9 +10,9 @@ from twisted.internet.threads import deferToThread
 
 from homeserver.rooms.delayed_events import DelayedEvents
 from homeserver.runtime.clock import ManualClock
-from homeserver.runtime.db import engine_url, make_engine
 from homeserver.store.delayed_events import DelayedEvent
 from tests.kit.client import bodies
+from tests.kit.databases import transaction
 from tests.kit.reactor import run_in_reactor
 from tests.kit.waiting import until
 
@@ -221,8 +220,6 @@ def set_suspended(hearth: Any, client: Any, is_suspended: bool) -> None:
 def let_time_pass(hearth: Any, database_url: str) -> None:
     """Everything that waits comes due while no process runs."""
     hearth.stop()
-    engine = make_engine(engine_url(database_url, Path("/")))
-    with engine.begin() as connection:
+    with transaction(database_url) as connection:
         connection.exec_driver_sql("UPDATE delayed_events SET due_ts_ms = 0")
-    engine.dispose()
     hearth.start()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import update
 
-from homeserver.runtime.db import engine_url, make_engine
 from homeserver.store.migrations import m0012_event_relations
 from homeserver.store.tables import rooms
+from tests.kit.databases import transaction
 
 RELATIONS = "/_matrix/client/v1/rooms/{}/relations/{}"
 THREADS = "/_matrix/client/v1/rooms/{}/threads"
@@ -168,11 +167,9 @@ def test_a_reply_that_says_itself_who_sees_it_counts_only_for_those(
     first = relate(alice, room, root, "m.thread", "to both")
     hidden = relate(alice, room, root, "m.thread", "from a fork in which only members see the room, and bob is none")
     hearth.stop()
-    engine = make_engine(engine_url(database_url, Path("/")))
     sight = json.dumps({"members": {bob.user_id: None}, "visibility": "joined"})
-    with engine.begin() as connection:
+    with transaction(database_url) as connection:
         connection.execute(update(rooms.events).where(rooms.events.c.event_id == hidden).values(sight=sight))
-    engine.dispose()
     hearth.start()
     alice.base_url = bob.base_url = hearth.url
     for client, expected in ((alice, (hidden, 2)), (bob, (first, 1))):
@@ -216,11 +213,9 @@ def test_relations_that_were_stored_before_there_was_a_table_for_them_are_found(
     threaded = relate(alice, room, root, "m.thread")
     alice.send(room, {"msgtype": "m.text", "body": "x", "m.relates_to": "nothing"})
     hearth.stop()
-    engine = make_engine(engine_url(database_url, Path("/")))
-    with engine.begin() as connection:
+    with transaction(database_url) as connection:
         connection.exec_driver_sql("DROP TABLE event_relations")
         m0012_event_relations.upgrade(connection)
-    engine.dispose()
     hearth.start()
     alice.base_url = hearth.url
     assert ids(alice.get(RELATIONS, at=(room, root))) == [threaded]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from pathlib import Path
 from typing import Any
 
-from homeserver.runtime.db import engine_url, make_engine
+from tests.kit.databases import transaction
 from tests.kit.waiting import until_equal
 
 SEARCH = "/user_directory/search"
@@ -48,10 +47,8 @@ def test_users_of_rooms_that_were_stored_before_there_was_an_index_are_found(hea
     until_equal(bob, lambda: found(alice, "bobby"), [bob.user_id])
     assert found(alice, "robert") == []
     hearth.stop()
-    engine = make_engine(engine_url(database_url, Path("/")))
-    with engine.begin() as connection:
+    with transaction(database_url) as connection:
         connection.exec_driver_sql("UPDATE memberships SET words = NULL")
-    engine.dispose()
     hearth.start()
     alice.base_url = hearth.url
     until_equal(alice, lambda: found(alice, "bobby"), [bob.user_id])

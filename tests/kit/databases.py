@@ -13,12 +13,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 import psycopg
+from sqlalchemy import Connection
 
 from homeserver.runtime.db import engine_url, make_engine
 from homeserver.store.migrations import upgrade
@@ -203,12 +204,21 @@ class SqliteFiles:
         return self._folder / "template.db"
 
 
+@contextmanager
+def transaction(url: str) -> Iterator[Connection]:
+    """One that no server makes."""
+    engine = make_engine(engine_url(url, Path("/")))
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
 def apply_schema(url: str) -> None:
     """Brings a database's schema up to date."""
-    engine = make_engine(engine_url(url, Path("/")))
-    with engine.connect() as connection, connection.begin():
+    with transaction(url) as connection:
         upgrade(connection)
-    engine.dispose()
 
 
 def wait_until_up(process: subprocess.Popen[bytes], is_up: Callable[[], bool], log: Path, timeout_ms: int) -> None:

@@ -81,7 +81,7 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
     memberships = Memberships(database, memory.users)
     histories = Histories(database, memory.histories)
     heads = RoomHeads(database, events, memory.room_state_entries)
-    unread = Unread(database, heads, memory.unread, rule_kinds(config), events.peek)
+    unread = Unread(database, heads, events.peek, memory.unread, rule_kinds(config))
     writer = RoomWriter(server_name, signing_key, clock, heads, events, log, unread)
     partial = PartialStates(server_name, database, clock)
     await partial.start()

@@ -158,10 +158,6 @@ def _plus(counts: Counts, event: _Event) -> Counts:
     return Counts(counts.notifications, counts.highlights, {**counts.threads, event.thread_root: thread})
 
 
-def _get_nothing(_event_id: EventId) -> None:
-    """No events are in memory."""
-
-
 class Unread:
     """Fold: (user, room) -> what is unread there. Also says, when an event is built, what the rules make of it."""
 
@@ -169,9 +165,9 @@ class Unread:
         self,
         database: Database,
         heads: RoomHeads,
+        peek: Peek,
         max_entries: int,
         kinds: Collection[Kind] = USUAL_KINDS,
-        peek: Peek = _get_nothing,
     ) -> None:
         self._heads = heads
         self._rules = compile_rules(DEFAULT_RULE_SET, kinds)

@@ -28,7 +28,7 @@ class Counting:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.unread = self.world.writer.push_outcomes = Unread(world.database, world.heads, 1000)
+        self.unread = self.world.writer.push_outcomes = Unread(world.database, world.heads, world.events.peek, 1000)
         self.rules = PushRules(world.database, world.log)
         self.receipts = Receipts(world.database, world.clock, world.views, world.log)
         world.log.follow(self.rules.on_rows)
@@ -38,7 +38,7 @@ class Counting:
         return self.world.run(self.unread.load_counts(user, [room]))[room]
 
     def cold(self, user: UserId, room: RoomId) -> Counts:
-        unread = Unread(self.world.database, self.world.heads, 1000)
+        unread = Unread(self.world.database, self.world.heads, self.world.events.peek, 1000)
         return self.world.run(unread.load_counts(user, [room]))[room]
 
     def send(self, user: UserId, room: RoomId, content: dict[str, Any], type_: str = "m.room.message") -> EventId:
@@ -130,7 +130,7 @@ def test_an_event_is_evaluated_once_for_all_with_rules_of_their_own(
 
 def test_memory_is_bounded_with_its_indexes(counting: Counting) -> None:
     world = counting.world
-    unread = Unread(world.database, world.heads, 3)
+    unread = Unread(world.database, world.heads, world.events.peek, 3)
     world.log.follow(unread.on_rows)
     rooms = [world.create(ALICE) for _ in range(8)]
     for room in rooms:

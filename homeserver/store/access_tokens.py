@@ -15,6 +15,7 @@ from attrs import frozen
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
 from homeserver.matrix.ids import DeviceId, UserId
+from homeserver.runtime.statement import Statement
 from homeserver.store.tables.accounts import access_tokens, login_tokens, refresh_tokens, users
 
 
@@ -56,7 +57,7 @@ class NewTokens:
     supersedes: bytes | None = None
 
 
-_OWNER = (
+_OWNER = Statement(
     select(
         access_tokens.c.user_id,
         access_tokens.c.device_id,
@@ -87,8 +88,12 @@ _INSERT_REFRESH = insert(refresh_tokens)
 
 
 def load_token_owner(conn: Connection, token_hash: bytes) -> TokenOwner | None:
-    row = conn.execute(_OWNER, {"token_hash": token_hash}).one_or_none()
-    return TokenOwner(*row) if row is not None else None
+    row = _OWNER.first(conn, {"token_hash": token_hash})
+    if row is None:
+        return None
+    user_id, device_id, expires_ts_ms, supersedes, guest, admin, locked, suspended, appservice_id = row
+    flags = bool(guest), bool(admin), bool(locked), bool(suspended)
+    return TokenOwner(user_id, device_id, expires_ts_ms, supersedes, *flags, appservice_id)
 
 
 def load_refresh_owner(conn: Connection, token_hash: bytes) -> RefreshOwner | None:

@@ -10,6 +10,7 @@ from attrs import frozen
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from homeserver.matrix.ids import UserId
+from homeserver.runtime.statement import OneOf, Statement
 from homeserver.store.tables import accounts as tables
 from homeserver.store.tables.push import push_rules
 from homeserver.store.upsert import insert_if_absent
@@ -45,8 +46,8 @@ class NewUser:
 
 
 _USER_COLUMNS = tuple(UserRow.__annotations__)
-_SELECT = select(*(users.c[name] for name in _USER_COLUMNS)).where(
-    users.c.user_id.in_(bindparam("user_ids", expanding=True))
+_OF_IDS = Statement(
+    select(*(users.c[name] for name in _USER_COLUMNS)).where(OneOf(users.c.user_id, "user_ids")), texts=["user_ids"]
 )
 _NEW_COLUMNS = tuple(NewUser.__annotations__)
 _FALSE_COLUMNS = ("is_deactivated", "is_erased", "is_locked", "is_suspended", "is_departing")
@@ -61,8 +62,8 @@ _LIST = (
 
 def load_users(conn: Connection, user_ids: Collection[str]) -> dict[UserId, UserRow]:
     """The users that exist among the given ones, deactivated ones included."""
-    rows = conn.execute(_SELECT, {"user_ids": list(user_ids)})
-    return {row.user_id: UserRow(*row) for row in rows}
+    rows = _OF_IDS.all(conn, {"user_ids": list(user_ids)})
+    return {UserId(row[0]): UserRow(*row[:3], *map(bool, row[3:9]), *row[9:]) for row in rows}
 
 
 def load_user(conn: Connection, user_id: str) -> UserRow | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, func, select
 
 from homeserver.matrix.ids import RoomId
-from homeserver.store.events import chunked
+from homeserver.runtime.statement import OneOf, Statement
 from homeserver.store.tables.rooms import events as e
 from homeserver.store.tables.rooms import rooms
 
@@ -36,13 +36,12 @@ _BUMP = (
     .correlate(rooms)
     .scalar_subquery()
 )
-_OF_ROOMS = select(rooms.c.room_id, _LAST, _BUMP).where(rooms.c.room_id.in_(bindparam("ids", expanding=True)))
+_OF_ROOMS = Statement(select(rooms.c.room_id, _LAST, _BUMP).where(OneOf(rooms.c.room_id, "ids")), texts=["ids"])
 
 
 def load_activity(conn: Connection, room_ids: Collection[RoomId]) -> dict[RoomId, tuple[int, int]]:
     """Room -> places of its newest live event, and of the newest that makes it rise in lists; 0 for none."""
     return {
-        row[0]: (row[1] or 0, row[2] or 0)
-        for chunk in chunked(room_ids)
-        for row in conn.execute(_OF_ROOMS, {"ids": list(chunk)})
+        RoomId(room_id): (newest or 0, rising or 0)
+        for room_id, newest, rising in _OF_ROOMS.all(conn, {"ids": list(room_ids)})
     }

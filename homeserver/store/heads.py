@@ -11,7 +11,8 @@ from sqlalchemy import Connection, bindparam, select
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
 from homeserver.matrix.versions import RoomVersion, room_version
-from homeserver.store.events import StoredEvent, chunked, load_events
+from homeserver.runtime.statement import OneOf, Statement
+from homeserver.store.events import StoredEvent, load_events
 from homeserver.store.tables.rooms import current_state, memberships, rooms
 
 
@@ -30,14 +31,23 @@ class HeadRow:
     pinned: dict[StateKey, StoredEvent]
 
 
-_ROOMS = select(
-    rooms.c.room_id, rooms.c.version, rooms.c.head_version, rooms.c.extremities, rooms.c.depth, rooms.c.snapshot_id
-).where(rooms.c.room_id.in_(bindparam("ids", expanding=True)))
-_STATE = select(
-    current_state.c.room_id, current_state.c.type, current_state.c.state_key, current_state.c.event_id
-).where(current_state.c.room_id.in_(bindparam("ids", expanding=True)))
-_MEMBERS = select(memberships.c.room_id, memberships.c.user_id, memberships.c.membership, memberships.c.event_id).where(
-    memberships.c.room_id.in_(bindparam("ids", expanding=True))
+_ROOMS = Statement(
+    select(
+        rooms.c.room_id, rooms.c.version, rooms.c.head_version, rooms.c.extremities, rooms.c.depth, rooms.c.snapshot_id
+    ).where(OneOf(rooms.c.room_id, "ids")),
+    texts=["ids"],
+)
+_STATE = Statement(
+    select(current_state.c.room_id, current_state.c.type, current_state.c.state_key, current_state.c.event_id).where(
+        OneOf(current_state.c.room_id, "ids")
+    ),
+    texts=["ids"],
+)
+_MEMBERS = Statement(
+    select(memberships.c.room_id, memberships.c.user_id, memberships.c.membership, memberships.c.event_id).where(
+        OneOf(memberships.c.room_id, "ids")
+    ),
+    texts=["ids"],
 )
 
 
@@ -45,18 +55,18 @@ def load_heads(
     conn: Connection, room_ids: Collection[RoomId], pinned_keys: Collection[StateKey]
 ) -> dict[RoomId, HeadRow]:
     """The heads of those of the rooms that there are."""
+    wanted = {"ids": list(room_ids)}
     heads: dict[RoomId, HeadRow] = {}
-    for chunk in chunked(room_ids):
-        for row in conn.execute(_ROOMS, {"ids": chunk}):
-            heads[row[0]] = HeadRow(
-                row[0], room_version(row[1]), row[2], tuple(orjson.loads(row[3])), row[4], row[5], {}, {}, {}
-            )
-        for room_id, type_, state_key, event_id in conn.execute(_STATE, {"ids": chunk}):
-            heads[room_id].state[(type_, state_key)] = event_id
-        for room_id, user_id, membership, event_id in conn.execute(_MEMBERS, {"ids": chunk}):
-            # An invite to a room that this server is not in, or not any more, is not of the state that is known.
-            if room_id in heads and heads[room_id].state.get(("m.room.member", user_id)) == event_id:
-                heads[room_id].members[user_id] = membership
+    for room_id, version, number, extremities, depth, snapshot_id in _ROOMS.all(conn, wanted):
+        heads[room_id] = HeadRow(
+            room_id, room_version(version), number, tuple(orjson.loads(extremities)), depth, snapshot_id, {}, {}, {}
+        )
+    for room_id, type_, state_key, event_id in _STATE.all(conn, wanted):
+        heads[room_id].state[(type_, state_key)] = event_id
+    for room_id, user_id, membership, event_id in _MEMBERS.all(conn, wanted):
+        # An invite to a room that this server is not in, or not any more, is not of the state that is known.
+        if room_id in heads and heads[room_id].state.get(("m.room.member", user_id)) == event_id:
+            heads[room_id].members[user_id] = membership
     _load_pinned(conn, heads, pinned_keys)
     return heads
 

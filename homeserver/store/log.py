@@ -102,9 +102,12 @@ def save_rows(conn: Connection, rows: Sequence[LogRow]) -> None:
     )
 
 
+_HEAD = Statement(select(log_head.c.position))
+
+
 def load_head_position(conn: Connection) -> int:
-    position: int = conn.execute(select(log_head.c.position)).scalar_one()
-    return position
+    ((position,),) = _HEAD.all(conn, {})
+    return int(position)
 
 
 def load_rows(conn: Connection, after: int, limit: int) -> list[LogRow]:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
 from homeserver.matrix.versions import RoomVersion, room_version
+from homeserver.runtime.statement import OneOf, Statement
 from homeserver.store.events import chunked
 from homeserver.store.log import LogRow, load_cursor, save_cursor
 from homeserver.store.tables.log import log
@@ -133,32 +134,30 @@ def load_log_rows(conn: Connection, positions: Collection[int]) -> dict[int, Log
     }
 
 
-_VERSIONS = select(rooms.c.room_id, rooms.c.version).where(rooms.c.room_id.in_(bindparam("ids", expanding=True)))
+_VERSIONS = Statement(select(rooms.c.room_id, rooms.c.version).where(OneOf(rooms.c.room_id, "ids")), texts=["ids"])
 _JOINED_SOMEWHERE = (
     select(memberships.c.user_id)
     .where(memberships.c.user_id.in_(bindparam("ids", expanding=True)), memberships.c.membership == "join")
     .distinct()
 )
-_JOINED = select(memberships.c.room_id, memberships.c.user_id).where(
-    memberships.c.room_id.in_(bindparam("ids", expanding=True)), memberships.c.membership == "join"
+_JOINED = Statement(
+    select(memberships.c.room_id, memberships.c.user_id).where(
+        OneOf(memberships.c.room_id, "ids"), memberships.c.membership == "join"
+    ),
+    texts=["ids"],
 )
 
 
 def load_versions(conn: Connection, room_ids: Collection[RoomId]) -> dict[RoomId, RoomVersion]:
     """The versions of those of the rooms that there are."""
-    return {
-        row[0]: room_version(row[1])
-        for chunk in chunked(room_ids)
-        for row in conn.execute(_VERSIONS, {"ids": list(chunk)})
-    }
+    return {RoomId(row[0]): room_version(row[1]) for row in _VERSIONS.all(conn, {"ids": list(room_ids)})}
 
 
 def load_joined(conn: Connection, room_ids: Collection[RoomId]) -> dict[RoomId, list[UserId]]:
     """Who is joined to each of the rooms."""
     found: dict[RoomId, list[UserId]] = {room_id: [] for room_id in room_ids}
-    for chunk in chunked(room_ids):
-        for row in conn.execute(_JOINED, {"ids": list(chunk)}):
-            found[row[0]].append(row[1])
+    for room_id, user_id in _JOINED.all(conn, {"ids": list(room_ids)}):
+        found[RoomId(room_id)].append(UserId(user_id))
     return found
 
 

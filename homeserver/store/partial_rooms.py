@@ -10,6 +10,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, or_, select, update
 
 from homeserver.matrix.ids import EventId, RoomId, ServerName
 from homeserver.matrix.versions import RoomVersion
+from homeserver.runtime.statement import OneOf, Statement
 from homeserver.store.events import StoredEvent, chunked, load_events
 from homeserver.store.room_writes import NewEvent, add_unsaved
 from homeserver.store.snapshots import Snapshot, save_snapshots
@@ -43,13 +44,12 @@ def save_partial_room(
     conn.execute(_UPSERT, [row | {"position": position}])
 
 
+_SERVERS = Statement(select(p.c.room_id, p.c.servers).where(OneOf(p.c.room_id, "ids")), texts=["ids"])
+
+
 def load_partial_servers(conn: Connection, room_ids: Collection[RoomId]) -> dict[RoomId, Sequence[ServerName]]:
     """Of those of the rooms whose members are not all known: the servers in them, as the resident server told."""
-    return {
-        row[0]: orjson.loads(row[1])
-        for chunk in chunked(room_ids)
-        for row in conn.execute(select(p.c.room_id, p.c.servers).where(p.c.room_id.in_(chunk)))
-    }
+    return {RoomId(row[0]): orjson.loads(row[1]) for row in _SERVERS.all(conn, {"ids": list(room_ids)})}
 
 
 def load_partial_rooms(conn: Connection) -> list[PartialRoom]:

@@ -8,7 +8,7 @@ from attrs import evolve, frozen
 from sqlalchemy import Connection, bindparam, select, text
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
-from homeserver.store.events import chunked
+from homeserver.runtime.statement import OneOf, Statement
 from homeserver.store.tables.rooms import receipts as r
 from homeserver.store.upsert import upsert
 
@@ -63,8 +63,11 @@ def load_newest(conn: Connection, receipt: ReceiptRow) -> ReceiptRow:
     return evolve(receipt, event_id=row[0], event_order=row[1], ts_ms=row[2])
 
 
-_OF_USER = select(r.c.room_id, r.c.receipt_type, r.c.thread_id, r.c.event_order).where(
-    r.c.user_id == bindparam("user_id"), r.c.room_id.in_(bindparam("rooms", expanding=True))
+_OF_USER = Statement(
+    select(r.c.room_id, r.c.receipt_type, r.c.thread_id, r.c.event_order).where(
+        r.c.user_id == bindparam("user_id"), OneOf(r.c.room_id, "rooms")
+    ),
+    texts=["rooms"],
 )
 
 
@@ -73,7 +76,6 @@ def load_read_orders(
 ) -> dict[tuple[RoomId, str, str], int]:
     """(room, receipt type, thread) -> order of the event up to which the user has read."""
     return {
-        (row[0], row[1], row[2]): row[3]
-        for chunk in chunked(room_ids)
-        for row in conn.execute(_OF_USER, {"user_id": user_id, "rooms": chunk})
+        (RoomId(row[0]), row[1], row[2]): row[3]
+        for row in _OF_USER.all(conn, {"user_id": user_id, "rooms": list(room_ids)})
     }

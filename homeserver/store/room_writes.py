@@ -14,7 +14,7 @@ from attrs import define, frozen
 from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
-from homeserver.runtime.statement import Statement
+from homeserver.runtime.statement import OneOf, Statement
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import MembershipChange, StateDelta
 from homeserver.store.relations import save_relations
@@ -134,11 +134,12 @@ class NewRoom:
     is_public: bool
 
 
-_VERSIONS = (
+_VERSIONS = Statement(
     select(rooms.c.room_id, rooms.c.head_version)
-    .where(rooms.c.room_id.in_(bindparam("ids", expanding=True)))
+    .where(OneOf(rooms.c.room_id, "ids"))
     .order_by(rooms.c.room_id)
-    .with_for_update()
+    .with_for_update(),
+    texts=["ids"],
 )
 
 
@@ -146,16 +147,16 @@ def lock_heads(conn: Connection, room_ids: Sequence[RoomId]) -> dict[RoomId, int
     """Lock the rooms' heads, in ascending order; room id -> head version. A room that is not there is left out."""
     if not room_ids:
         return {}
-    return {row[0]: row[1] for row in conn.execute(_VERSIONS, {"ids": sorted(room_ids)})}
+    return {RoomId(room_id): version for room_id, version in _VERSIONS.all(conn, {"ids": list(room_ids)})}
 
 
-_VERSION = select(rooms.c.head_version).where(rooms.c.room_id == bindparam("room_id"))
+_VERSION = Statement(select(rooms.c.head_version).where(rooms.c.room_id == bindparam("room_id")))
 
 
 def load_head_version(conn: Connection, room_id: RoomId) -> int:
     """0 for a room that is not there."""
-    version: int | None = conn.execute(_VERSION, {"room_id": room_id}).scalar_one_or_none()
-    return version or 0
+    row = _VERSION.first(conn, {"room_id": room_id})
+    return row[0] if row is not None else 0
 
 
 def load_transactions(conn: Connection, transactions: Sequence[Transaction]) -> dict[Transaction, EventId]:
@@ -405,7 +406,7 @@ def save_memberships(conn: Connection, changes: Sequence[tuple[RoomId, Membershi
     )
 
 
-_UPDATE_HEAD = (
+_UPDATE_HEAD = Statement(
     update(rooms)
     .where(rooms.c.room_id == bindparam("b_room_id"))
     .values(
@@ -416,7 +417,9 @@ _UPDATE_HEAD = (
         joined_members=bindparam("b_joined_members"),
     )
 )
-_INSERT_ROOMS = insert(rooms)
+_HEAD_COLUMNS = ("head_version", "extremities", "depth", "snapshot_id", "joined_members")
+_ROOM_COLUMNS = ("room_id", "version", "creator", "created_ts_ms", "is_public")
+_INSERT_ROOMS = Statement(insert(rooms), *_ROOM_COLUMNS, *_HEAD_COLUMNS)
 
 
 def _save_heads(conn: Connection, writes: Sequence[RoomWrite]) -> None:
@@ -446,13 +449,11 @@ def _save_heads(conn: Connection, writes: Sequence[RoomWrite]) -> None:
             )
         else:
             updated.append({"b_room_id": room_id, **{f"b_{key}": value for key, value in head.items()}})
-    if inserted:
-        conn.execute(_INSERT_ROOMS, inserted)
-    if updated:
-        conn.execute(_UPDATE_HEAD, updated)
+    _INSERT_ROOMS.run_many(conn, inserted)
+    _UPDATE_HEAD.run_many(conn, updated)
 
 
-_INSERT_TRANSACTIONS = insert(event_transactions)
+_INSERT_TRANSACTIONS = Statement(insert(event_transactions), "user_id", "device_id", "scope", "event_id")
 
 
 def _save_transactions(conn: Connection, writes: Sequence[RoomWrite]) -> None:
@@ -466,8 +467,7 @@ def _save_transactions(conn: Connection, writes: Sequence[RoomWrite]) -> None:
         for write in writes
         if write.transaction is not None
     ]
-    if rows:
-        conn.execute(_INSERT_TRANSACTIONS, rows)
+    _INSERT_TRANSACTIONS.run_many(conn, rows)
 
 
 _REDACT = (

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, and_, bindparam, func, or_, select
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.versions import RoomVersion, room_version
+from homeserver.runtime.statement import OneOf, Statement
 from homeserver.store.events import StoredEvent, chunked, load_events, load_timelines
 from homeserver.store.log import LogRow, StateDelta, load_head_position
 from homeserver.store.tables.rooms import events as e
@@ -205,17 +206,20 @@ class Receipt:
     ts_ms: int
 
 
-_RECEIPTS = select(
-    receipts.c.room_id,
-    receipts.c.user_id,
-    receipts.c.receipt_type,
-    receipts.c.thread_id,
-    receipts.c.event_id,
-    receipts.c.ts_ms,
-).where(
-    receipts.c.room_id.in_(bindparam("ids", expanding=True)),
-    receipts.c.position > bindparam("after"),
-    or_(receipts.c.receipt_type != PRIVATE_RECEIPT, receipts.c.user_id == bindparam("user")),
+_RECEIPTS = Statement(
+    select(
+        receipts.c.room_id,
+        receipts.c.user_id,
+        receipts.c.receipt_type,
+        receipts.c.thread_id,
+        receipts.c.event_id,
+        receipts.c.ts_ms,
+    ).where(
+        OneOf(receipts.c.room_id, "ids"),
+        receipts.c.position > bindparam("after"),
+        or_(receipts.c.receipt_type != PRIVATE_RECEIPT, receipts.c.user_id == bindparam("user")),
+    ),
+    texts=["ids"],
 )
 
 
@@ -224,7 +228,6 @@ def load_receipts(
 ) -> tuple[int, dict[RoomId, list[Receipt]]]:
     """The log's position, and for each room the receipts behind `after` that the user may see."""
     found: dict[RoomId, list[Receipt]] = {room_id: [] for room_id in room_ids}
-    for chunk in chunked(room_ids):
-        for row in conn.execute(_RECEIPTS, {"ids": chunk, "after": after, "user": user_id}):
-            found[row[0]].append(Receipt(*row))
+    for row in _RECEIPTS.all(conn, {"ids": list(room_ids), "after": after, "user": user_id}):
+        found[RoomId(row[0])].append(Receipt(*row))
     return load_head_position(conn), found

@@ -108,7 +108,7 @@ class UploadWrite:
             self.error = error
 
     def _save(self, conn: Connection, position: int) -> None:
-        """What is checked is checked before anything is written, or what was written is taken back."""
+        """What is checked is checked before anything is written."""
         user_id, device_id, upload = self.user_id, self.device_id, self.upload
         new = self._save_one_time_keys(conn, position)
         if upload.device_keys is not None:
@@ -122,18 +122,19 @@ class UploadWrite:
     def _save_one_time_keys(self, conn: Connection, position: int) -> Sequence[UploadedKey]:
         """Those of the keys that are new; `counts` with them. Raises: MatrixError, LimitExceeded."""
         user_id, device_id, keys = self.user_id, self.device_id, self.upload.one_time_keys
-        known = store.load_one_time_counts(conn, user_id, device_id)
-        # Mostly all keys are new, and the statement that stores them tells so.
-        if sum(known.values()) + len(keys) > MAX_ONE_TIME_KEYS or (
-            store.save_one_time_keys(conn, user_id, device_id, position, keys) < len(keys)
-        ):
-            store.delete_uploaded_keys(conn, user_id, device_id, position)
-            before = store.load_one_time_keys(conn, user_id, device_id, [key.key_id for key in keys])
-            keys = _new_keys(keys, before, sum(known.values()))
-            store.replace_one_time_keys(conn, user_id, device_id, position, keys)
-        self.counts = known
-        for algorithm, count in Counter(key.algorithm for key in keys).items():
-            self.counts[algorithm] = self.counts.get(algorithm, 0) + count
+        uploads = store.load_key_uploads(conn, user_id, device_id)
+        counts: Counter[str] = Counter()
+        for upload in uploads:
+            counts[upload.algorithm] += upload.size - upload.claimed
+        known = {name for upload in uploads for name in upload.names}
+        wanted = {key.name for key in keys}
+        if not known.isdisjoint(wanted) or counts.total() + len(keys) > MAX_ONE_TIME_KEYS:
+            before = store.load_one_time_keys(conn, user_id, device_id, uploads, wanted)
+            keys = _new_keys(keys, before, counts.total())
+        store.save_one_time_keys(conn, user_id, device_id, position, keys)
+        store.forget_claimed_keys(conn, user_id, device_id, uploads)
+        counts.update(key.algorithm for key in keys)
+        self.counts = dict(+counts)
         return keys
 
     def _save_device_keys(self, conn: Connection, position: int, keys: bytes, before: bytes | None) -> None:

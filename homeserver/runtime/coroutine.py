@@ -95,8 +95,8 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     Raises: what the first of them raised.
     """
     coroutines = list(coroutines)
-    if len(coroutines) == 1:  # PERF: nothing runs beside it
-        return [await coroutines[0]]
+    if len(coroutines) < 2:  # PERF: nothing runs beside it
+        return [await coroutine for coroutine in coroutines]
     running = DeferredList([Deferred.fromCoroutine(coroutine) for coroutine in coroutines], consumeErrors=True)
     outcomes: list[tuple[bool, Any]] = await running
     for succeeded, value in outcomes:

@@ -1,28 +1,31 @@
 """Device keys, one-time keys and fallback keys, as their owners uploaded them.
 
-A one-time key that is claimed stays, marked: a client that got no answer to its upload repeats it, and what was handed
-out meanwhile must not come back. It is the upload's own INSERT that finds such keys, so they cost uploads nothing. Of each
-device the newest are kept, at least as many as one upload may bring: keys are handed out in upload order, so all that
-were taken of the newest upload are among them.
+The one-time keys of an upload are one row, which counts how many of them were claimed: fifty rows, each in two indexes,
+were most of what an upload cost. A key that is claimed stays: a client that got no answer to its upload repeats it, and
+what was handed out meanwhile must not come back. Of a device the newest uploads stay in which no key is left, with as
+many keys as one upload may bring.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import orjson
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, delete, func, literal_column, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.statement import Statement
 from homeserver.store.events import chunked
 from homeserver.store.tables.accounts import devices
-from homeserver.store.tables.e2ee import device_keys, fallback_keys, one_time_keys
-from homeserver.store.upsert import insert_if_absent, upsert
+from homeserver.store.tables.e2ee import device_keys, fallback_keys
+from homeserver.store.tables.e2ee import one_time_key_uploads as u
+from homeserver.store.upsert import upsert
 
-KEPT_CLAIMED = 1_000  # of one device; not less than an upload may bring
-CLAIMS_BETWEEN_TRIMS = 64
+KEPT_CLAIMED = 1_000  # of one device, in uploads in which no key is left; not less than an upload may bring
+KEPT_EMPTY = 64  # such uploads
+KEYS_IN_A_ROW = 100
 
 
 class UploadedKey(NamedTuple):
@@ -35,6 +38,21 @@ class UploadedKey(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.algorithm}:{self.key_id}"
+
+
+class KeyUploadRow(NamedTuple):
+    """Keys of one algorithm that came in one upload, without the keys themselves. claimed: how many were, from the first."""
+
+    algorithm: str
+    position: int
+    part: int
+    size: int
+    claimed: int
+    key_ids: Sequence[str]
+
+    @property
+    def names(self) -> Iterator[str]:
+        return (f"{self.algorithm}:{key_id}" for key_id in self.key_ids)
 
 
 @frozen
@@ -88,22 +106,26 @@ _ONE = Statement(
     )
 )
 _UPSERT_DEVICE = Statement(upsert(device_keys))
-_KEY_COLUMNS = ("user_id", "device_id", "algorithm", "key_id", "position", "place", "json")
-_INSERT_KEY = Statement(insert_if_absent(one_time_keys, *_KEY_COLUMNS))
-_REPLACE_KEY = Statement(upsert(one_time_keys, *_KEY_COLUMNS, "claimed"))
-_DELETE_UPLOAD = Statement(
-    delete(one_time_keys).where(
-        one_time_keys.c.user_id == bindparam("user"),
-        one_time_keys.c.device_id == bindparam("device"),
-        one_time_keys.c.position == bindparam("at"),
-    )
+_OF_DEVICE = (u.c.user_id == bindparam("user"), u.c.device_id == bindparam("device"))
+_OF_ROW = (
+    *_OF_DEVICE,
+    u.c.algorithm == bindparam("algorithm_"),
+    u.c.position == bindparam("position_"),
+    u.c.part == bindparam("part_"),
 )
+_UPLOADS = Statement(
+    select(u.c.algorithm, u.c.position, u.c.part, u.c.size, u.c.claimed, u.c.key_ids)
+    .where(*_OF_DEVICE)
+    .order_by(u.c.position, u.c.part)
+)
+_KEYS_OF = Statement(select(u.c.json).where(*_OF_ROW))
+_INSERT_UPLOAD = Statement(insert(u), *u.c.keys())
+_DELETE_UPLOAD = Statement(delete(u).where(*_OF_ROW))
 _UPSERT_FALLBACK = Statement(upsert(fallback_keys))
 _COUNTS = Statement(
-    select(one_time_keys.c.algorithm, func.count())
-    .where(one_time_keys.c.user_id == bindparam("user"), one_time_keys.c.device_id == bindparam("device"))
-    .where(one_time_keys.c.claimed == literal_column("0"))
-    .group_by(one_time_keys.c.algorithm)
+    select(u.c.algorithm, func.sum(u.c.size - u.c.claimed))
+    .where(*_OF_DEVICE, u.c.claimed < u.c.size)
+    .group_by(u.c.algorithm)
 )
 _UNUSED = Statement(
     select(fallback_keys.c.algorithm)
@@ -115,19 +137,13 @@ _UNUSED = Statement(
     .order_by(fallback_keys.c.algorithm)
 )
 # SQLite and PostgreSQL both take this; SKIP LOCKED is not needed, the log's head serialises writers.
+_OF_CLAIM = "user_id = :user AND device_id = :device AND algorithm = :algorithm"
 _TAKE = Statement(
     text(
-        "UPDATE one_time_keys SET claimed = 1 + "
-        "(SELECT max(claimed) FROM one_time_keys WHERE user_id = :user AND device_id = :device) "
-        "WHERE user_id = :user AND device_id = :device AND algorithm = :algorithm "
-        "AND key_id = (SELECT key_id FROM one_time_keys WHERE user_id = :user AND device_id = :device AND claimed = 0 "
-        "AND algorithm = :algorithm ORDER BY position, place LIMIT 1) RETURNING key_id, json, claimed"
+        f"UPDATE one_time_key_uploads SET claimed = claimed + 1 WHERE {_OF_CLAIM} AND (position, part) = "
+        f"(SELECT position, part FROM one_time_key_uploads WHERE {_OF_CLAIM} AND claimed < size "
+        "ORDER BY position, part LIMIT 1) RETURNING claimed, key_ids, json"
     )
-)
-_TRIM_CLAIMED = Statement(
-    delete(one_time_keys)
-    .where(one_time_keys.c.user_id == bindparam("user"), one_time_keys.c.device_id == bindparam("device"))
-    .where(one_time_keys.c.claimed.between(literal_column("1"), bindparam("upto")))
 )
 _FALLBACK = Statement(
     select(fallback_keys.c.key_id, fallback_keys.c.json)
@@ -160,49 +176,72 @@ def save_device_keys(conn: Connection, user_id: str, device_id: str, json: bytes
     _UPSERT_DEVICE.run(conn, {"user_id": user_id, "device_id": device_id, "json": json})
 
 
-def load_one_time_keys(conn: Connection, user_id: str, device_id: str, key_ids: Collection[str]) -> dict[str, KnownKey]:
-    """By name; of the device's keys with those ids. Of claimed ones, those that are not forgotten yet."""
-    k = one_time_keys.c
-    statement = select(k.algorithm, k.key_id, k.json, k.claimed).where(k.user_id == user_id, k.device_id == device_id)
+def load_key_uploads(conn: Connection, user_id: str, device_id: str) -> list[KeyUploadRow]:
+    """The device's one-time keys, oldest first. Of claimed ones, those that are not forgotten yet."""
+    return [
+        KeyUploadRow(algorithm, at, part, size, claimed, orjson.loads(key_ids))
+        for algorithm, at, part, size, claimed, key_ids in _UPLOADS.all(conn, {"user": user_id, "device": device_id})
+    ]
+
+
+def load_one_time_keys(
+    conn: Connection, user_id: str, device_id: str, uploads: Iterable[KeyUploadRow], names: Collection[str]
+) -> dict[str, KnownKey]:
+    """By name; of the device's keys in those uploads, oldest first, those with the names: the newest of each."""
     found: dict[str, KnownKey] = {}
-    for chunk in chunked(key_ids):
-        for algorithm, key_id, json, claimed in conn.execute(statement.where(k.key_id.in_(chunk))):
-            found[f"{algorithm}:{key_id}"] = KnownKey(json, claimed > 0)
+    for upload in uploads:
+        places = [(place, name) for place, name in enumerate(upload.names) if name in names]
+        if places:
+            keys = _load_keys(conn, user_id, device_id, upload)
+            found.update((name, KnownKey(keys[place], place < upload.claimed)) for place, name in places)
     return found
+
+
+def _load_keys(conn: Connection, user_id: str, device_id: str, upload: KeyUploadRow) -> list[bytes]:
+    row = _KEYS_OF.first(conn, _names_of(user_id, device_id, upload))
+    return bytes(row[0]).split(b"\n") if row is not None else []
+
+
+def _names_of(user_id: str, device_id: str, upload: KeyUploadRow) -> Mapping[str, Any]:
+    at = {"algorithm_": upload.algorithm, "position_": upload.position, "part_": upload.part}
+    return {"user": user_id, "device": device_id, **at}
 
 
 def save_one_time_keys(
     conn: Connection, user_id: str, device_id: str, position: int, keys: Sequence[UploadedKey]
-) -> int:
-    """Keys whose ids are there already are left alone; how many were not there."""
-    return _INSERT_KEY.run_many(conn, _rows(user_id, device_id, position, keys))
-
-
-def replace_one_time_keys(
-    conn: Connection, user_id: str, device_id: str, position: int, keys: Sequence[UploadedKey]
 ) -> None:
-    """Keys whose ids are there already take their place, unclaimed."""
-    _REPLACE_KEY.run_many(conn, [{**row, "claimed": 0} for row in _rows(user_id, device_id, position, keys)])
+    """Keys that the device has not uploaded before, or that take the place of claimed ones."""
+    by_algorithm: dict[str, list[UploadedKey]] = {}
+    for key in keys:
+        by_algorithm.setdefault(key.algorithm, []).append(key)
+    _INSERT_UPLOAD.run_many(
+        conn,
+        [
+            {
+                "user_id": user_id,
+                "device_id": device_id,
+                "algorithm": algorithm,
+                "position": position,
+                "part": part,
+                "size": len(together),
+                "claimed": 0,
+                "key_ids": orjson.dumps([key.key_id for key in together]).decode(),
+                "json": b"\n".join([key.json for key in together]),
+            }
+            for algorithm, of_it in by_algorithm.items()
+            for part, together in enumerate(chunked(of_it, KEYS_IN_A_ROW))
+        ],
+    )
 
 
-def _rows(user_id: str, device_id: str, position: int, keys: Sequence[UploadedKey]) -> list[dict[str, Any]]:
-    return [
-        {
-            "user_id": user_id,
-            "device_id": device_id,
-            "algorithm": key.algorithm,
-            "key_id": key.key_id,
-            "position": position,
-            "place": place,
-            "json": key.json,
-        }
-        for place, key in enumerate(keys)
-    ]
-
-
-def delete_uploaded_keys(conn: Connection, user_id: str, device_id: str, position: int) -> None:
-    """The one-time keys that came at that position."""
-    _DELETE_UPLOAD.run(conn, {"user": user_id, "device": device_id, "at": position})
+def forget_claimed_keys(conn: Connection, user_id: str, device_id: str, uploads: Sequence[KeyUploadRow]) -> None:
+    """Delete the oldest of the device's uploads in which no key is left, where these are more than are kept."""
+    empty = [upload for upload in uploads if upload.claimed == upload.size]
+    kept = KEPT_CLAIMED
+    for count, upload in enumerate(reversed(empty), 1):
+        kept -= upload.size
+        if kept < 0 or count > KEPT_EMPTY:
+            _DELETE_UPLOAD.run(conn, _names_of(user_id, device_id, upload))
 
 
 def save_fallback_keys(conn: Connection, user_id: str, device_id: str, keys: Sequence[UploadedKey]) -> None:
@@ -231,19 +270,18 @@ def claim_keys(conn: Connection, claims: Iterable[Claim]) -> dict[Claim, Uploade
     for claim in claims:
         names = {"user": claim.user_id, "device": claim.device_id, "algorithm": claim.algorithm}
         row = _TAKE.first(conn, names)
-        if row is None:
-            row = _FALLBACK.first(conn, names)
-            if row is None:
-                continue
+        if row is not None:
+            place = row[0] - 1
+            found[claim] = UploadedKey(claim.algorithm, orjson.loads(row[1])[place], bytes(row[2]).split(b"\n")[place])
+            continue
+        row = _FALLBACK.first(conn, names)
+        if row is not None:
             _USE_FALLBACK.run(conn, {"user": claim.user_id, "device": claim.device_id, "of": claim.algorithm})
-        elif row[2] % CLAIMS_BETWEEN_TRIMS == 0:
-            names = {"user": claim.user_id, "device": claim.device_id, "upto": row[2] - KEPT_CLAIMED}
-            _TRIM_CLAIMED.run(conn, names)
-        found[claim] = UploadedKey(claim.algorithm, row[0], bytes(row[1]))
+            found[claim] = UploadedKey(claim.algorithm, row[0], bytes(row[1]))
     return found
 
 
 def delete_keys_of_devices(conn: Connection, user_id: str, device_ids: Collection[str]) -> None:
     """All keys of the devices."""
-    for table in (device_keys, one_time_keys, fallback_keys):
+    for table in (device_keys, u, fallback_keys):
         conn.execute(delete(table).where(table.c.user_id == user_id, table.c.device_id.in_(device_ids)))

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from homeserver.e2ee.cross_signing import CrossSigning, KnownKeys, check_keys
 from homeserver.matrix.ids import UserId
 from homeserver.matrix.signing import sign_json
+from homeserver.store.migrations import m0036_key_uploads
 from tests.e2ee.key_maker import V3, Device, SigningKeys, fallback_key, one_time_keys
 from tests.kit.client import Client
+from tests.kit.databases import transaction
 
 UPLOAD = f"{V3}/keys/upload"
 COUNT = "device_one_time_keys_count"
+KEYS_ONE_BY_ONE = (
+    "CREATE TABLE one_time_keys (user_id TEXT, device_id TEXT, algorithm TEXT, key_id TEXT, position BIGINT, place INTEGER, "
+    "json BYTEA, claimed BIGINT)"
+)
+VALUES = "(:user, :device, 'signed_curve25519', :id, 1, :place, :json, :claimed)"
 PASSWORD = "password of the tests"
 
 
@@ -114,14 +123,45 @@ def test_a_claimed_key_signed_anew_is_the_same_key(hearth: Any) -> None:
 
 def test_of_the_claimed_keys_the_newest_are_remembered(hearth: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homeserver.store.device_keys.KEPT_CLAIMED", 2)
-    monkeypatch.setattr("homeserver.store.device_keys.CLAIMS_BETWEEN_TRIMS", 4)
     alice, bob = hearth.register("alice"), hearth.register("bob")
     keys = one_time_keys("a", "b", "c", "d")
     for name, key in keys.items():
         alice.post(UPLOAD, {"one_time_keys": {name: key}})
         claim(bob, alice)
+    assert alice.post(UPLOAD, {"one_time_keys": keys})["one_time_key_counts"] == {"signed_curve25519": 1}
+    assert [list(claim(bob, alice) or ()) for _ in range(2)] == [["signed_curve25519:a"], []]
+
+
+def test_all_keys_of_the_newest_upload_are_remembered(hearth: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homeserver.store.device_keys.KEPT_CLAIMED", 3)
+    monkeypatch.setattr("homeserver.store.device_keys.KEYS_IN_A_ROW", 2)
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    keys = one_time_keys("b", "a", "c")
+    for brought in (one_time_keys("z"), keys):
+        alice.post(UPLOAD, {"one_time_keys": brought})
+    assert [next(iter(claim(bob, alice)))[-1] for _ in range(4)] == ["z", "b", "a", "c"]
+    assert alice.post(UPLOAD, {"one_time_keys": keys})["one_time_key_counts"] == {"signed_curve25519": 0}
+    assert claim(bob, alice) is None
+
+
+def test_keys_that_were_stored_one_by_one_are_handed_out_in_their_order(hearth: Any, database_url: str) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    keys = one_time_keys("c", "b", "a")
+    hearth.stop()
+    with transaction(database_url) as connection:
+        connection.exec_driver_sql("DROP TABLE one_time_key_uploads")
+        connection.exec_driver_sql(KEYS_ONE_BY_ONE)
+        for place, (name, key) in enumerate(keys.items()):
+            names = {"user": alice.user_id, "device": alice.device_id, "id": name.partition(":")[2]}
+            values = {**names, "place": place, "json": json.dumps(key).encode(), "claimed": int(place == 0)}
+            connection.execute(text(f"INSERT INTO one_time_keys VALUES {VALUES}"), values)
+        m0036_key_uploads.upgrade(connection)
+    hearth.start()
+    for client in (alice, bob):
+        client.base_url = hearth.url
     assert alice.post(UPLOAD, {"one_time_keys": keys})["one_time_key_counts"] == {"signed_curve25519": 2}
-    assert [list(claim(bob, alice)) for _ in range(2)] == [["signed_curve25519:a"], ["signed_curve25519:b"]]
+    given = [claim(bob, alice) for _ in range(3)]
+    assert given == [{name: key} for name, key in list(keys.items())[1:]] + [None]
 
 
 def test_what_was_claimed_of_a_device_is_forgotten_with_it(hearth: Any) -> None:

@@ -14,28 +14,20 @@ device_keys = Table(
     Column("json", LargeBinary, nullable=False),  # as uploaded, without unsigned
 )
 
-one_time_keys = Table(
-    "one_time_keys",
+# Keys are handed out in the order in which they came: by upload (a log position), then by place in it. Of the `size` keys
+# of a row the first `claimed` were; they stay for a while, to be known when they come again.
+one_time_key_uploads = Table(
+    "one_time_key_uploads",
     metadata,
     Column("user_id", Text, primary_key=True),
     Column("device_id", Text, primary_key=True),
     Column("algorithm", Text, primary_key=True),
-    Column("key_id", Text, primary_key=True),
-    # Keys are handed out in the order in which they came: by upload (a log position), then by place in it.
-    Column("position", BigInteger, nullable=False),
-    Column("place", Integer, nullable=False),
-    Column("json", LargeBinary, nullable=False),
-    # 0, or the number of the device's claim that took the key; the newest of those stay, to be known when they come again.
-    Column("claimed", BigInteger, nullable=False, server_default="0"),
-)
-Index(
-    "one_time_keys_order",
-    one_time_keys.c.user_id,
-    one_time_keys.c.device_id,
-    one_time_keys.c.claimed,
-    one_time_keys.c.algorithm,
-    one_time_keys.c.position,
-    one_time_keys.c.place,
+    Column("position", BigInteger, primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("claimed", Integer, nullable=False),
+    Column("key_ids", Text, nullable=False),  # a list, as JSON
+    Column("json", LargeBinary, nullable=False),  # a line of JSON for each
 )
 
 fallback_keys = Table(

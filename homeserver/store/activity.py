@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, literal_column, select
 
 from homeserver.matrix.ids import RoomId
 from homeserver.runtime.statement import OneOf, Statement
@@ -30,7 +30,7 @@ _LIVE = (e.c.room_id == rooms.c.room_id, e.c.rejected.is_(None), e.c.soft_failed
 _LAST = select(func.max(e.c.timeline_order)).where(*_LIVE).correlate(rooms).scalar_subquery()
 _BUMP = (
     select(e.c.timeline_order)
-    .where(*_LIVE, e.c.type.in_(sorted(BUMPING)))
+    .where(*_LIVE, e.c.type.in_([literal_column(f"'{type_}'") for type_ in sorted(BUMPING)]))
     .order_by(e.c.timeline_order.desc())
     .limit(1)
     .correlate(rooms)

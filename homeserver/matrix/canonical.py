@@ -46,13 +46,24 @@ def canonical_json(value: Any) -> bytes:
 
     Spec: appendices#canonical-json
     """
+    return _encode(value)[0]
+
+
+def _encode(value: Any) -> tuple[bytes, bytes]:
+    """The encoding, and the same with all digits alike. Raises: BadJson."""
     try:
         encoded = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except TypeError:
-        return _canonical_json_slowly(value)
-    if isinstance(value, float) or _may_hold_float(encoded, encoded.translate(_DIGITS_ALIKE)):
-        return _canonical_json_slowly(value)
-    return encoded
+        return _encode_slowly(value)
+    digits_alike = encoded.translate(_DIGITS_ALIKE)
+    if isinstance(value, float) or _may_hold_float(encoded, digits_alike):
+        return _encode_slowly(value)
+    return encoded, digits_alike
+
+
+def _encode_slowly(value: Any) -> tuple[bytes, bytes]:
+    encoded = _canonical_json_slowly(value)
+    return encoded, encoded.translate(_DIGITS_ALIKE)
 
 
 def _may_hold_float(encoded: bytes, digits_alike: bytes) -> bool:
@@ -97,14 +108,13 @@ def encode_for_version(value: Any, version: RoomVersion) -> bytes:
 
     Spec: rooms/v6#canonical-json
     """
-    encoded = canonical_json(value)
-    if version.strict_canonical_json and _may_hold_unusual_number(encoded):
+    encoded, digits_alike = _encode(value)
+    if version.strict_canonical_json and _may_hold_unusual_number(encoded, digits_alike):
         check_numbers(value)
     return encoded
 
 
-def _may_hold_unusual_number(encoded: bytes) -> bool:
-    digits_alike = encoded.translate(_DIGITS_ALIKE)
+def _may_hold_unusual_number(encoded: bytes, digits_alike: bytes) -> bool:
     if _may_hold_float(encoded, digits_alike):
         return True
     return _SIXTEEN_DIGITS in digits_alike and _INTEGER_OF_16_DIGITS.search(encoded) is not None

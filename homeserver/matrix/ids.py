@@ -41,6 +41,7 @@ _IPV4_SHAPE = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}", re.ASCII)
 
 # A server name stands in nearly every id we read: those of a federation, some thousands, are parsed once.
 _SERVER_NAMES_CACHED = 10_000
+_IDS_CACHED = 4_096
 
 
 @attrs.frozen
@@ -148,6 +149,7 @@ def _check_qualified(value: str, sigil: str, field: str) -> None:
         raise InvalidParam(field, "does not end with a valid server name") from None
 
 
+@lru_cache(_IDS_CACHED)
 def parse_user_id(value: str, field: str = "user_id") -> UserId:
     """The value as a user id of any server; historical localparts (any Unicode, even empty) are accepted.
 
@@ -229,6 +231,7 @@ def parse_room_alias(value: str, field: str = "room_alias") -> RoomAlias:
 # -- rooms and events ----------------------------------------------------------------------------------------
 
 
+@lru_cache(_IDS_CACHED)
 def parse_room_id(value: str, field: str = "room_id") -> RoomId:
     """The value as a room id, in either form: with a domain, or a bare hash (room version 12).
 

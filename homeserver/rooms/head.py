@@ -111,13 +111,12 @@ class RoomHead:
     def advance(self, event: StoredEvent) -> tuple[RoomHead, NewEvent]:
         """The head after an event that was built on this one, and the event as the log writer takes it."""
         pdu = event.pdu
-        head = self._at((pdu.event_id, *self.extremities[MAX_PREV_EVENTS:]), pdu)
         if pdu.state_key is None:
-            return head._with_tip(pdu.event_id, self.node), NewEvent(event, self.snapshot, self.snapshot)
+            return self._after(pdu), NewEvent(event, self.snapshot, self.snapshot)
         event.replaces = self.state.get(pdu.key)
         node = self.node.child({pdu.key: pdu.event_id}, [event])
         change = StateChange(pdu.key, event, event.replaces)
-        head = head.with_state(node, [change])._with_tip(pdu.event_id, node)
+        head = self.with_state(node, [change])._after(pdu)
         new = NewEvent(event, self.snapshot, node.snapshot, [change.delta])
         new.membership = membership_change(pdu) if pdu.type == MEMBER else None
         return head, new
@@ -131,8 +130,8 @@ class RoomHead:
         changes: Sequence[StateChange],
     ) -> RoomHead:
         """The head after an event that another server made: its extremities, and the state that they resolve to."""
-        head = self._at(extremities, pdu)
-        return evolve(head.with_state(node, changes), tips=tips, number=self.number + 1)
+        head = self.with_state(node, changes)
+        return head._moved(self.number + 1, extremities, max(self.depth, pdu.depth), tips)
 
     def with_state(self, node: StateNode, changes: Sequence[StateChange]) -> RoomHead:
         """The head with another state; `changes` are the differences."""
@@ -158,12 +157,23 @@ class RoomHead:
             servers=servers,
         )
 
-    def _at(self, extremities: tuple[EventId, ...], pdu: Pdu) -> RoomHead:
-        return evolve(self, extremities=extremities, depth=max(self.depth, pdu.depth))
+    def numbered(self, number: int) -> RoomHead:
+        """The head as the write of that number leaves it."""
+        return self._moved(number, self.extremities, self.depth, self.tips)
 
-    def _with_tip(self, event_id: EventId, node: StateNode) -> RoomHead:
-        left = {known: tip for known, tip in self.tips.items() if known in self.extremities}
-        return evolve(self, tips={**left, event_id: node})
+    def _after(self, pdu: Pdu) -> RoomHead:
+        """Behind an event that left this state."""
+        extremities = (pdu.event_id, *self.extremities[MAX_PREV_EVENTS:])
+        tips = {known: tip for known, tip in self.tips.items() if known in extremities}
+        tips[pdu.event_id] = self.node
+        return self._moved(self.number, extremities, max(self.depth, pdu.depth), tips)
+
+    def _moved(
+        self, number: int, extremities: tuple[EventId, ...], depth: int, tips: Mapping[EventId, StateNode]
+    ) -> RoomHead:
+        """With the same state. PERF(2 % of a send's CPU): evolve() takes more than twice as long."""
+        state = (self.node, self.members, self.joined, self.invited, self.pinned)
+        return RoomHead(self.room_id, self.version, number, extremities, depth, *state, tips, self.servers)
 
 
 def count_servers(members: Mapping[UserId, str]) -> ServerCounts:

@@ -123,7 +123,7 @@ class Completion:
             if ingest.heads.get_room(room_id) is not room:
                 continue
             head = room.speculative
-            after = evolve(head, number=head.number + 1)
+            after = head.numbered(head.number + 1)
             room.pending.append(after)
             ingest.events.drop(ids)
             news = [_placed(arrival) for arrival in arrivals]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from secrets import token_urlsafe
 from typing import Any, Protocol
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 from sqlalchemy import Connection
 
 from homeserver.folds.events import EventCache
@@ -199,7 +199,7 @@ class RoomWriter:
             events.append(new)
         made = NewRoom(version.identifier, drafts[0].sender, create.pdu.origin_server_ts, is_public)
         saved = (lambda conn, position: save(room_id, conn, position)) if save is not None else None
-        await self.log.submit(RoomWrite(room_id, 0, events, evolve(head, number=1), made, save=saved))
+        await self.log.submit(RoomWrite(room_id, 0, events, head.numbered(1), made, save=saved))
         return [new.event for new in events]
 
     def _new_event_id(self, version: RoomVersion) -> EventId | None:
@@ -282,7 +282,7 @@ class RoomWriter:
         for draft in drafts:
             head, new = self._build_one(head, draft, known)
             events.append(new)
-        head = evolve(head, number=base.number + 1)
+        head = head.numbered(base.number + 1)
         return RoomWrite(base.room_id, base.number, events, head, transaction=transaction, save=save)
 
     def _build_one(self, head: RoomHead, draft: Draft, known: _Known) -> tuple[RoomHead, NewEvent]:

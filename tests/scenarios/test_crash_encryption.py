@@ -16,6 +16,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+import pytest
 import requests
 
 from tests.e2ee.key_maker import V3, Device, SigningKeys, one_time_keys
@@ -191,6 +192,7 @@ class DehydratedUploads(Uploads):
         self.client.put(DEHYDRATED, {"device_id": str(number), "device_data": data, "device_keys": keys})
 
 
+@pytest.mark.timeout(max(300, 60 * ROUNDS))
 def test_kill_9_hands_out_no_key_twice_loses_no_message_and_leaves_no_upload_in_part(start_subprocess: Any) -> None:
     server = start_subprocess()
     alice, bob, carol = (server.register(name) for name in ("alice", "bob", "carol"))

@@ -16,6 +16,7 @@ from attrs import frozen
 from sqlalchemy import Connection, and_, bindparam, insert, select, text, update
 
 from homeserver.matrix.ids import EventId, RoomId
+from homeserver.runtime.statement import Statement
 from homeserver.store.events import chunked
 from homeserver.store.log import load_head_position, save_cursor
 from homeserver.store.search_words import SEARCHED, grams_of, room_mark, searched_text, sought_grams
@@ -74,12 +75,12 @@ _OF_ROOM = (
     .where(search_entries.c.room_id == bindparam("room_id"))
     .limit(bindparam("limit"))
 )
-_INSERT = insert(search_entries)
+_INSERT = Statement(insert(search_entries), "nid", "room_id", "event_id", "type")
 _DELETE = text("DELETE FROM search_entries WHERE nid = :nid")
 _INSERT_WORDS = {
-    "sqlite": text("INSERT INTO search_words (rowid, words) VALUES (:nid, :words)"),
-    "postgresql": text(
-        "INSERT INTO search_words (nid, words) VALUES (:nid, array_to_tsvector(string_to_array(:words, ' ')))"
+    "sqlite": Statement(text("INSERT INTO search_words (rowid, words) VALUES (:nid, :words)")),
+    "postgresql": Statement(
+        text("INSERT INTO search_words (nid, words) VALUES (:nid, array_to_tsvector(string_to_array(:words, ' ')))")
     ),
 }
 # A table without content is told what it held, to take it out.
@@ -115,10 +116,9 @@ def _entry(row: Any) -> Entry:
 
 
 def _save_entries(conn: Connection, entries: Sequence[Entry]) -> None:
-    if entries:
-        columns = [{"nid": x.nid, "room_id": x.room_id, "event_id": x.event_id, "type": x.type} for x in entries]
-        conn.execute(_INSERT, columns)
-        conn.execute(_INSERT_WORDS[conn.dialect.name], [_words(entry) for entry in entries])
+    columns = [{"nid": x.nid, "room_id": x.room_id, "event_id": x.event_id, "type": x.type} for x in entries]
+    _INSERT.run_many(conn, columns)
+    _INSERT_WORDS[conn.dialect.name].run_many(conn, [_words(entry) for entry in entries])
 
 
 def _take_out(conn: Connection, redacted: Sequence[str | None]) -> None:

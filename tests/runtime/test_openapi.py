@@ -67,6 +67,27 @@ def document() -> dict[str, Any]:
     return router.openapi("1.2")
 
 
+class Parcels:
+    class Thing(msgspec.Struct):
+        weight: int
+
+    @endpoint("POST", "/parcels", auth=Auth.NONE)
+    async def post_parcels(self, body: Parcels.Thing) -> None: ...
+
+
+def test_structs_of_one_name_are_kept_apart() -> None:
+    router = Router()
+    router.add(Things())
+    router.add(Parcels())
+    document = router.openapi("1.2")
+    schemas = [
+        document["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        for path, method in (("/_matrix/client/v3/things/{thing_id}", "put"), ("/parcels", "post"))
+    ]
+    found = [document["components"]["schemas"][schema.rpartition("/")[2]]["properties"] for schema in schemas]
+    assert [set(properties) for properties in found] == [{"name", "parts"}, {"weight"}]
+
+
 def test_operation_is_made_from_its_declaration(document: dict[str, Any]) -> None:
     operation = document["paths"]["/_matrix/client/v3/things/{thing_id}"]["put"]
     assert (operation["summary"], operation["description"]) == ("Changes a thing.", "All of it at once.")

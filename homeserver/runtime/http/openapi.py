@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -49,6 +50,7 @@ def build_document(plans: Sequence[Plan], version: str) -> Json:
     for plan in plans:
         path = plan.template.replace("*}", "}")
         paths.setdefault(path, {})[plan.method.lower()] = _operation(plan, schemas)
+    components = schemas.fill_in()
     tags = list(dict.fromkeys(plan.declaration.tag for plan in plans if plan.declaration.tag))
     return {
         "openapi": "3.1.0",
@@ -56,32 +58,42 @@ def build_document(plans: Sequence[Plan], version: str) -> Json:
         "tags": [{"name": tag} for tag in tags],
         "paths": paths,
         "components": {
-            "schemas": {"Error": _ERROR_SCHEMA, **schemas.components},
+            "schemas": {"Error": _ERROR_SCHEMA, **components},
             "securitySchemes": _SCHEMES,
         },
     }
 
 
 class _Schemas:
-    """JSON schemas of Python types; structs become components."""
+    """JSON schemas of Python types; structs become components.
+
+    Several modules have a struct of one name, such as InviteBody. Only who sees all of them at once names them apart; so a
+    schema is empty until `fill_in` is called.
+    """
 
     def __init__(self) -> None:
-        self.components: dict[str, Json] = {}
+        self._asked: list[tuple[Any, Json]] = []
 
     def of(self, annotation: Any) -> Json:
         """The schema of a type; what has none may be anything."""
-        try:
-            (schema,), components = msgspec.json.schema_components([annotation], ref_template=_TEMPLATE)
-        except TypeError:
-            return {}
-        self.components.update(components)
+        schema: Json = {}
+        with suppress(TypeError):
+            msgspec.json.schema_components([annotation])
+            self._asked.append((annotation, schema))
         return schema
 
+    def fill_in(self) -> dict[str, Json]:
+        """Complete the schemas that were given out; their components."""
+        annotations = [annotation for annotation, _ in self._asked]
+        made, components = msgspec.json.schema_components(annotations, ref_template=_TEMPLATE)
+        for (_, schema), found in zip(self._asked, made, strict=True):
+            schema.update(found)
+        return components
+
     def properties(self, struct: type) -> tuple[dict[str, Json], set[str]]:
-        """The schema of each field of a struct, and the names of the required ones."""
-        (_,), components = msgspec.json.schema_components([struct], ref_template=_TEMPLATE)
-        own = components.pop(struct.__name__)
-        self.components.update(components)
+        """The schema of each field of a struct of plain values, and the names of the required ones."""
+        _, components = msgspec.json.schema_components([struct])
+        (own,) = components.values()
         return own["properties"], set(own.get("required", ()))
 
 

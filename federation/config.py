@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from homeserver.runtime.config import section, setting
+from homeserver.runtime.config_forms import NETWORK, SERVER_NAME
 
 
 @section("federation")
@@ -18,9 +19,11 @@ class FederationConfig:
         False, help="Whether servers at private addresses may be called (10.0.0.0/8, 127.0.0.1, fd00::/8 and so on)."
     )
     allowed_networks: list[str] = setting(
-        [], help="Private addresses and networks that may be called although others may not, such as 10.1.2.0/24."
+        [],
+        help="Private addresses and networks that may be called although others may not, such as 10.1.2.0/24.",
+        form=NETWORK,
     )
-    denied_networks: list[str] = setting([], help="Addresses and networks that are never called.")
+    denied_networks: list[str] = setting([], help="Addresses and networks that are never called.", form=NETWORK)
     domain_allowlist: list[str] = setting([], help="The only servers to talk to. Empty: all.")
     domain_denylist: list[str] = setting([], help='Servers never to talk to. "*.example.org" is all below that name.')
     proxy: str = setting(
@@ -32,7 +35,7 @@ class FederationConfig:
         60_000, help="How long another server may take to answer.", minimum=1_000, maximum=600_000
     )
     trusted_key_servers: list[str] = setting(
-        ["matrix.org"], help="Servers asked for keys of servers that can't be reached themselves."
+        ["matrix.org"], help="Servers asked for keys of servers that can't be reached themselves.", form=SERVER_NAME
     )
     public_rooms: bool = setting(True, help="Whether other servers may list the public rooms of this one.")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Final
 
 from homeserver.runtime.config import section, setting
+from homeserver.runtime.config_forms import Form
 
+SIZE: Final = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 DAY_MS = 24 * 3600 * 1000
 
 
@@ -36,6 +40,7 @@ class MediaConfig:
     thumbnail_sizes: list[str] = setting(
         ["32x32", "96x96", "320x240", "320x320", "640x480", "640x640", "800x600"],
         help="Widths and heights of thumbnails. A request gets the smallest that is large enough.",
+        form=Form('such as "320x240"', lambda text: SIZE.fullmatch(text) is not None),
     )
     thumbnail_threads: int = setting(1, help="How many thumbnails are made at once.", minimum=1, maximum=64)
     max_image_pixels: int = setting(

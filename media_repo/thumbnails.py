@@ -8,7 +8,6 @@ Spec: client-server-api#thumbnails
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from io import BytesIO
@@ -20,6 +19,7 @@ from homeserver.matrix.errors import MatrixError, NotFound
 from homeserver.runtime.coroutine import SingleFlight
 from homeserver.runtime.db import Database
 from homeserver.store.media import ThumbnailKey, ThumbnailRow, load_thumbnail, save_thumbnail
+from media_repo.config import SIZE
 from media_repo.media import About, Media
 from media_repo.storage import MediaStorage
 from media_repo.thumbnail_sizes import CannotThumbnail, ImageTooLarge, Made, Size, Wanted
@@ -27,7 +27,6 @@ from media_repo.workers import Workers
 
 FULL_SIZE: Final = (2**31 - 1, 2**31 - 1)
 MAX_FAILURES: Final = 10_000
-_SIZE: Final = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
 
 class NoThumbnail(MatrixError):
@@ -50,7 +49,7 @@ def parse_sizes(texts: Iterable[str]) -> tuple[Size, ...]:
 
 
 def _parse_size(text: str) -> Size:
-    found = _SIZE.fullmatch(text)
+    found = SIZE.fullmatch(text)
     if found is None:
         raise ValueError(text)
     return int(found[1]), int(found[2])

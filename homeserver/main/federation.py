@@ -28,7 +28,6 @@ from homeserver.main.receiving import ReceivingServices, build_receiving
 from homeserver.main.rooms import RoomServices
 from homeserver.main.serving import build_serving
 from homeserver.main.version import VERSION
-from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import parse_server_name
 from homeserver.rooms.config import IdentityServersConfig
 from homeserver.rooms.identity_servers import IdentityServers
@@ -95,7 +94,7 @@ def build_federation(
         config.request_timeout_ms,
     )
     own_keys = OwnKeys(core.server_name, core.signing_key, core.database, core.clock)
-    notaries = [_notary(name) for name in config.trusted_key_servers if name != core.server_name]
+    notaries = [parse_server_name(name) for name in config.trusted_key_servers if name != core.server_name]
     ring = KeyRing(client, own_keys, core.database, core.clock, notaries)
     notary = Notary(ring, core.database, core.clock, allowed, limiter)
     receiving = build_receiving(core, client, ring)
@@ -135,13 +134,6 @@ def http_policy(config: Config) -> HttpPolicy:
         raise ConfigError(f"[federation] custom_ca_file: there is no file {ca_file}")
     proxy = parse_proxy(section.proxy, "[federation] proxy")
     return HttpPolicy(section.verify_certificates, ca_file, addresses, proxy)
-
-
-def _notary(name: str) -> Any:
-    try:
-        return parse_server_name(name)
-    except MatrixError:
-        raise ConfigError(f"[federation] trusted_key_servers: found {name!r}, allowed: server names") from None
 
 
 @define(eq=False)

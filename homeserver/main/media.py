@@ -20,7 +20,6 @@ from media_repo.service import Uploads
 from media_repo.serving import Files
 from media_repo.storage import MediaStorage
 from media_repo.thumbnail_api import OldThumbnailEndpoint, ServerThumbnailEndpoint, ThumbnailEndpoints
-from media_repo.thumbnail_sizes import Size
 from media_repo.thumbnails import Thumbnails, parse_sizes
 from media_repo.workers import Workers
 
@@ -57,7 +56,9 @@ def build_media(core: Core, federation: FederationServices | None, limiter: Rate
         redirects = Redirects(federation.http)
         remote = RemoteMedia(core.database, core.clock, storage, disk, config, federation.client, redirects, limiter)
     library, files = Library(core.server_name, uploads, remote), Files(storage, disk)
-    thumbnails = Thumbnails(core.database, storage, disk, makers, _thumbnail_sizes(config), config.max_image_pixels)
+    thumbnails = Thumbnails(
+        core.database, storage, disk, makers, parse_sizes(config.thumbnail_sizes), config.max_image_pixels
+    )
     frozen_media = Frozen(library, config)
     endpoints: list[object] = [
         UploadEndpoints(core.server_name, uploads),
@@ -69,13 +70,6 @@ def build_media(core: Core, federation: FederationServices | None, limiter: Rate
     if federation is not None:
         endpoints += [ServerMediaEndpoints(uploads, files), ServerThumbnailEndpoint(uploads, thumbnails, files)]
     return MediaServices((makers, disk), Spooling(config.max_upload_bytes, storage.incoming), endpoints)
-
-
-def _thumbnail_sizes(config: MediaConfig) -> tuple[Size, ...]:
-    try:
-        return parse_sizes(config.thumbnail_sizes)
-    except ValueError as error:
-        raise ConfigError(f'[media] thumbnail_sizes: found "{error}", allowed: such as "320x240"') from None
 
 
 def _open_storage(core: Core, config: MediaConfig) -> MediaStorage:

@@ -29,6 +29,7 @@ from typing import Any, Final, TypeVar, Union, dataclass_transform, get_args, ge
 import attrs
 from attrs import frozen
 
+from homeserver.runtime.config_forms import HTTP_URL, SERVER_NAME, Form
 from homeserver.runtime.config_lines import find_line
 
 _SECTION: Final = "__hearth_section__"
@@ -49,6 +50,7 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
+    form: Form | None = None
 
 
 REQUIRED: Final[Any] = attrs.NOTHING
@@ -61,9 +63,10 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: Iterable[str] | None = None,
+    form: Form | None = None,
 ) -> Any:
-    """A setting of a section; without a default it must be set."""
-    about = Setting(help, minimum, maximum, None if choices is None else tuple(choices))
+    """A setting of a section; without a default it must be set. `form` is that of a string, or of each in a list."""
+    about = Setting(help, minimum, maximum, None if choices is None else tuple(choices), form)
     metadata = {Setting: about}
     if isinstance(default, list | dict):
         return attrs.field(factory=lambda: type(default)(default), metadata=metadata)
@@ -98,9 +101,12 @@ def section_name(cls: type) -> str:
 class ServerConfig:
     """The server itself."""
 
-    server_name: str = setting(help="The name in user IDs (@user:server_name). It can't be changed later.")
+    server_name: str = setting(
+        help="The name in user IDs (@user:server_name). It can't be changed later.", form=SERVER_NAME
+    )
     public_base_url: str = setting(
         "",
+        form=HTTP_URL,
         help="Where clients reach this server, as https://matrix.example.org. "
         "Empty: http://localhost and the port of the first listener.",
     )
@@ -241,8 +247,11 @@ class _Reader:
             value = _convert_text(hint, text)
         except ValueError:
             raise ConfigError(f"environment: {variable}: found {_shown(text)}, allowed: {allowed}") from None
-        if not _fits(hint, field.metadata[Setting], value):
+        about = field.metadata[Setting]
+        if not _fits(hint, about, value):
             raise ConfigError(f"environment: {variable}: found {_shown(text)}, allowed: {allowed}")
+        if (wrong := _misformed(about, value)) is not None:
+            raise ConfigError(f"environment: {variable}: found {_shown(wrong)}, allowed: {allowed}")
         return self._resolved(hint, value)
 
     def _checked(self, hint: Any, about: Setting, value: Any, at: tuple[str | int, ...]) -> Any:
@@ -253,6 +262,8 @@ class _Reader:
             return [self._read_group(item, table, (*at, index)) for index, table in enumerate(value)]
         if not _fits(hint, about, value):
             raise self._error(at, value, _describe(hint, about))
+        if (wrong := _misformed(about, value)) is not None:
+            raise self._error(at, wrong, _describe(hint, about))
         return self._resolved(hint, value)
 
     def _resolved(self, hint: Any, value: Any) -> Any:
@@ -296,6 +307,8 @@ def _describe(hint: Any, about: Setting) -> str:
         words = " or ".join(json.dumps(choice) for choice in about.choices)
         return f"a list of {words}" if get_origin(hint) is list else words
     kind = _plain(hint)
+    if about.form is not None:
+        return f"a list, each {about.form.words}" if get_origin(kind) is list else about.form.words
     if kind is bool:
         return "true or false"
     if kind in (int, float):
@@ -339,6 +352,14 @@ def _fits(hint: Any, about: Setting, value: object) -> bool:
     if kind is bool:
         return isinstance(value, bool)
     return isinstance(value, str) and (about.choices is None or value in about.choices)
+
+
+def _misformed(about: Setting, value: object) -> str | None:
+    """The first string of a fitting value that has not the form it should; empty ones stand for none."""
+    if about.form is None:
+        return None
+    texts: list[str] = value if isinstance(value, list) else [str(value)] if value else []
+    return next((text for text in texts if not about.form.accepts(text)), None)
 
 
 def _in_range(about: Setting, value: float) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from homeserver.runtime.config import group, section, setting
+from homeserver.runtime.config_forms import DATABASE_URL, NETWORK
 
 RESOURCES: Final = ("client", "federation", "media", "admin", "web", "metrics", "health")
 DEFAULT_RESOURCES: Final = ["client", "federation", "media", "admin", "web", "health"]
@@ -22,7 +23,9 @@ class ListenerConfig:
     )
     tls_private_key_file: Path | None = setting(None, help="The certificate's private key in PEM.")
     trusted_proxies: list[str] = setting(
-        [], help="Addresses and networks (10.0.0.0/8) of reverse proxies whose X-Forwarded-For is believed."
+        [],
+        help="Addresses and networks (10.0.0.0/8) of reverse proxies whose X-Forwarded-For is believed.",
+        form=NETWORK,
     )
     resources: list[str] = setting(DEFAULT_RESOURCES, help="What is served here.", choices=RESOURCES)
 
@@ -41,6 +44,7 @@ class DatabaseConfig:
     url: str = setting(
         "sqlite:///hearth.db",
         help="sqlite:///file (relative to data_dir) or postgresql://user:password@host:port/name.",
+        form=DATABASE_URL,
     )
     read_threads: int = setting(3, help="Threads, and connections, for reading.", minimum=1, maximum=64)
 

@@ -49,11 +49,23 @@ def _assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None
         ('server_name = "a"\n[[listeners]]\nport = 70000\n', ("hearth.toml:3", "port", "70000", "65535")),
         ("server_name = \n", ("hearth.toml:1", "not TOML")),
         ("", ("server_name",)),
+        ('server_name = "a b"\n', ("hearth.toml:1", "server_name", '"a b"', "example.org")),
+        ('server_name = "a"\npublic_base_url = "ftp://a"\n', ("hearth.toml:2", "public_base_url", "https://")),
+        ('server_name = "a"\n[database]\nurl = "mysql://a/b"\n', ("hearth.toml:3", "url", "mysql", "sqlite:///file")),
+        ('server_name = "a"\n[[listeners]]\ntrusted_proxies = ["::1", "x"]\n', ("hearth.toml:3", '"x"', "10.0.0.0/8")),
     ],
 )
 def test_wrong_configuration_is_one_line(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
     (tmp_path / "hearth.toml").write_text(text)
     _assert_refused(_hearth("run", "--config", "hearth.toml", cwd=tmp_path), *words)
+
+
+@pytest.mark.parametrize("command", ["run", "config check"])
+def test_wrong_variable_is_one_line(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hearth.toml").write_text('server_name = "a"\n')
+    monkeypatch.setenv("HEARTH_SERVER_NAME", "a b")
+    done = _hearth(*command.split(), "--config", "hearth.toml", cwd=tmp_path)
+    _assert_refused(done, "environment", "HEARTH_SERVER_NAME", '"a b"', "example.org")
 
 
 def test_missing_configuration_is_one_line(tmp_path: Path) -> None:

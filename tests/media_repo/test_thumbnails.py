@@ -93,7 +93,7 @@ def test_old_endpoint_is_frozen(start_local: Any) -> None:
 
 
 def test_wrong_sizes_are_a_wrong_configuration(start_local: Any) -> None:
-    with pytest.raises(Exception, match=r'thumbnail_sizes: found "32", allowed: such as "320x240"'):
+    with pytest.raises(Exception, match=r'thumbnail_sizes: found "32", allowed: a list, each such as "320x240"'):
         start_local({"media": {"thumbnail_sizes": ["32"]}})
 
 

@@ -162,7 +162,7 @@ def test_unknown_key_is_told_what_is_known(text: str, start: str, mentions: str)
 
 
 def test_missing_required_key_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"^hearth.toml: server_name: missing, allowed: a string$"):
+    with pytest.raises(ConfigError, match=r"^hearth.toml: server_name: missing, allowed: a server name such as example.org$"):
         parse("")
 
 
@@ -213,5 +213,5 @@ def test_page_documents_every_setting() -> None:
     page = markdown(SECTIONS)
     assert "| `seats` | a whole number from 1 to 10 | `4` | `HEARTH_SHOP_SEATS` | How many may sit. |" in page
     assert "### [rate_limits.message]" in page
-    assert "| `server_name` | a string | required |" in page
+    assert "| `server_name` | a server name such as example.org | required |" in page
     assert LogConfig.__doc__ is not None and LogConfig.__doc__ in page

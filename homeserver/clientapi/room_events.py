@@ -12,7 +12,7 @@ import msgspec
 from homeserver.accounts.requester import Requester
 from homeserver.clientapi.event_json import EventJson, array
 from homeserver.matrix.canonical import encode_json
-from homeserver.matrix.errors import NotFound
+from homeserver.matrix.errors import Forbidden, NotFound
 from homeserver.matrix.ids import parse_event_id, parse_room_id
 from homeserver.matrix.state_map import member_key
 from homeserver.rooms.head import MEMBER
@@ -72,7 +72,10 @@ class RoomEvents:
     )
     async def get_event(self, requester: Requester, path: EventPath) -> RawJson:
         room_id, event_id = parse_room_id(path.room_id), parse_event_id(path.event_id)
-        view = await self._views.load(room_id, requester.user_id)
+        try:
+            view = await self._views.load(room_id, requester.user_id)
+        except Forbidden:  # the specification knows no other answer than 404 here
+            raise NotFound("Event not found") from None
         event = await self._paging.load_event(view, event_id)
         return RawJson((await self._json.encode(view, [event], requester))[0])
 

@@ -107,7 +107,7 @@ def test_stranger_neither_sends_nor_reads(hearth: Any, alice: Any, room: str) ->
     event_id = alice.send(room, "secret")
     mallory.send(room, "hi", expect="M_FORBIDDEN")
     mallory.get("/rooms/{}/messages", at=[room], query={"dir": "b"}, expect="M_FORBIDDEN")
-    mallory.get("/rooms/{}/event/{}", at=(room, event_id), expect="M_FORBIDDEN")
+    mallory.get("/rooms/{}/event/{}", at=(room, event_id), expect="M_NOT_FOUND")
     mallory.get("/rooms/{}/state", at=[room], expect="M_FORBIDDEN")
     mallory.send("!nothing:test.example", "hi", expect="M_FORBIDDEN")
 

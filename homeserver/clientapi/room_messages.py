@@ -84,7 +84,7 @@ class RoomMessages:
         start = self._start(query.from_, backwards)
         stop = parse_timeline_token(query.to, "to").order if query.to is not None else None
         view = await self._views.load(parse_room_id(path.room_id), requester.user_id)
-        limit = max(1, min(query.limit, MAX_LIMIT))
+        limit = max(1, _limit(query.limit, filter))
         page = await self._paging.load_page(view, start, limit, backwards=backwards, stop=stop, filter=filter)
         if page.is_cut and not page.events:
             raise HistoryUnreachable
@@ -102,7 +102,7 @@ class RoomMessages:
         filter = _parse_filter(query.filter)
         view = await self._views.load(room_id, requester.user_id)
         event = await self._paging.load_event(view, event_id)
-        limit = min(query.limit, MAX_LIMIT)
+        limit = _limit(query.limit, filter)
         before, after = await self._paging.load_around(view, event, limit, filter)
         return RawJson(await self._encode_context(requester, view, event, before, after, filter))
 
@@ -183,6 +183,12 @@ def _wanted_state(
 
 def _token(order: int) -> bytes:
     return orjson.dumps(str(TimelineToken(order)))
+
+
+def _limit(wanted: int, filter: RoomEventFilter | None) -> int:
+    """The least of what the query, the filter and this server allow."""
+    limit = min(wanted, MAX_LIMIT)
+    return limit if filter is None else filter.limit_within(limit, limit)
 
 
 def _parse_filter(text: str | None) -> RoomEventFilter | None:

@@ -64,7 +64,7 @@ class Paging:
 
         A page may have fewer events than there are, even none, and still have an end: then ask on.
         """
-        if limit == 0 or (filter is not None and filter.matches_none):
+        if limit == 0 or (filter is not None and (filter.matches_none or not filter.rooms.matches(view.room_id))):
             return Page((), start, None)
         after, upto = self._bounds(view, start, stop, backwards)
         found: list[StoredEvent] = []

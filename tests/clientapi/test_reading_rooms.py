@@ -22,3 +22,19 @@ def test_event_of_a_room_that_one_is_not_in_is_not_found(alice: Any, bob: Any) -
     event_id = alice.send(room_id, "hello")
     bob.get("/rooms/{}/event/{}", at=(room_id, event_id), expect="M_NOT_FOUND")
     bob.get("/rooms/{}/event/{}", at=("!none:test.example", event_id), expect="M_NOT_FOUND")
+
+
+@pytest.mark.parametrize("rooms", [{"not_rooms": ["{}"]}, {"rooms": ["!other:test.example"]}])
+def test_filter_that_leaves_the_room_out_leaves_nothing(alice: Any, rooms: dict[str, list[str]]) -> None:
+    room_id = alice.create_room()
+    event_id = alice.send(room_id, "hello")
+    wanted = {name: [value.format(room_id) for value in values] for name, values in rooms.items()}
+    assert alice.messages(room_id, filter=wanted)["chunk"] == []
+    around = alice.get("/rooms/{}/context/{}", at=(room_id, event_id), query={"filter": wanted})
+    assert around["events_before"] == []
+
+
+def test_limit_of_a_filter_bounds_a_page(alice: Any) -> None:
+    room_id = alice.create_room()
+    assert len(alice.messages(room_id, filter={"limit": 2})["chunk"]) == 2
+    assert len(alice.messages(room_id, filter={"limit": 5}, limit=3)["chunk"]) == 3

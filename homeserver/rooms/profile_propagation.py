@@ -9,7 +9,7 @@ Spec: client-server-api#events-on-change-of-profile-information
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -18,8 +18,9 @@ from twisted.internet.defer import Deferred, DeferredList
 from homeserver.folds.memberships import Memberships
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import RoomId, UserId
+from homeserver.matrix.state_map import member_key
 from homeserver.rooms.head import MEMBER, RoomHead
-from homeserver.rooms.member_content import MemberContents
+from homeserver.rooms.member_content import SHOWN_FIELDS, MemberContents
 from homeserver.rooms.writer import Draft, RoomWriter
 from homeserver.store.events import chunked
 
@@ -98,6 +99,13 @@ class RoomProfiles:
         rooms = await self.memberships.load(user_id)
         return sorted(room_id for room_id, row in rooms.items() if row.membership == "join")
 
+    async def _is_shown(self, user_id: UserId, room_id: RoomId, shown: Mapping[str, str]) -> bool:
+        """Whether the room shows that already."""
+        head = await self.writer.heads.load(room_id)
+        event_id = head.state.get(member_key(user_id))
+        event = None if event_id is None else await self.writer.events.load(event_id, room_id, head.version)
+        return event is not None and all(event.pdu.content.get(name) == shown.get(name) for name in SHOWN_FIELDS)
+
     async def _write(self, user_id: UserId, room_id: RoomId, shown: dict[str, str]) -> None:
         content = {"membership": "join", **shown}
 
@@ -105,6 +113,8 @@ class RoomProfiles:
             return [Draft(MEMBER, user_id, content, user_id)] if head.is_joined(user_id) else []
 
         try:
+            if await self._is_shown(user_id, room_id, shown):
+                return
             await self.writer.write(room_id, plan)
         except MatrixError as error:
             logger.warning("The profile of %s does not get into %s: %s", user_id, room_id, error)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.kit.client import bodies, timeline
+
 
 @pytest.fixture
 def alice(hearth: Any) -> Any:
@@ -38,3 +40,16 @@ def test_limit_of_a_filter_bounds_a_page(alice: Any) -> None:
     room_id = alice.create_room()
     assert len(alice.messages(room_id, filter={"limit": 2})["chunk"]) == 2
     assert len(alice.messages(room_id, filter={"limit": 5}, limit=3)["chunk"]) == 3
+
+
+def test_profile_that_the_rooms_show_already_makes_no_event(alice: Any, bob: Any) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.join(room_id)
+    alice.put("/profile/{}/displayname", {"displayname": "Alice"}, at=[alice.user_id])
+    bob.sync()
+    alice.put("/profile/{}/displayname", {"displayname": "Alice"}, at=[alice.user_id])
+    alice.send(room_id, "hello")
+    assert bodies(timeline(bob.sync(), room_id)) == ["hello"]
+    alice.delete("/profile/{}/displayname", at=[alice.user_id])
+    [renamed] = timeline(bob.sync(), room_id)
+    assert renamed["content"] == {"membership": "join"}

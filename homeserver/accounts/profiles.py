@@ -154,10 +154,12 @@ class Profiles:
 
 
 def _load_local(conn: Connection, user_id: UserId) -> Profile | None:
+    """None: there is no such user, or nothing is left of the profile since the account was closed."""
     profile = store.load_profiles(conn, [user_id]).get(user_id)
     if profile is not None:
         return profile
-    return {} if load_user(conn, user_id) is not None else None
+    user = load_user(conn, user_id)
+    return {} if user is not None and not user.is_deactivated else None
 
 
 def _check_size(conn: Connection, user_id: UserId, name: str, encoded: bytes) -> None:

@@ -53,3 +53,10 @@ def test_profile_that_the_rooms_show_already_makes_no_event(alice: Any, bob: Any
     alice.delete("/profile/{}/displayname", at=[alice.user_id])
     [renamed] = timeline(bob.sync(), room_id)
     assert renamed["content"] == {"membership": "join"}
+
+
+def test_erased_user_has_no_profile(hearth: Any, alice: Any, bob: Any) -> None:
+    password = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "bob"}}
+    bob.post("/account/deactivate", {"erase": True, "auth": {**password, "password": "password of the tests"}})
+    alice.get("/profile/{}", at=[bob.user_id], expect="M_NOT_FOUND")
+    alice.get("/profile/{}/displayname", at=[bob.user_id], expect="M_NOT_FOUND")

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from homeserver.accounts.requester import Requester
 from homeserver.folds.memberships import FORGOTTEN, Memberships
+from homeserver.matrix.canonical import canonical_json
 from homeserver.matrix.errors import BadJson, Forbidden, MatrixError, MissingParam, NotFound
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of, parse_user_id
 from homeserver.matrix.state_map import member_key
@@ -414,7 +415,8 @@ class RoomMembership:
         event = self.writer.events.get(event_id) if event_id is not None else None
         if event is None or event.redacted_by is not None:
             return False
-        return {key: value for key, value in event.pdu.content.items() if key != AUTHORISED_VIA} == content
+        given = {key: value for key, value in event.pdu.content.items() if key != AUTHORISED_VIA}
+        return canonical_json(given) == canonical_json(content)
 
     async def _load_resident(self, room_id: RoomId, user_id: UserId) -> RoomHead | None:
         """The head if this server can write the user's membership by itself, with the right to it.

@@ -11,6 +11,7 @@ from attrs import define, evolve
 
 from homeserver.accounts.requester import Requester
 from homeserver.folds.events import EventCache
+from homeserver.matrix.canonical import canonical_json
 from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, NotFound
 from homeserver.matrix.ids import EventId, RoomId, parse_event_id, parse_user_id
 from homeserver.rooms.head import MEMBER, RoomHead
@@ -127,8 +128,10 @@ class Sending:
         if event_id is None:
             return None
         event = await self.events.load(event_id, room_id, head.version)
-        same = event is not None and event.pdu.content == draft.content and event.pdu.sender == draft.sender
-        return event_id if same and head.is_joined(draft.sender) else None
+        if event is None or event.pdu.sender != draft.sender or not head.is_joined(draft.sender):
+            return None
+        # As JSON, where 1 is not true.
+        return event_id if canonical_json(event.pdu.content) == canonical_json(draft.content) else None
 
     async def _load_head(self, room_id: RoomId) -> RoomHead:
         """Raises: Forbidden, also for rooms that are not there."""

@@ -60,3 +60,11 @@ def test_erased_user_has_no_profile(hearth: Any, alice: Any, bob: Any) -> None:
     bob.post("/account/deactivate", {"erase": True, "auth": {**password, "password": "password of the tests"}})
     alice.get("/profile/{}", at=[bob.user_id], expect="M_NOT_FOUND")
     alice.get("/profile/{}/displayname", at=[bob.user_id], expect="M_NOT_FOUND")
+
+
+def test_state_of_another_value_is_another_event(alice: Any) -> None:
+    room_id = alice.create_room()
+    one = alice.set_state(room_id, "org.example.flag", {"value": 1})
+    assert alice.set_state(room_id, "org.example.flag", {"value": 1}) == one
+    assert alice.set_state(room_id, "org.example.flag", {"value": True}) != one
+    assert alice.get_state(room_id, "org.example.flag")["value"] is True

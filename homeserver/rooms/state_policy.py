@@ -13,9 +13,11 @@ from attrs import define
 from homeserver.accounts.requester import Requester
 from homeserver.matrix.errors import BadJson, InvalidParam, NotFound
 from homeserver.matrix.ids import RoomAlias, RoomId, parse_room_alias
+from homeserver.matrix.state_map import POWER_LEVELS
 from homeserver.rooms.aliases import CANONICAL_ALIAS, Aliases
+from homeserver.rooms.defaults import check_power_levels
 from homeserver.rooms.errors import BadAlias
-
+from homeserver.rooms.head import RoomHead
 
 @define(eq=False)
 class StatePolicy:
@@ -29,6 +31,14 @@ class StatePolicy:
         """Raises: BadAlias, BadJson, InvalidParam."""
         if (type, state_key) == CANONICAL_ALIAS:
             await self._check_canonical_alias(room_id, content)
+        if (type, state_key) == POWER_LEVELS:
+            await self._check_power_levels(room_id, content)
+
+    async def _check_power_levels(self, room_id: RoomId, content: Mapping[str, Any]) -> None:
+        """The authorisation rules would refuse them too, but as something that is not allowed."""
+        head = await self._load_head(room_id)
+        if head is not None:
+            check_power_levels(content, head.version, "content")
 
     async def _check_canonical_alias(self, room_id: RoomId, content: Mapping[str, Any]) -> None:
         """Aliases that are new in the event must lead to the room; those that were in it may have moved since.
@@ -47,13 +57,15 @@ class StatePolicy:
             if found.room_id != room_id:
                 raise BadAlias(f"Room alias {alias} is of another room")
 
+    async def _load_head(self, room_id: RoomId) -> RoomHead | None:
+        return (await self.aliases.writer.heads.load_many([room_id])).get(room_id)
+
     async def _load_current(self, room_id: RoomId) -> Mapping[str, Any]:
-        writer = self.aliases.writer
-        head = (await writer.heads.load_many([room_id])).get(room_id)
+        head = await self._load_head(room_id)
         event_id = head.state.get(CANONICAL_ALIAS) if head is not None else None
         if head is None or event_id is None:
             return {}
-        event = await writer.events.load(event_id, room_id, head.version)
+        event = await self.aliases.writer.events.load(event_id, room_id, head.version)
         return event.pdu.content if event is not None else {}
 
 

@@ -68,3 +68,11 @@ def test_state_of_another_value_is_another_event(alice: Any) -> None:
     assert alice.set_state(room_id, "org.example.flag", {"value": 1}) == one
     assert alice.set_state(room_id, "org.example.flag", {"value": True}) != one
     assert alice.get_state(room_id, "org.example.flag")["value"] is True
+
+
+@pytest.mark.parametrize(
+    "content", [{"users": []}, {"users": {"@a:b.c": "x"}}, {"ban": "50"}, {"events": {"a": None}}, {"notifications": 5}]
+)
+def test_power_levels_of_wrong_types_are_bad_json(alice: Any, content: dict[str, Any]) -> None:
+    room_id = alice.create_room()
+    alice.set_state(room_id, "m.room.power_levels", content, expect="M_BAD_JSON")

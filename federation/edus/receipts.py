@@ -16,20 +16,23 @@ from typing import Any, Final
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
-from federation.outbound.sender import Sender
+from federation.outbound.backlog import EVERYTHING
+from federation.outbound.items import MAX_EDUS, Receipt, Transaction
 from homeserver.folds.room_servers import RoomServers
 from homeserver.matrix.errors import MatrixError, NotFound
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of, is_user_of
 from homeserver.matrix.limits import MAX_ID_BYTES
 from homeserver.rooms.receipts import READ, Receipts
 from homeserver.runtime.coroutine import gather
+from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow
+from homeserver.store.owed_receipts import RECEIPT, OwedReceipt, load_owed_receipts
 from homeserver.store.receipts import UNTHREADED
 
 logger = logging.getLogger(__name__)
 
-RECEIPT: Final = "m.receipt"
-LIFETIME_MS: Final = 24 * 3600 * 1000
+EDU: Final = "m.receipt"
+ROOMS_AT_ONCE: Final = 50  # of a backlog
 MAX_EARLY: Final = 2_000  # events
 MAX_EARLY_OF_EVENT: Final = 50
 MAX_RECEIPTS: Final = 1_000  # in one EDU
@@ -39,38 +42,53 @@ MAX_TS_MS: Final = 2**53
 
 
 @define(eq=False)
-class ReceiptSender:
-    """Follows the log's receipts."""
+class ReceiptSource:
+    """Our users' receipts: as the log tells of them, and as the table has them for a server that missed some."""
 
     server_name: ServerName
+    database: Database
     servers: RoomServers
-    sender: Sender
+    kind: str = RECEIPT
+    log_kinds: Sequence[str] = (RECEIPT,)
 
-    def on_rows(self, rows: Sequence[LogRow]) -> None:
-        for row in rows:
-            if row.kind == "receipt" and self._is_ours(row.data):
-                members = self.servers.get(RoomId(row.key))
-                if members is None:
-                    Deferred.fromCoroutine(self._send_later(row)).addErrback(_log_failure)
-                elif members.servers:
-                    self._send(row, list(members.servers))
-
-    def _is_ours(self, data: Mapping[str, Any]) -> bool:
-        return data["receipt_type"] == READ and domain_of(data["user_id"]) == self.server_name
-
-    async def _send_later(self, row: LogRow) -> None:
-        members = await self.servers.load(RoomId(row.key))
-        self._send(row, list(members.servers))
-
-    def _send(self, row: LogRow, servers: Sequence[ServerName]) -> None:
+    def get_addressed(self, row: LogRow) -> tuple[Receipt, Sequence[ServerName]] | None:
         data = row.data
-        about: dict[str, Any] = {"ts": data["ts_ms"]}
-        if data["thread_id"] != UNTHREADED:
-            about["thread_id"] = data["thread_id"]
-        receipt = {"data": about, "event_ids": [data["event_id"]]}
-        edu = {"edu_type": RECEIPT, "content": {row.key: {READ: {data["user_id"]: receipt}}}}
-        key = (RECEIPT, row.key, data["user_id"], data["thread_id"])
-        self.sender.send_ephemeral(servers, key, edu, LIFETIME_MS, is_urgent=False)
+        read = OwedReceipt(data["user_id"], data["thread_id"], data["event_id"], data["ts_ms"], row.position)
+        receipt = _build(RoomId(row.key), read)
+        if data["receipt_type"] != READ or domain_of(read.user_id) != self.server_name:
+            return receipt, ()
+        members = self.servers.get(RoomId(row.key))
+        return None if members is None else (receipt, list(members.servers))
+
+    async def load_missing(self, row: LogRow) -> None:
+        await self.servers.load(RoomId(row.key))
+
+    async def load_owed(self, server: ServerName, txn_id: str) -> Transaction | None:
+        """The next of those that stand in the server's backlog; None when there are none. Of a room that the server is in no
+        more it gets nothing.
+        """
+        rooms = await self.database.read(load_owed_receipts, server, self.server_name, ROOMS_AT_ONCE, MAX_EDUS)
+        if not rooms:
+            return None
+        known = await self.servers.load_many([room.room_id for room in rooms])
+        receipts, before = [], {}
+        for room in rooms:
+            members = known.get(room.room_id)
+            if members is None or server not in members.servers:
+                before[room.room_id] = EVERYTHING
+                continue
+            receipts += [_build(room.room_id, read) for read in room.receipts]
+            before[room.room_id] = room.receipts[-1].position + 1 if room.receipts else room.since
+        return Transaction(txn_id, receipts=receipts, from_backlog=True, receipts_before=before)
+
+
+def _build(room_id: RoomId, read: OwedReceipt) -> Receipt:
+    about: dict[str, Any] = {"ts": read.ts_ms}
+    if read.thread_id != UNTHREADED:
+        about["thread_id"] = read.thread_id
+    receipt = {"data": about, "event_ids": [read.event_id]}
+    edu = {"edu_type": EDU, "content": {room_id: {READ: {read.user_id: receipt}}}}
+    return Receipt(read.position, room_id, (room_id, read.user_id, read.thread_id), edu)
 
 
 @frozen

@@ -7,14 +7,15 @@ The cursor moves on with it: everything up to the cursor is delivered or in a ba
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from federation.outbound.items import MAX_EDUS, MAX_PDUS, Item, Source
-from homeserver.matrix.ids import ServerName
+from federation.outbound.items import MAX_EDUS, MAX_PDUS, Item, Receipt, Source
+from federation.outbound.owed_receipts import OwedReceipts
+from homeserver.matrix.ids import RoomId, ServerName
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.store.outbound import BacklogRow, BacklogWrite, load_backlog, load_servers_behind, save_backlogs
@@ -25,6 +26,8 @@ FLUSH_MS: Final = 1_000
 MAX_UNSAVED_ROWS: Final = 5_000
 MAX_NOTED: Final = 20_000  # gathered before they are written at once
 
+EVERYTHING: Final = 2**62  # every position is before it
+
 Noted = dict[tuple[str, str], int]
 
 
@@ -32,10 +35,12 @@ Noted = dict[tuple[str, str], int]
 class Backlog:
     """`get_cursor` says up to where all is delivered or noted; it is called at the moment of writing."""
 
+    server_name: ServerName
     database: Database
     clock: Clock
     sources: Iterable[Source] = ()
     get_cursor: Callable[[], int] = lambda: 0
+    receipts: OwedReceipts = field(factory=OwedReceipts, init=False)
     _noted: dict[ServerName, Noted] = field(factory=dict, init=False)
     _noted_count: int = field(default=0, init=False)
     _delivered: list[BacklogRow] = field(factory=list, init=False)
@@ -55,10 +60,22 @@ class Backlog:
         name = (item.kind, item.key)
         self._noted_count += name not in noted
         noted[name] = max(item.position, noted.get(name, 0))
-        if self._noted_count >= MAX_NOTED:
+        self._write_before_long()
+
+    def note_receipts(self, server: ServerName, receipts: Sequence[Receipt]) -> None:
+        """The server lacks these."""
+        self.receipts.note(server, receipts)
+        self._write_before_long()
+
+    def _write_before_long(self) -> None:
+        if self._is_full:
             self._start_writing()
         else:
             self.schedule()
+
+    @property
+    def _is_full(self) -> bool:
+        return self._noted_count + self.receipts.count >= MAX_NOTED
 
     def has_noted(self, server: ServerName) -> bool:
         """Whether something is noted that is not in the database yet."""
@@ -78,6 +95,16 @@ class Backlog:
         self._keep(server, {name: at for name, at in noted.items() if at > sent.get(name, -1)})
         self._delivered += [BacklogRow(server, item.kind, item.key, item.position) for item in items]
         self.schedule()
+
+    def mark_receipts_sent(self, server: ServerName, before: Mapping[RoomId, int]) -> None:
+        """The server has all receipts of these rooms that are before the positions."""
+        self.receipts.mark_sent(server, before)
+        self.schedule()
+
+    def remove_all(self, server: ServerName) -> None:
+        """The server is to get nothing of what it lacks."""
+        self.remove_upto(server, EVERYTHING)
+        self.receipts.forget(server)
 
     def _keep(self, server: ServerName, noted: Noted) -> None:
         self._noted_count -= len(self._noted.pop(server, {})) - len(noted)
@@ -103,7 +130,7 @@ class Backlog:
 
     @property
     def is_dirty(self) -> bool:
-        return bool(self._noted or self._delivered or self._caught_up)
+        return bool(self._noted or self._delivered or self._caught_up or self.receipts.is_dirty)
 
     def schedule(self) -> None:
         """Write before long."""
@@ -137,7 +164,7 @@ class Backlog:
     async def _write_all(self) -> None:
         try:
             await self._write()
-            while self._waiting or self._noted_count >= MAX_NOTED:
+            while self._waiting or self._is_full:
                 await self._write()
         finally:
             self._writing = None
@@ -148,11 +175,13 @@ class Backlog:
         cursor = self.get_cursor()  # notes what it passes over, so it comes before all is taken
         taken = (self._noted, self._delivered, self._caught_up)
         self._noted, self._noted_count, self._delivered, self._caught_up = {}, 0, [], {}
-        write = BacklogWrite(cursor, _rows(taken[0]), taken[1], taken[2])
+        receipts = self.receipts.take()
+        write = BacklogWrite(cursor, _rows(taken[0]), taken[1], taken[2], receipts)
         try:
-            await self.database.run(save_backlogs, write)
+            await self.database.run(save_backlogs, write, self.server_name)
         except BaseException as error:
             self._put_back(*taken)
+            self.receipts.put_back(receipts)
             for done in waiting:
                 done.errback(error)
             raise

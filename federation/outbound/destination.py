@@ -7,6 +7,7 @@ until nothing is left; then it is complete again.
 Invariants:
 - Items of a complete destination come in the order of their positions, and those up to `shadowed` are in its backlog too.
 - Of an incomplete one, everything undelivered is in its backlog.
+- Receipts in memory are not in the backlog, in any case; those in it are sent when nothing else waits.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import chain, islice, takewhile
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
-from federation.outbound.items import EVENT, MAX_EDUS, MAX_PDUS, Ephemeral, Item, Transaction
+from federation.outbound.items import EVENT, MAX_EDUS, MAX_PDUS, Ephemeral, Item, Receipt, Transaction
 from homeserver.matrix.ids import ServerName
 
 
@@ -39,10 +40,17 @@ class Destination:
     unsure: Transaction | None = None  # failed; perhaps it arrived
     queue: deque[Item] = field(factory=deque)
     ephemeral: OrderedDict[Hashable, Ephemeral] = field(factory=OrderedDict)
+    receipts: OrderedDict[Hashable, Receipt] = field(factory=OrderedDict)
+    owes_receipts: bool = False  # there are such in the backlog, or there may be
 
     @property
     def has_work(self) -> bool:
-        return bool(self.queue or self.ephemeral or self.unsure or not self.complete)
+        return self.has_waiting or bool(self.unsure or self.owes_receipts or not self.complete)
+
+    @property
+    def has_waiting(self) -> bool:
+        """In memory."""
+        return bool(self.queue or self.ephemeral or self.receipts)
 
     @property
     def is_idle(self) -> bool:
@@ -60,6 +68,33 @@ class Destination:
         self.ephemeral[ephemeral.key] = ephemeral
         while len(self.ephemeral) > limit:
             self.ephemeral.popitem(last=False)
+
+    def push_receipt(self, receipt: Receipt, limit: int) -> bool:
+        """False where it has to go to the backlog."""
+        if self.failures or self.owes_receipts or not self.complete:
+            return False
+        self.receipts.pop(receipt.key, None)
+        if len(self.receipts) >= limit:
+            return False
+        self.receipts[receipt.key] = receipt
+        return True
+
+    def take_back_receipts(self) -> list[Receipt]:
+        """Those that would be lost with the process, also from what is under way; the caller puts them in the backlog."""
+        sent = self._sent_receipts()
+        found = [*sent, *self.receipts.values()]
+        if self.unsure is not None and sent:
+            self.unsure = evolve(self.unsure, receipts=())
+        self.receipts.clear()
+        self.owes_receipts = self.owes_receipts or bool(found)
+        return found
+
+    def first_receipt(self) -> Receipt | None:
+        """Of those in memory."""
+        return next(iter((*self._sent_receipts()[:1], *islice(self.receipts.values(), 1))), None)
+
+    def _sent_receipts(self) -> Sequence[Receipt]:
+        return self.unsure.receipts if self.unsure is not None and not self.unsure.from_backlog else ()
 
     def take_unshadowed(self) -> list[Item]:
         """Those that would be lost with the process, in order; the caller puts them in the backlog."""
@@ -97,8 +132,15 @@ class Destination:
             items.append(item)
         for _ in items:
             self.queue.popleft()
-        self.unsure = Transaction(txn_id, items, self.take_ephemeral(MAX_EDUS - edus, now_ms))
+        receipts = self._take_receipts(MAX_EDUS - edus)
+        ephemeral = self.take_ephemeral(MAX_EDUS - edus - len(receipts), now_ms)
+        self.unsure = Transaction(txn_id, items, ephemeral, receipts)
         return self.unsure
+
+    def _take_receipts(self, limit: int) -> list[Receipt]:
+        """The oldest; at most half of what there is room for, where that is wanted by others."""
+        keys = list(islice(self.receipts, max(limit // 2, limit - len(self.ephemeral))))
+        return [self.receipts.pop(key) for key in keys]
 
     def take_ephemeral(self, limit: int, now_ms: int) -> list[Ephemeral]:
         """At most `limit`, oldest first; those whose time is over are dropped."""

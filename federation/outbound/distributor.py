@@ -15,7 +15,7 @@ from typing import Any, Final
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from federation.outbound.items import Item, Source
+from federation.outbound.items import Item, Receipt, RowReader
 from homeserver.matrix.ids import ServerName
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database, DatabaseFault
@@ -29,8 +29,8 @@ ROWS_AT_ONCE: Final = 500
 RETRY_MS: Final = 1_000
 
 Progress = Callable[[int], object]
-Addressed = tuple[Item, Sequence[ServerName]]
-Offer = Callable[[Item, Sequence[ServerName]], object]
+Addressed = tuple[Item | Receipt, Sequence[ServerName]]
+Offer = Callable[[Item | Receipt, Sequence[ServerName]], object]
 
 
 @define(eq=False)
@@ -43,9 +43,9 @@ class Distributor:
     clock: Clock
     offer: Offer
     seen: int
-    sources: Iterable[Source]
+    sources: Iterable[RowReader]
     on_progress: Progress = lambda _position: None
-    _sources: dict[str, list[Source]] = field(factory=dict, init=False)
+    _sources: dict[str, list[RowReader]] = field(factory=dict, init=False)
     _waiting: deque[LogRow] = field(factory=deque, init=False)
     position: int = field(default=0, init=False)
     _found: list[Addressed] = field(factory=list, init=False)  # what the first row became, by its first sources
@@ -109,7 +109,7 @@ class Distributor:
                 self.offer(item, servers)
         return True
 
-    def _ask(self, source: Source, row: LogRow) -> Addressed | None:
+    def _ask(self, source: RowReader, row: LogRow) -> Addressed | None:
         try:
             return source.get_addressed(row)
         except Exception:  # a row that can't be understood must not stop those behind it

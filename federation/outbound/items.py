@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from attrs import field, frozen
 
-from homeserver.matrix.ids import EventId, ServerName
+from homeserver.matrix.ids import EventId, RoomId, ServerName
 from homeserver.store.log import LogRow
 
 EVENT: Final = "event"
@@ -40,18 +40,34 @@ class Ephemeral:
     expires_ms: int  # on the monotonic clock
 
 
+@frozen(eq=False, slots=True)
+class Receipt:
+    """What a user has read: a row of the log. One of the same key takes its place, of which the database has only the newest."""
+
+    position: int
+    room_id: RoomId
+    key: Hashable
+    edu: Mapping[str, Any]
+
+
 @frozen(eq=False)
 class Transaction:
-    """What goes to a server at once. Sent again under the same id when it is not known whether it arrived."""
+    """What goes to a server at once. Sent again under the same id when it is not known whether it arrived.
+
+    receipts_before: of a transaction from the backlog, for each room the position before which the server then has all
+    receipts.
+    """
 
     txn_id: str
     items: Sequence[Item] = field(factory=tuple)
     ephemeral: Sequence[Ephemeral] = field(factory=tuple)
+    receipts: Sequence[Receipt] = field(factory=tuple)
     from_backlog: bool = False
+    receipts_before: Mapping[RoomId, int] = field(factory=dict)
 
 
-class Source(Protocol):
-    """What rows of some kinds in the log mean to other servers."""
+class RowReader(Protocol):
+    """Whom rows of some kinds in the log concern."""
 
     @property
     def kind(self) -> str:
@@ -63,6 +79,18 @@ class Source(Protocol):
         """Of the rows."""
         ...
 
+    def get_addressed(self, row: LogRow, /) -> tuple[Item | Receipt, Sequence[ServerName]] | None:
+        """The item that the row becomes, and whom it concerns; None when memory lacks what tells."""
+        ...
+
+    async def load_missing(self, row: LogRow, /) -> None:
+        """Have in memory what `get_addressed` lacked."""
+        ...
+
+
+class Source(RowReader, Protocol):
+    """What rows of some kinds in the log mean to other servers, which get them or find them in their backlogs."""
+
     @property
     def most_edus(self) -> int:
         """That an item becomes; 0 where it becomes a PDU."""
@@ -71,14 +99,6 @@ class Source(Protocol):
     @property
     def newest_first(self) -> bool:
         """After an outage the newest of each key comes first, and older ones not at all."""
-        ...
-
-    def get_addressed(self, row: LogRow, /) -> tuple[Item, Sequence[ServerName]] | None:
-        """The item that the row becomes, and whom it concerns; None when memory lacks what tells."""
-        ...
-
-    async def load_missing(self, row: LogRow, /) -> None:
-        """Have in memory what `get_addressed` lacked."""
         ...
 
     async def load_bodies(self, items: Sequence[Item], /) -> Sequence[dict[str, Any]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 from urllib.parse import quote
@@ -25,7 +25,7 @@ from twisted.internet.defer import Deferred
 from federation.errors import BackingOff, NotAllowed, RemoteRefused, RemoteUnreachable
 from federation.outbound.backlog import Backlog
 from federation.outbound.destination import Destination
-from federation.outbound.items import MAX_EDUS, Ephemeral, Item, Transaction
+from federation.outbound.items import MAX_EDUS, Ephemeral, Item, Receipt, Transaction
 from federation.outbound.transactions import TransactionBodies
 from homeserver.matrix.ids import ServerName
 from homeserver.runtime.clock import Clock
@@ -47,6 +47,7 @@ MIN_QUEUED: Final = 250
 MAX_QUEUED_FAILING: Final = 250
 MAX_QUEUED_IN_ALL: Final = 1_000_000
 MAX_EPHEMERAL: Final = 1_000  # EDUs in memory for one server
+MAX_RECEIPTS: Final = 1_000  # the same
 MAX_EPHEMERAL_FAILING: Final = 50_000  # about as many for all that fail, but each may have
 MIN_EPHEMERAL: Final = 10
 # An EDU of a longer life waits for a server that fails even if that is asked again only later: it may call us.
@@ -73,6 +74,9 @@ class Client(Protocol):
         ...
 
 
+LoadReceipts = Callable[[ServerName, str], Coroutine[Any, Any, Transaction | None]]
+
+
 @define(eq=False)
 class _Line:
     turns: int
@@ -89,12 +93,13 @@ class _Line:
 
 @define(eq=False)
 class Sender:
-    """All destinations; see the module's text."""
+    """All destinations; see the module's text. load_receipts: a transaction of those in a server's backlog, under this id."""
 
     client: Client
     clock: Clock
     backlog: Backlog
     bodies: TransactionBodies
+    load_receipts: LoadReceipts
     _random: Random = field(factory=Random, init=False)
     _destinations: dict[ServerName, Destination] = field(factory=dict, init=False)
     _healthy: _Line = field(factory=lambda: _Line(TURNS), init=False)
@@ -107,7 +112,9 @@ class Sender:
         """Take up the backlogs of the last run."""
         self._txn_count = self.clock.time_ms()
         for server in await self.backlog.load_servers():
-            self._destinations[server] = Destination(server, complete=False, has_backlog=True, failures=1)
+            self._destinations[server] = Destination(
+                server, complete=False, has_backlog=True, failures=1, owes_receipts=True
+            )
             self._line_up(self._destinations[server])
 
     async def stop(self) -> None:
@@ -126,8 +133,15 @@ class Sender:
 
     # -- what there is to send ---------------------------------------------------------------------------------------
 
-    def offer(self, item: Item, servers: Collection[ServerName]) -> None:
-        """The servers must get the item; they are given a turn if they have none."""
+    def offer(self, item: Item | Receipt, servers: Collection[ServerName]) -> None:
+        """The servers must get the item; they are given a turn if they have none, for a receipt in a moment."""
+        if isinstance(item, Receipt):
+            self._offer_receipt(item, servers)
+        else:
+            self._offer_item(item, servers)
+        self.backlog.schedule()
+
+    def _offer_item(self, item: Item, servers: Collection[ServerName]) -> None:
         limit = max(MIN_QUEUED, min(MAX_QUEUED, MAX_QUEUED_IN_ALL // (len(self._destinations) + 1)))
         for server in servers:
             destination = self._get(server)
@@ -137,7 +151,14 @@ class Sender:
                 self._shadow(destination)
                 destination.let_go()
             self._line_up(destination)
-        self.backlog.schedule()
+
+    def _offer_receipt(self, receipt: Receipt, servers: Collection[ServerName]) -> None:
+        for server in servers:
+            destination = self._get(server)
+            if not destination.push_receipt(receipt, MAX_RECEIPTS):
+                destination.owes_receipts = True
+                self.backlog.note_receipts(server, (receipt,))
+        self._line_up_later(servers)
 
     def send_ephemeral(
         self, servers: Collection[ServerName], key: Any, edu: Any, lifetime_ms: int, *, is_urgent: bool = True
@@ -148,11 +169,17 @@ class Sender:
         """
         ephemeral = Ephemeral(key, edu, self.clock.monotonic_ms() + lifetime_ms)
         offered = [server for server in servers if self._push_ephemeral(server, ephemeral)]
-        delay_ms = 0 if is_urgent else min(HOLD_MS_PER_SERVER * len(offered), MAX_HOLD_MS)
-        if delay_ms >= MIN_HOLD_MS:
-            self.clock.call_later(delay_ms, self._line_up_all, offered)
-        else:
+        if is_urgent:
             self._line_up_all(offered)
+        else:
+            self._line_up_later(offered)
+
+    def _line_up_later(self, servers: Collection[ServerName]) -> None:
+        delay_ms = min(HOLD_MS_PER_SERVER * len(servers), MAX_HOLD_MS)
+        if delay_ms >= MIN_HOLD_MS:
+            self.clock.call_later(delay_ms, self._line_up_all, servers)
+        else:
+            self._line_up_all(servers)
 
     def _push_ephemeral(self, server: ServerName, ephemeral: Ephemeral) -> bool:
         """False where it would be too late: a server that fails may be there again with the request that is under way, or with
@@ -171,7 +198,7 @@ class Sender:
     def _line_up_all(self, servers: Iterable[ServerName]) -> None:
         for server in servers:
             destination = self._destinations.get(server)
-            if destination is not None and destination.ephemeral:
+            if destination is not None and destination.has_work:
                 self._line_up(destination)
 
     def wake(self, server: ServerName) -> None:
@@ -189,8 +216,11 @@ class Sender:
             busy = destination.busy_since_ms
             if destination.failures or (busy is not None and now_ms - busy >= SLOW_MS):
                 self._shadow(destination)
-            elif destination.complete and (first := destination.first_unshadowed()) is not None:
+                continue
+            if destination.complete and (first := destination.first_unshadowed()) is not None:
                 position = min(position, first.position - 1)
+            if (receipt := destination.first_receipt()) is not None:
+                position = min(position, receipt.position - 1)
         return position
 
     # -- turns -------------------------------------------------------------------------------------------------------
@@ -289,6 +319,8 @@ class Sender:
 
     async def _build(self, destination: Destination) -> Transaction | None:
         now_ms = self.clock.monotonic_ms()
+        if destination.complete and destination.owes_receipts and not destination.has_waiting:
+            return await self._build_owed(destination)
         if destination.complete:
             return destination.take(self._next_txn_id(), now_ms)
         items = await self.backlog.load_page(destination.server)
@@ -301,6 +333,17 @@ class Sender:
             self._next_txn_id(), items, destination.take_ephemeral(room, now_ms), from_backlog=True
         )
         return destination.unsure
+
+    async def _build_owed(self, destination: Destination) -> Transaction | None:
+        """Of receipts in the backlog, which come last: those whom they tell of should know the events."""
+        if self.backlog.is_dirty:
+            await self.backlog.flush()
+        transaction = await self.load_receipts(destination.server, self._next_txn_id())
+        if transaction is not None:
+            destination.unsure = transaction
+        elif not self.backlog.receipts.has_noted(destination.server):
+            destination.owes_receipts = False
+        return transaction
 
     async def _send(self, destination: Destination, transaction: Transaction) -> None:
         """Raises: RemoteUnreachable, RemoteRefused."""
@@ -323,6 +366,10 @@ class Sender:
     def _on_delivered(self, destination: Destination, transaction: Transaction) -> None:
         destination.unsure = None
         destination.failures = 0
+        if transaction.receipts_before:
+            self.backlog.mark_receipts_sent(destination.server, transaction.receipts_before)
+        elif transaction.receipts:
+            self.backlog.schedule()  # for the cursor
         if transaction.from_backlog:
             self.backlog.remove(destination.server, transaction.items)
         elif destination.has_backlog and transaction.items:
@@ -336,11 +383,13 @@ class Sender:
             self._retry_later(destination, error)
             return
         items = transaction.items
+        if items:
+            self._put_receipts_aside(destination)
         if len(items) <= 1:
             logger.warning("%s does not take %s: %s", destination.server, _named(items), error.error)
             self._on_delivered(destination, transaction)
             return
-        first = Transaction(self._next_txn_id(), items[: len(items) // 2], (), transaction.from_backlog)
+        first = Transaction(self._next_txn_id(), items[: len(items) // 2], from_backlog=transaction.from_backlog)
         if not transaction.from_backlog:
             destination.queue.extendleft(reversed(items[len(items) // 2 :]))
         destination.unsure = first
@@ -354,6 +403,7 @@ class Sender:
             self._forget(destination)
             return
         destination.failures += 1
+        self._put_receipts_aside(destination)
         if destination.timer is None:
             delay_ms = self._delay(destination, error)
             destination.retry_ms = self.clock.monotonic_ms() + delay_ms
@@ -399,12 +449,21 @@ class Sender:
         destination.let_go()
         destination.complete = True
         destination.ephemeral.clear()
+        destination.receipts.clear()
+        destination.owes_receipts = False
         destination.failures = 0
         destination.has_backlog = False
-        self.backlog.remove_upto(destination.server, 2**62)
+        self.backlog.remove_all(destination.server)
+
+    def _put_receipts_aside(self, destination: Destination) -> None:
+        """In the backlog."""
+        receipts = destination.take_back_receipts()
+        if receipts:
+            self.backlog.note_receipts(destination.server, receipts)
 
     def _shadow(self, destination: Destination) -> None:
         """Have all that is undelivered in the backlog too."""
+        self._put_receipts_aside(destination)
         if destination.complete:
             for item in destination.take_unshadowed():
                 self.backlog.note(destination.server, item)

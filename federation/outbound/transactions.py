@@ -6,6 +6,7 @@ Spec: server-server-api#transactions
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from federation.outbound.items import EVENT, Item, Source, Transaction
@@ -26,7 +27,8 @@ class TransactionBodies:
             of_kind.setdefault(item.kind, []).append(item)
         pdus = await self._load(EVENT, of_kind.pop(EVENT, ()))
         edus: list[Edu] = [edu for kind, items in of_kind.items() for edu in await self._load(kind, items)]
-        edus += merge_edus(ephemeral.edu for ephemeral in transaction.ephemeral if ephemeral.expires_ms > monotonic_ms)
+        lasting = (each.edu for each in transaction.ephemeral if each.expires_ms > monotonic_ms)
+        edus += merge_edus(chain(lasting, (receipt.edu for receipt in transaction.receipts)))
         if not pdus and not edus:
             return None
         return {"origin": self._server_name, "origin_server_ts": now_ms, "pdus": pdus, "edus": edus}

@@ -9,7 +9,7 @@ from attrs import define
 
 from federation.edus.device_lists import DeviceListSource
 from federation.edus.presence import PresenceReceiver, PresenceSender
-from federation.edus.receipts import ReceiptReceiver, ReceiptSender
+from federation.edus.receipts import ReceiptReceiver, ReceiptSource
 from federation.edus.to_device import ToDeviceSource
 from federation.edus.typing import TypingReceiver, TypingSender
 from federation.outbound.backlog import Backlog
@@ -83,10 +83,12 @@ def build_outbound(
         ToDeviceSource(core.database),
         DeviceListSource(core.server_name, core.database, core.events, core.memberships, servers, encryption.queries),
     )
-    backlog = Backlog(core.database, core.clock, sources)
-    sender = Sender(client, core.clock, backlog, TransactionBodies(core.server_name, sources))
+    receipts = ReceiptSource(core.server_name, core.database, servers)
+    backlog = Backlog(core.server_name, core.database, core.clock, sources)
+    bodies = TransactionBodies(core.server_name, sources)
+    sender = Sender(client, core.clock, backlog, bodies, receipts.load_owed)
     distributor = Distributor(
-        core.database, core.clock, sender.offer, core.log.position, sources, backlog.note_progress
+        core.database, core.clock, sender.offer, core.log.position, (*sources, receipts), backlog.note_progress
     )
     backlog.get_cursor = lambda: sender.get_cursor(distributor.position)
     core.log.follow(distributor.on_rows)
@@ -102,7 +104,6 @@ def _follow_ephemerals(
     """How to stop them."""
     typing = TypingSender(core.server_name, core.clock, rooms.typing, servers, sender)
     rooms.typing.follow(typing.on_typing)
-    core.log.follow(ReceiptSender(core.server_name, servers, sender).on_rows)
     if presence is None:
         return (typing.stop,)
     present = PresenceSender(core.server_name, core.clock, presence, core.memberships, servers, core.heads, sender)

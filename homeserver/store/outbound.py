@@ -17,6 +17,7 @@ from homeserver.matrix.versions import RoomVersion, room_version
 from homeserver.runtime.statement import OneOf, Statement
 from homeserver.store.events import chunked
 from homeserver.store.log import LogRow, load_cursor, save_cursor
+from homeserver.store.owed_receipts import RECEIPT, OwedReceiptsWrite, save_owed_receipts
 from homeserver.store.tables.log import log
 from homeserver.store.tables.outbound import outbound_backlogs as b
 from homeserver.store.tables.rooms import memberships, rooms
@@ -45,6 +46,7 @@ class BacklogWrite:
     noted: Sequence[BacklogRow]
     delivered: Sequence[BacklogRow]
     caught_up: Mapping[ServerName, int]
+    receipts: OwedReceiptsWrite
 
 
 _NOTE = text(
@@ -58,7 +60,9 @@ _DELIVERED = delete(b).where(
     b.c.key == bindparam("b_key"),
     b.c.position <= bindparam("b_position"),
 )
-_CAUGHT_UP = delete(b).where(b.c.server == bindparam("b_server"), b.c.position <= bindparam("b_position"))
+_CAUGHT_UP = delete(b).where(
+    b.c.server == bindparam("b_server"), b.c.kind != RECEIPT, b.c.position <= bindparam("b_position")
+)
 
 
 _OF_SERVER = (b.c.server == bindparam("b_server"), b.c.kind == MESSAGE)
@@ -72,7 +76,7 @@ _EMPTY_UPTO = (
 )
 
 
-def save_backlogs(conn: Connection, write: BacklogWrite) -> None:
+def save_backlogs(conn: Connection, write: BacklogWrite, own_server: ServerName) -> None:
     """The order within does not matter: what is noted is newer than what was delivered."""
     if write.caught_up:
         rows = [{"b_server": server, "b_position": position} for server, position in write.caught_up.items()]
@@ -94,6 +98,7 @@ def save_backlogs(conn: Connection, write: BacklogWrite) -> None:
             _NOTE,
             [{"server": r.server, "kind": r.kind, "key": r.key, "position": r.position} for r in write.noted],
         )
+    save_owed_receipts(conn, write.receipts, own_server)
     save_cursor(conn, CURSOR, write.cursor)
 
 

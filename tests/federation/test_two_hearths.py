@@ -137,6 +137,20 @@ def test_what_was_missed_comes_when_the_server_is_back(pair: Pair) -> None:
     assert {f"missed {n}" for n in range(60)} <= set(history)
 
 
+def test_receipt_comes_though_both_servers_were_away_in_turn(pair: Pair) -> None:
+    says(pair.bob, pair.room_id, "read this", pair.alice)
+    event_id = pair.bob.send(pair.room_id, "and this")
+    until_synced(pair.alice, lambda sync: "and this" in bodies(timeline(sync, pair.room_id)))
+    pair.there.stop()
+    pair.alice.post("/rooms/{}/receipt/m.read/{}", at=(pair.room_id, event_id))
+    pair.here.stop()
+    pair.there.start()
+    pair.here.start()
+    pair.bob.base_url, pair.alice.base_url = pair.there.url, pair.here.url
+    receipts = until_synced(pair.bob, lambda sync: (ephemeral(sync, pair.room_id, "m.receipt") or {}).get(event_id))
+    assert pair.alice.user_id in receipts["m.read"]
+
+
 # -- the user directory --------------------------------------------------------------------------------------------------
 
 SEARCH = "/user_directory/search"

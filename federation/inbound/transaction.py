@@ -1,8 +1,9 @@
 """Transactions: what another server sends at once, events of many rooms and ephemeral data.
 
 What happens to each event is told in the answer if it is known in a moment; the rest is staged (room_parts.py, room_queue.py)
-and the answer does not wait for it. A transaction that comes again gets the answer it had, from memory or the database, and is
-not dealt with twice. Each server's transactions are dealt with one at a time, as it should send them.
+and the answer does not wait for it. It waits for the EDUs, which are kept nowhere until they are dealt with. A transaction that
+comes again gets the answer it had, from memory or the database, and is not dealt with twice. Each server's transactions are
+dealt with one at a time, as it should send them.
 
 Spec: server-server-api#transactions
 """
@@ -47,6 +48,8 @@ ORIGINS_KEPT: Final = 2_000
 KEPT_FOR_MS: Final = 24 * 3600 * 1000
 CLEAN_EVERY_MS: Final = 3600 * 1000
 EDUS_TIMEOUT_MS: Final = 30_000
+# A transaction whose EDUs take too long is refused, to come again; as often as this, so that none stands in the way for ever.
+MAX_TOO_LONG: Final = 3
 # PERF: so that many answers share a commit. One that a crash loses went to its server before, which will not ask for it again.
 SAVE_AFTER_MS: Final = 1_000
 
@@ -66,6 +69,7 @@ class Transactions:
     _known: Bounded[ServerName, Bounded[int, bool]] = field(init=False, factory=lambda: Bounded(ORIGINS_KEPT))
     _running: SingleFlight[Answer] = field(init=False, factory=SingleFlight)
     _waiting: dict[ServerName, int] = field(init=False, factory=dict)
+    _too_long: Bounded[tuple[ServerName, str], int] = field(init=False, factory=lambda: Bounded(ORIGINS_KEPT))
     _slots: Slots = field(init=False, factory=lambda: Slots(MAX_AT_ONCE, 1))
     _unsaved: list[ReceivedTransaction] = field(init=False, factory=list)
     _saving: Any = field(init=False, default=None)
@@ -102,7 +106,7 @@ class Transactions:
     async def _receive(self, origin: ServerName, txn_id: str, pdus: Sequence[object], edus: Sequence[object]) -> Answer:
         async with self._slots.hold(origin):
             saved = await self._load_saved(origin, txn_id)
-            answer = decode_json(saved) if saved is not None else await self._deal_with(origin, pdus, edus)
+            answer = decode_json(saved) if saved is not None else await self._deal_with(origin, txn_id, pdus, edus)
         self._answers.put((origin, txn_id), answer)
         if saved is None:
             self._save_later(ReceivedTransaction(origin, txn_id, encode_json(answer), self.clock.time_ms()))
@@ -120,17 +124,28 @@ class Transactions:
         known.put(hash(txn_id), True)
         return await self.database.read(load_received_transaction, origin, txn_id) if is_known else None
 
-    async def _deal_with(self, origin: ServerName, pdus: Sequence[object], edus: Sequence[object]) -> Answer:
-        outcomes, _ = await gather([self.parts.receive(origin, pdus), self._receive_edus(origin, edus)])
+    async def _deal_with(
+        self, origin: ServerName, txn_id: str, pdus: Sequence[object], edus: Sequence[object]
+    ) -> Answer:
+        outcomes, _ = await gather([self.parts.receive(origin, pdus), self._receive_edus(origin, txn_id, edus)])
         return {"pdus": {event_id: {"error": error} if error else {} for event_id, error in outcomes.items()}}
 
-    async def _receive_edus(self, origin: ServerName, edus: Sequence[object]) -> dict[EventId, str | None]:
+    async def _receive_edus(self, origin: ServerName, txn_id: str, edus: Sequence[object]) -> dict[EventId, str | None]:
+        """Raises: LimitExceeded, when they take too long."""
         if edus:
             try:
                 await within(self.clock, EDUS_TIMEOUT_MS, self.edus.handle_all(origin, edus))
             except TimeoutError:
-                logger.info("Some of %d EDUs from %s are dropped: they took too long", len(edus), origin)
+                self._refuse_again((origin, txn_id), len(edus))
         return {}
+
+    def _refuse_again(self, key: tuple[ServerName, str], count: int) -> None:
+        """Raises: LimitExceeded, but not for ever."""
+        times = (self._too_long.pop(key) or 0) + 1
+        if times < MAX_TOO_LONG:
+            self._too_long.put(key, times)
+            raise LimitExceeded(RETRY_AFTER_MS, "The EDUs take too long")
+        logger.warning("Some of %d EDUs from %s are dropped: they took too long %d times", count, key[0], times)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ Spec: server-server-api#policy-servers
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Final
 
 from attrs import define, field, frozen
@@ -24,12 +24,14 @@ from federation.policy_server import PolicyServer, Refused, is_bare_leave
 from homeserver.folds.events import EventCache
 from homeserver.matrix.canonical import encode_for_version
 from homeserver.matrix.errors import BadSignature, Forbidden, MatrixError
-from homeserver.matrix.ids import RoomId, ServerName, is_server_name
+from homeserver.matrix.ids import EventId, RoomId, ServerName, is_server_name
 from homeserver.matrix.pdu import Pdu, check_size
 from homeserver.matrix.signing import KeyId, VerifyKey, verify_event_signature
 from homeserver.matrix.state_map import StateKey
-from homeserver.rooms.head import MEMBER, RoomHead
+from homeserver.rooms.head import MEMBER
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.partial_states import PartialStates
+from homeserver.store.partial_rooms import PartialRoom
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,24 @@ class Policy:
     key: VerifyKey | None
 
 
+@frozen(eq=False)
+class _Basis:
+    """What tells whether a room has a policy server, and which. partial: where not all members are known yet, what is known of
+    the servers in the room."""
+
+    event_id: EventId
+    members: object
+    servers: Container[ServerName]
+    partial: PartialRoom | None
+
+    def is_same(self, other: _Basis) -> bool:
+        same_members = self.members is other.members and self.partial is other.partial
+        return same_members and self.event_id == other.event_id
+
+    def is_server_joined(self, server: ServerName) -> bool:
+        return server in self.servers or (self.partial is not None and server in self.partial.servers)
+
+
 @define(eq=False)
 class PolicyServers:
     """Which rooms use one, and what it says."""
@@ -58,12 +78,11 @@ class PolicyServers:
     client: FederationClient
     heads: RoomHeads
     events: EventCache
+    partial: PartialStates
     # Where this server is one.
     own: PolicyServer | None = None
-    # By room, with the parts of the head from which it was made.
-    _policies: Bounded[RoomId, tuple[object, object, Policy | None]] = field(
-        init=False, factory=lambda: Bounded(ROOMS_KEPT)
-    )
+    # By room, with what it was made from.
+    _policies: Bounded[RoomId, tuple[_Basis, Policy | None]] = field(init=False, factory=lambda: Bounded(ROOMS_KEPT))
 
     async def is_recommended(self, pdu: Pdu) -> bool:
         """Whether the event bears the signature that its room wants; nobody is asked."""
@@ -140,16 +159,17 @@ class PolicyServers:
         event_id = head.state.get(POLICY)
         if event_id is None:
             return None
+        basis = _Basis(event_id, head.members, head.servers, self.partial.get(head.room_id))
         kept = self._policies.get(head.room_id)
-        if kept is not None and kept[0] == event_id and kept[1] is head.members:
-            return kept[2]
+        if kept is not None and kept[0].is_same(basis):
+            return kept[1]
         event = await self.events.load(event_id, head.room_id, head.version)
-        policy = parse_policy(event.pdu.content, head) if event is not None else None
-        self._policies.put(head.room_id, (event_id, head.members, policy))
+        policy = parse_policy(event.pdu.content, basis) if event is not None else None
+        self._policies.put(head.room_id, (basis, policy))
         return policy
 
 
-def parse_policy(content: dict[str, Any], head: RoomHead) -> Policy | None:
+def parse_policy(content: dict[str, Any], basis: _Basis) -> Policy | None:
     """None if the room does not use a policy server: the event is not of the right shape, or that server not in the room.
 
     Spec: server-server-api#determining-if-a-policy-server-is-enabled-in-a-room
@@ -158,7 +178,7 @@ def parse_policy(content: dict[str, Any], head: RoomHead) -> Policy | None:
     key = keys.get("ed25519") if isinstance(keys, dict) else None
     if not isinstance(via, str) or not isinstance(key, str) or not is_server_name(via):
         return None
-    if not head.is_server_joined(ServerName(via)):
+    if not basis.is_server_joined(ServerName(via)):
         return None
     try:
         return Policy(ServerName(via), VerifyKey.from_base64(KEY_ID, key))

@@ -54,7 +54,7 @@ def build_receiving(core: Core, client: FederationClient, ring: KeyRing) -> Rece
     checks = PduChecks(ring, core.reactor)
     fetcher = Fetcher(client, checks, core.database, core.events)
     own_policy = build_policy_server(core, acls, ring)
-    policies = core.writer.reviewer = PolicyServers(client, core.heads, core.events, own_policy)
+    policies = core.writer.reviewer = PolicyServers(client, core.heads, core.events, core.partial, own_policy)
     receiver = PduReceiver(core.server_name, client, checks, fetcher, policies, core.ingest, core.heads, core.clock)
     queues = RoomQueues(core.clock, core.database, core.heads, acls, checks, receiver)
     edus = EduHandlers(acls, core.clock)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from homeserver.matrix.signing import SigningKey
 from tests.federation.resident import MEMBER, V1, V2, PeerRoom, path_ids
 from tests.kit.client import Client, timeline
 from tests.kit.federation import Answer, Received
 from tests.kit.reactor import run_in_reactor
-from tests.kit.waiting import until_synced
+from tests.kit.waiting import until_equal, until_synced
 
 DOWN = Answer({"errcode": "M_UNKNOWN", "error": "not now"}, 500)
 
@@ -275,3 +276,32 @@ def test_server_that_does_not_tell_what_comes_before_the_join_is_left_for_the_ne
     peer.answer("GET", f"{V1}/make_join/", DOWN)
     assert hearth.register("erin").post("/join/{}", {}, expect=502, **where)["errcode"] == "M_UNKNOWN"
     told.set()
+
+
+def test_policy_server_is_asked_while_the_members_are_unknown(
+    start_federated: Any, start_peer: Any, quick_retries: None
+) -> None:
+    """That it is in the room is known only from what the resident server said of the servers there."""
+    hearth, peer, guard = start_federated(), start_peer(), start_peer()
+    alice, room = hearth.register("alice"), make_room(peer)
+    key = SigningKey("policy_server", bytes(range(32)))
+    room.send(MEMBER, {"membership": "join"}, *[f"@guard:{guard.server_name}"] * 2, key=guard.key)
+    content = {"via": guard.server_name, "public_keys": {"ed25519": key.verify_key.to_base64()}}
+    room.send("m.room.policy", content, "")
+    told = hold_state(room)
+
+    def with_servers(received: Received) -> Any:
+        return {**room.on_send_join(received), "servers_in_room": [peer.server_name, guard.server_name]}
+
+    peer.answer("PUT", f"{V2}/send_join/", with_servers)
+    guard.answer("POST", "/_matrix/policy/v1/sign", {"errcode": "M_FORBIDDEN", "error": "Spam"}, status=400)
+    join(alice, room)
+    assert is_partial(hearth, room)
+    path = f"/rooms/{room.room_id}/send/m.room.message/1"
+    assert alice.put(path, {"msgtype": "m.text", "body": "x"}, expect=400)["error"] == "Spam"
+    said = room.say("buy pills")
+    peer.put(hearth, f"{V1}/send/1", transaction(peer, said)).raise_for_status()
+    until_equal(alice, lambda: len(guard.received("/_matrix/policy/v1/sign")), 2)
+    told.set()
+    assert room.user("bob") in members(alice, room)
+    assert said.event_id not in {event["event_id"] for event in timeline(alice.sync(), room.room_id)}

@@ -23,6 +23,8 @@ from homeserver.store.event_graph import load_auth_chain
 from homeserver.store.events import StoredEvent, load_timeline
 
 BEFORE_ALL: Final = -(1 << 62)
+# Rejected events on the way, each of which costs a read: whoever sends them by the thousand gets no further.
+MAX_PASSED_OVER: Final = 100
 
 
 @define(eq=False)
@@ -37,9 +39,13 @@ class RoomGraph:
         found: list[StoredEvent] = []
         seen = {event.event_id for event in known}
         heap = sorted(_heap_entry(event) for event in known)
-        while heap and len(found) < limit:
+        passed_over = 0
+        while heap and len(found) < limit and passed_over <= MAX_PASSED_OVER:
             event = heappop(heap)[-1]
-            found += [event] if event.rejected is None else []
+            if event.rejected is None:
+                found.append(event)
+            else:
+                passed_over += 1
             for each in await self._load_before(head, event, seen):
                 heappush(heap, _heap_entry(each))
         return found
@@ -61,10 +67,13 @@ class RoomGraph:
         seen = {*earliest, *latest}
         queue = deque(known)
         found: list[StoredEvent] = []
-        while queue and len(found) < limit:
-            before = await self._load_before(head, queue.popleft(), seen)
-            deep = [event for event in before if event.pdu.depth >= min_depth]
-            found += [event for event in deep if event.rejected is None]
+        passed_over = 0
+        while queue and len(found) < limit and passed_over <= MAX_PASSED_OVER:
+            event = queue.popleft()
+            passed_over += event.rejected is not None
+            before = await self._load_before(head, event, seen)
+            deep = [each for each in before if each.pdu.depth >= min_depth]
+            found += [each for each in deep if each.rejected is None]
             queue += deep
         return sorted(found[:limit], key=lambda event: event.pdu.depth)
 

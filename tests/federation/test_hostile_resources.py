@@ -14,6 +14,7 @@ import pytest
 from federation.errors import RemoteUnreachable
 from federation.inbound.fetching import MAX_IDS_BYTES
 from federation.keys.key_ring import MAX_FETCHES
+from homeserver.matrix.pdu import parse_pdu
 from homeserver.runtime.logging_setup import tamed
 from tests.federation.peer_room import V1, PeerRoom, message, to_json
 from tests.federation.quiet import Log, log
@@ -101,6 +102,28 @@ def test_events_of_silent_servers_hold_up_nobody_who_calls(room: PeerRoom, start
         for each in silent:
             each.close()
         sending.join()
+
+
+def test_rejected_events_are_not_walked_over_without_end(room: PeerRoom, monkeypatch: Any) -> None:
+    old = room.build("m.room.message", message("old"))
+    strangers = [room.build("m.room.message", message("no"), sender=f"@eve:{room.peer.server_name}") for _ in range(6)]
+    newest = room.build("m.room.message", message("new"))
+    room.send(old, *strangers, newest)
+    room.wait_for_event(newest.event_id)
+    assert old.event_id in read_back(room, newest.event_id)
+    monkeypatch.setattr("federation.resident.graph.MAX_PASSED_OVER", 3)
+    assert read_back(room, newest.event_id) == {newest.event_id}
+
+
+def read_back(room: PeerRoom, event_id: str) -> set[str]:
+    """What the peer gets of the history before an event, whichever way it asks."""
+    path = f"{V1}/backfill/{room.room_id}?v={event_id}&limit=10"
+    events = room.peer.get(room.hearth, path).json()["pdus"]
+    body = {"earliest_events": [], "latest_events": [event_id], "limit": 10}
+    between = room.peer.post(room.hearth, f"{V1}/get_missing_events/{room.room_id}", body).json()["events"]
+    found = {parse_pdu(json, room.version).event_id for json in events}
+    assert found - {event_id} == {parse_pdu(json, room.version).event_id for json in between}
+    return found
 
 
 @pytest.mark.parametrize("part", [b"[],", b"{},", b'"$a",', b'{"":0},'])

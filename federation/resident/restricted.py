@@ -13,6 +13,7 @@ from homeserver.matrix.ids import ServerName, UserId, domain_of
 from homeserver.rooms.errors import UnableToAuthoriseJoin
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
+from homeserver.rooms.partial_states import PartialStates
 from homeserver.rooms.restricted_joins import allowed_rooms, choose_authoriser, needs_authoriser
 
 
@@ -20,6 +21,7 @@ from homeserver.rooms.restricted_joins import allowed_rooms, choose_authoriser, 
 class JoinConditions:
     server_name: ServerName
     heads: RoomHeads
+    partial: PartialStates
 
     async def load_authoriser(self, head: RoomHead, user_id: UserId) -> UserId | None:
         """Our user who vouches for the join; None where the user needs nobody.
@@ -32,11 +34,14 @@ class JoinConditions:
             raise Forbidden(f"{user_id} is banned from this room")
         wanted = allowed_rooms(head)
         known = await self.heads.load_many(wanted)
-        # Where nobody of ours is, what is known of the members may be old.
+        # Where nobody of ours is, what is known of the members may be old; where a join has left them out, not all are known.
         current = {room_id: room for room_id, room in known.items() if is_in_room(room, self.server_name)}
         joined = {room_id for room_id, room in current.items() if room.is_joined(user_id)}
-        if not joined and len(current) < len(wanted):
-            raise UnableToAuthoriseJoin("This server is not in all of the rooms whose members may join")
+        whole = [room_id for room_id in current if self.partial.get(room_id) is None]
+        if not joined and len(whole) < len(wanted):
+            raise UnableToAuthoriseJoin(
+                "This server does not know the members of all of the rooms whose members may join"
+            )
         return choose_authoriser(head, user_id, joined, self.server_name)
 
     async def check_vouched(self, head: RoomHead, user_id: UserId, authoriser: UserId) -> None:

@@ -46,7 +46,7 @@ def build_serving(
     )
     graph = RoomGraph(core.database, core.events)
     states = RoomStates(core.database, graph)
-    conditions = JoinConditions(core.server_name, core.heads)
+    conditions = JoinConditions(core.server_name, core.heads, core.partial)
     templates = MemberTemplates(core.server_name, core.signing_key, core.clock, access, core.events, conditions)
     members = MemberEvents(
         core.server_name,

@@ -127,6 +127,22 @@ def test_edu_about_a_room_that_shuts_its_server_out_is_ignored(room: PeerRoom) -
     assert heard == [{"x": 1}]
 
 
+def test_who_types_and_reads_in_a_room_that_shuts_their_server_out_is_not_shown(room: PeerRoom) -> None:
+    other = PeerRoom.open(room.hearth, room.peer)
+    read = {each.room_id: each.alice.send(each.room_id, "read this") for each in (room, other)}
+    room.alice.set_state(room.room_id, "m.room.server_acl", {"allow": ["*"], "deny": ["Localhost"]})
+    receipts = {
+        room_id: {"m.read": {room.bob: {"event_ids": [event_id], "data": {"ts": 1}}}}
+        for room_id, event_id in read.items()
+    }
+    typing = [{"room_id": room_id, "user_id": room.bob, "typing": True} for room_id in read]
+    edus = [{"edu_type": "m.typing", "content": content} for content in typing]
+    assert room.send(edus=[*edus, {"edu_type": "m.receipt", "content": receipts}]).status_code == 200
+    shown = other.alice.sync()["rooms"]["join"][other.room_id]["ephemeral"]["events"]
+    assert {event["type"] for event in shown} == {"m.typing", "m.receipt"}
+    assert room.alice.sync()["rooms"]["join"][room.room_id].get("ephemeral", {}).get("events", []) == []
+
+
 def test_handler_that_hangs_harms_no_other_and_makes_the_transaction_come_again(
     room: PeerRoom, log: Log, monkeypatch: Any
 ) -> None:

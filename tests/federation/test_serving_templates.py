@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from homeserver.matrix.ids import EventId
+from homeserver.store.partial_rooms import save_partial_room
 from tests.federation.visitor import Visitor, create_room, restrict
 from tests.kit.client import Client
+from tests.kit.reactor import run_in_reactor
 
 VERSIONS = ["1", "6", "10", "11", "12"]
 
@@ -114,3 +117,16 @@ def test_restricted_room_whose_conditions_this_server_cannot_tell(visitor: Visit
     room_id, other = create_room(alice), create_room(alice)
     restrict(alice, room_id, other, "!unknown:elsewhere.example")
     visitor.make("join", room_id, visitor.user("bob"), expect="M_UNABLE_TO_AUTHORISE_JOIN")
+
+
+def test_restricted_room_whose_condition_is_a_room_of_which_not_all_members_are_known(
+    visitor: Visitor, alice: Client
+) -> None:
+    """Whoever is not known to be in it may be: another server can tell."""
+    room_id, other = create_room(alice), create_room(alice)
+    restrict(alice, room_id, other)
+    core = visitor.hearth.running.services.core
+    for servers, errcode in (([visitor.name], "M_UNABLE_TO_AUTHORISE_JOIN"), ([], "M_FORBIDDEN")):
+        run_in_reactor(core.database.run, save_partial_room, other, EventId("$join"), servers, 1)
+        run_in_reactor(core.partial.start)
+        visitor.make("join", room_id, visitor.user("bob"), expect=errcode)

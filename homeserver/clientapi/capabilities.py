@@ -32,6 +32,7 @@ class Capabilities:
             "default": self._default_room_version,
             "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
         }
+        delayed_events = {"max_delay_ms": MAX_DELAY_MS, "max_scheduled": MAX_OF_USER}
         capabilities: JsonObject = {
             "m.change_password": {"enabled": is_member},
             "m.forget_forced_upon_leave": {"enabled": False},
@@ -42,7 +43,8 @@ class Capabilities:
             "m.3pid_changes": {"enabled": False},
             "m.get_login_token": {"enabled": self._login_tokens and is_member},
             RELATED_EVENT: {"enabled": True},
-            "org.matrix.msc4140.delayed_events": {"max_delay_ms": MAX_DELAY_MS, "max_scheduled": MAX_OF_USER},
+            "m.delayed_events": delayed_events,
+            "org.matrix.msc4140.delayed_events": delayed_events,
         }
         if requester.is_admin:
             capabilities["m.account_moderation"] = {"suspend": True, "lock": True}

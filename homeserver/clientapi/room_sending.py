@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from homeserver.accounts.requester import Requester
+from homeserver.clientapi.delayed_events import DelayAnswer
 from homeserver.matrix.ids import parse_event_id, parse_room_id
 from homeserver.matrix.sticky import MAX_STICKY_MS
 from homeserver.rooms.delayed_events import DelayedEvents
@@ -54,10 +55,6 @@ class SendQuery(DelayQuery, frozen=True):
     sticky_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_STICKY_MS)] | None = msgspec.field(
         name="org.matrix.msc4354.sticky_duration_ms", default=None
     )
-
-
-class DelayAnswer(msgspec.Struct):
-    delay_id: str
 
 
 class RoomSending:

@@ -59,6 +59,7 @@ UNSTABLE_FEATURES = {
     "org.matrix.msc3814.v1": True,
     "org.matrix.msc3916.stable": True,
     "org.matrix.msc4140": True,
+    "org.matrix.msc4140.stable": True,
     "org.matrix.msc4143": True,
     "org.matrix.msc4222": True,
     "org.matrix.simplified_msc3575": True,

@@ -25,7 +25,7 @@ from homeserver.store.events import StoredEvent
 
 @frozen
 class Reader:
-    """For whom an event is written: the transaction id is only for the device that sent it."""
+    """For whom an event is written: the transaction id is only for the device that sent it, a delay id for its user."""
 
     user_id: UserId
     device_id: DeviceId | None
@@ -108,7 +108,7 @@ def _by_reader(
     """What stands in `unsigned` behind the age, each key with its comma before it."""
     parts = b"" if membership is None else _MEMBERSHIPS.get(membership, b"")
     if event.txn_id is not None and is_sender(event, reader):
-        parts += b',"transaction_id":%b' % orjson.dumps(event.txn_id)
+        parts += _transaction(event.txn_id, is_delay_id=event.txn_device_id is None)
     if event.replaces is not None:
         parts += b',"replaces_state":%b' % orjson.dumps(event.replaces)
         replaced = related.get(event.replaces)
@@ -124,6 +124,13 @@ def _by_reader(
     return parts
 
 
+def _transaction(txn_id: str, *, is_delay_id: bool) -> bytes:
+    encoded = orjson.dumps(txn_id)
+    if is_delay_id:
+        return b',"delay_id":%b,"org.matrix.msc4140.delay_id":%b' % (encoded, encoded)
+    return b',"transaction_id":%b' % encoded
+
+
 def _sticky(pdu: Pdu, now_ms: int) -> bytes:
     """For how long the event remains sticky."""
     until_ms = sticky_until_ms(pdu, now_ms)
@@ -137,8 +144,12 @@ _MEMBERSHIPS = {
 
 
 def is_sender(event: StoredEvent, reader: Reader | None) -> bool:
-    """The reader is the device that sent the event."""
-    return reader is not None and event.txn_device_id == (reader.device_id or "") and event.pdu.sender == reader.user_id
+    """The reader is the device that sent the event; any device of its sender, if the event was sent later (MSC4140)."""
+    return (
+        reader is not None
+        and event.pdu.sender == reader.user_id
+        and (event.txn_device_id is None or event.txn_device_id == (reader.device_id or ""))
+    )
 
 
 def related_ids(events: Collection[StoredEvent]) -> dict[EventId, RoomId]:

@@ -43,8 +43,11 @@ class Sending:
         content: dict[str, Any],
         txn_id: str,
         sticky_ms: int | None = None,
+        *,
+        is_delayed: bool = False,
     ) -> EventId:
         """Send a message event; the same transaction id again gives the same event. sticky_ms: for how long it is sticky.
+        is_delayed: the transaction id is a delay id, which all devices of the sender are told.
 
         Raises: Forbidden, InvalidParam, BadJson, TooLarge.
         """
@@ -54,6 +57,8 @@ class Sending:
         async def send() -> EventId:
             requester.check_not_suspended()
             draft = _draft(requester, type, content, txn_id, sticky_ms=sticky_ms)
+            if is_delayed:
+                draft = evolve(draft, device_id=None)
             if type == _REDACTION:
                 draft = await self._check_redaction(requester, room_id, draft)
             return await self._write(room_id, lambda head: (draft,), transaction)
@@ -61,7 +66,14 @@ class Sending:
         return await self.transactions.once(transaction, send)
 
     async def set_state(
-        self, requester: Requester, room_id: RoomId, type: str, state_key: str, content: dict[str, Any]
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        type: str,
+        state_key: str,
+        content: dict[str, Any],
+        *,
+        delay_id: str | None = None,
     ) -> EventId:
         """Send a state event; setting what is set already is no new event.
 
@@ -73,7 +85,7 @@ class Sending:
         if type == MEMBER:
             return await self.membership.change(requester, room_id, parse_user_id(state_key, "stateKey"), content)
         await self.policy.check_state_event(requester, room_id, type, state_key, content)
-        draft = Draft(type, requester.user_id, content, state_key)
+        draft = Draft(type, requester.user_id, content, state_key, txn_id=delay_id)
         same = await self._load_same(room_id, draft)
         if same is not None:
             return same

@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 from twisted.internet.threads import deferToThread
 
+from homeserver.matrix.ids import RoomId, UserId
 from homeserver.rooms.delayed_events import DelayedEvents
 from homeserver.runtime.clock import ManualClock
-from homeserver.store.delayed_events import DelayedEvent
+from homeserver.store.delayed_events import DelayedEvent, Retention, finalise_delayed_event, save_delayed_event
 from tests.kit.client import bodies
 from tests.kit.databases import transaction
 from tests.kit.reactor import run_in_reactor
 from tests.kit.waiting import until
 
-PATH = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
+UNSTABLE = "/_matrix/client/unstable/org.matrix.msc4140"
+PATH = f"{UNSTABLE}/delayed_events"
+STABLE = "/_matrix/client/v1/delayed_events"
 DELAY = "org.matrix.msc4140.delay"
 LATER = 3_600_000
 
@@ -98,14 +101,145 @@ def test_state_is_delayed_too_and_outlives_a_restart_of_the_server(hearth: Any, 
     assert alice.get_state(room, "m.room.topic") == {"topic": "later"}
 
 
-def test_an_event_that_may_not_be_sent_any_more_is_forgotten(hearth: Any, alice: Any) -> None:
+def test_an_event_that_may_not_be_sent_waits_for_its_time_and_says_then_why_it_was_not(
+    hearth: Any, alice: Any, database_url: str
+) -> None:
     bob = hearth.register("bob")
     room = alice.create_room(preset="public_chat")
     bob.join(room)
     delay_id = schedule(bob, room, LATER)
     alice.kick(room, bob.user_id)
     assert bob.post(f"{PATH}/{delay_id}/send", expect=403)["errcode"] == "M_FORBIDDEN"
-    assert bob.get(PATH) == {"delayed_events": []}
+    assert [event["delay_id"] for event in bob.get(PATH)["delayed_events"]] == [delay_id]
+    let_time_pass(hearth, database_url)
+    bob.base_url = alice.base_url = hearth.url
+    until(bob, lambda: bob.get(PATH) == {"delayed_events": []})
+    found = bob.get(f"{STABLE}/{delay_id}")
+    assert found["error"]["errcode"] == "M_FORBIDDEN"
+    assert found["finalised_ts"] > 0
+    assert "event_id" not in found
+    assert sent(alice, room) == []
+
+
+def test_what_became_of_an_event_is_told_its_user_alone(hearth: Any, alice: Any) -> None:
+    bob, room = hearth.register("bob"), alice.create_room()
+    one, two, three = (schedule(alice, room, LATER, body) for body in ("one", "two", "three"))
+    alice.post(f"{STABLE}/{one}/send")
+    alice.post(f"{STABLE}/{two}/cancel")
+    hearth.restart()
+    alice.base_url = bob.base_url = hearth.url
+    found = [alice.get(f"{STABLE}/{delay_id}") for delay_id in (one, two, three)]
+    assert [event["content"]["body"] for event in found] == ["one", "two", "three"]
+    assert found[0]["event_id"] == alice.messages(room, limit=1)["chunk"][0]["event_id"]
+    assert found[0]["scheduled_at"] <= found[0]["finalised_ts"] < found[0]["scheduled_at"] + found[0]["delay_ms"]
+    assert set(found[1]) == set(found[2]) | {"finalised_ts"}
+    assert [event["delay_id"] for event in alice.get(STABLE)["delayed_events"]] == [three]
+    for delay_id in (one, two, three):
+        assert bob.get(f"{STABLE}/{delay_id}", expect=404)["errcode"] == "M_NOT_FOUND"
+        assert bob.post(f"{STABLE}/{delay_id}/cancel", expect=404)["errcode"] == "M_NOT_FOUND"
+    assert alice.get(f"{STABLE}/{three}") == found[2]
+
+
+def test_the_same_action_again_has_the_same_answer_and_another_conflicts(alice: Any) -> None:
+    room = alice.create_room()
+    one, two = schedule(alice, room, LATER, "one"), schedule(alice, room, LATER, "two")
+    for _ in range(2):
+        assert alice.post(f"{STABLE}/{one}/send") == {}
+        assert alice.post(f"{STABLE}/{two}/cancel") == {}
+    for delay_id, action in ((one, "cancel"), (one, "restart"), (two, "send"), (two, "restart")):
+        assert alice.post(f"{STABLE}/{delay_id}/{action}", expect=409)["errcode"] == "M_UNKNOWN"
+    assert alice.post(f"{STABLE}/unknown/send", expect=404)["errcode"] == "M_NOT_FOUND"
+    assert sent(alice, room) == ["one"]
+
+
+def test_events_are_scheduled_with_an_endpoint_of_their_own(alice: Any) -> None:
+    room = alice.create_room()
+    for number, (prefix, name) in enumerate((("/_matrix/client/v3", "delay_ms"), (UNSTABLE, "delay"))):
+        path = f"{prefix}/rooms/{room}/delayed_event"
+        message = {"content": {"body": f"message {number}"}, name: LATER}
+        first = alice.put(f"{path}/m.room.message/{number}", message)["delay_id"]
+        assert alice.put(f"{path}/m.room.message/{number}", message) == {"delay_id": first}
+        state = {"content": {"topic": f"topic {number}"}, "state_key": "", name: LATER}
+        second = alice.put(f"{path}/m.room.topic/{number}", state)["delay_id"]
+        assert [event["delay_ms"] for event in alice.get(f"{UNSTABLE}/delayed_events")["delayed_events"]] == [LATER] * 2
+        for delay_id in (first, second):
+            alice.post(f"{STABLE}/{delay_id}/send")
+        assert sent(alice, room)[0] == f"message {number}"
+        assert alice.get_state(room, "m.room.topic") == {"topic": f"topic {number}"}
+    path = f"/_matrix/client/v3/rooms/{room}/delayed_event/m.room.message"
+    assert alice.put(f"{path}/a", {"content": {}}, expect=400)["errcode"] == "M_MISSING_PARAM"
+    assert alice.put(f"{path}/b", {"delay_ms": LATER}, expect=400)["errcode"] == "M_MISSING_PARAM"
+    assert alice.put(f"{path}/c", {"content": {}, "delay_ms": 0}, expect=400)["errcode"] == "M_INVALID_PARAM"
+    assert alice.put(f"{path}/d", {"content": {}, "delay_ms": 10**12}, expect=403)["errcode"] == "M_FORBIDDEN"
+
+
+def test_who_has_too_many_is_told_when_the_next_is_sent(alice: Any) -> None:
+    room = alice.create_room()
+    most = alice.get("/capabilities")["capabilities"]["m.delayed_events"]["max_scheduled"]
+    for number in range(most):
+        schedule(alice, room, LATER, f"{number}")
+    path = f"/_matrix/client/v3/rooms/{room}/delayed_event/m.room.message/more"
+    refused = alice.send_raw("PUT", path, {"content": {}, "delay_ms": 1_000})
+    assert refused.status_code == 429
+    assert refused.json()["errcode"] == "M_LIMIT_EXCEEDED"
+    assert LATER / 1_000 - 600 < int(refused.headers["Retry-After"]) <= LATER / 1_000
+
+
+def test_an_event_that_was_delayed_tells_its_sender_and_nobody_else_the_delay_id(hearth: Any, alice: Any) -> None:
+    bob = hearth.register("bob")
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    other_device = alice.another_device()
+    since, of_bob = other_device.sync()["next_batch"], bob.sync()["next_batch"]
+    path = f"{UNSTABLE}/rooms/{room}/delayed_event"
+    ids = [
+        alice.put(f"{path}/m.room.message/1", {"content": {"body": "later"}, "delay": LATER})["delay_id"],
+        alice.put(f"{path}/m.a/2", {"content": {}, "state_key": "", "delay": LATER})["delay_id"],
+    ]
+    for delay_id in ids:
+        alice.post(f"{STABLE}/{delay_id}/send")
+    timelines = [
+        other_device.sync(since=since)["rooms"]["join"][room]["timeline"]["events"],
+        alice.messages(room, limit=2)["chunk"][::-1],
+    ]
+    for events in timelines:
+        told = [event["unsigned"] for event in events]
+        assert [unsigned["delay_id"] for unsigned in told] == ids
+        assert [unsigned["org.matrix.msc4140.delay_id"] for unsigned in told] == ids
+        assert not any("transaction_id" in unsigned for unsigned in told)
+    for event in bob.sync(since=of_bob)["rooms"]["join"][room]["timeline"]["events"]:
+        assert not [key for key in event["unsigned"] if "delay_id" in key or key == "transaction_id"]
+
+
+def test_what_a_locked_user_scheduled_is_not_sent(hearth: Any, alice: Any, database_url: str) -> None:
+    bob = hearth.register("bob")
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    delay_id = schedule(bob, room, LATER)
+    set_locked(hearth, bob, True)
+    let_time_pass(hearth, database_url)
+    bob.base_url = alice.base_url = hearth.url
+    set_locked(hearth, bob, False)
+    until(bob, lambda: bob.get(PATH) == {"delayed_events": []})
+    assert bob.get(f"{STABLE}/{delay_id}")["error"]["errcode"] == "M_USER_LOCKED"
+    assert sent(alice, room) == []
+
+
+def test_finalised_events_are_kept_for_seven_days_and_a_thousand_of_a_user(database_url: str) -> None:
+    day_ms, retention = 86_400_000, Retention(before_ts_ms=7 * 86_400_000, of_user=3)
+    with transaction(database_url) as connection:
+        for number, (user, at_ms) in enumerate((("@a:x", 1), ("@a:x", 8), ("@b:x", 9), ("@b:x", 10), ("@b:x", 11))):
+            event = DelayedEvent(UserId(user), f"{number}", None, RoomId("!r"), "m.a", None, b"{}", 1, 0, 1)
+            save_delayed_event(connection, event, 10, None)
+            finalise_delayed_event(connection, f"{number}", at_ms * day_ms, retention)
+        kept = connection.exec_driver_sql("SELECT delay_id FROM finalised_delayed_events ORDER BY delay_id")
+        assert kept.scalars().all() == ["1", "2", "3", "4"]
+        for number in range(5, 7):
+            event = DelayedEvent(UserId("@b:x"), f"{number}", None, RoomId("!r"), "m.a", None, b"{}", 1, 0, 1)
+            save_delayed_event(connection, event, 10, None)
+            finalise_delayed_event(connection, f"{number}", (7 + number) * day_ms, retention)
+        kept = connection.exec_driver_sql("SELECT delay_id FROM finalised_delayed_events ORDER BY delay_id")
+        assert kept.scalars().all() == ["1", "4", "5", "6"]
 
 
 def test_what_is_being_sent_is_not_taken_back_and_what_is_taken_back_is_not_sent(
@@ -171,6 +305,9 @@ def test_longest_delay_is_told(alice: Any) -> None:
     refused = alice.send_raw("PUT", path, {"body": "too late"}, query={DELAY: longest + 1})
     assert refused.status_code == 400
     assert (refused.json()["errcode"], refused.json()["max_delay"]) == ("M_MAX_DELAY_EXCEEDED", longest)
+    # What matrix-js-sdk reads.
+    assert refused.json()["org.matrix.msc4140.errcode"] == "M_MAX_DELAY_EXCEEDED"
+    assert refused.json()["org.matrix.msc4140.max_delay"] == longest
     assert alice.send_raw("PUT", path, {"body": "late"}, query={DELAY: longest}).status_code == 200
 
 
@@ -203,7 +340,8 @@ def test_what_a_suspended_user_scheduled_is_given_up(hearth: Any, database_url: 
     assert alice.post(f"{PATH}/{at_once}/send", expect=403)["errcode"] == "M_USER_SUSPENDED"
     refused = alice.send_raw("PUT", path, {"name": "later"}, query={DELAY: LATER})
     assert (refused.status_code, refused.json()["errcode"]) == (403, "M_USER_SUSPENDED")
-    assert [event["content"].get("body") for event in alice.get(PATH)["delayed_events"]] == ["in time", None]
+    waiting = [event["content"].get("body") for event in alice.get(PATH)["delayed_events"]]
+    assert waiting == ["at once", "in time", None]
     let_time_pass(hearth, database_url)
     alice.base_url = hearth.url
     until(alice, lambda: alice.get(PATH) == {"delayed_events": []})
@@ -215,6 +353,10 @@ def test_what_a_suspended_user_scheduled_is_given_up(hearth: Any, database_url: 
 
 def set_suspended(hearth: Any, client: Any, is_suspended: bool) -> None:
     run_in_reactor(hearth.running.services.accounts.accounts.set_suspended, client.user_id, is_suspended)
+
+
+def set_locked(hearth: Any, client: Any, is_locked: bool) -> None:
+    run_in_reactor(hearth.running.services.accounts.accounts.set_locked, client.user_id, is_locked)
 
 
 def let_time_pass(hearth: Any, database_url: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from federation.outbound.items import MAX_EDUS, MAX_PDUS, Item, Receipt, Source
+from federation.outbound.items import EVENT, MAX_EDUS, MAX_PDUS, STICKY, Item, Receipt, Source, sticky_key
 from federation.outbound.owed_receipts import OwedReceipts
 from homeserver.matrix.ids import RoomId, ServerName
 from homeserver.runtime.clock import Clock
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 FLUSH_MS: Final = 1_000
 MAX_UNSAVED_ROWS: Final = 5_000
+STICKY_AT_ONCE: Final = 10  # in a transaction for a server that is behind
 MAX_NOTED: Final = 20_000  # gathered before they are written at once
 
 EVERYTHING: Final = 2**62  # every position is before it
@@ -56,8 +57,12 @@ class Backlog:
 
     def note(self, server: ServerName, item: Item) -> None:
         """The server lacks the item."""
+        self._note(server, (item.kind, item.key), item)
+        if item.is_sticky:
+            self._note(server, (STICKY, sticky_key(item.position)), item)
+
+    def _note(self, server: ServerName, name: tuple[str, str], item: Item) -> None:
         noted = self._noted.setdefault(server, {})
-        name = (item.kind, item.key)
         self._noted_count += name not in noted
         noted[name] = max(item.position, noted.get(name, 0))
         self._write_before_long()
@@ -201,8 +206,10 @@ class Backlog:
 
 
 def _page_size(source: Source) -> int:
-    """Two kinds of EDUs have room beside each other, and leave some for what is not durable."""
-    return MAX_PDUS if not source.most_edus else MAX_EDUS * 2 // 5 // source.most_edus
+    """Two kinds of EDUs have room beside each other, and leave some for what is not durable. So do the kinds of PDUs."""
+    if source.most_edus:
+        return MAX_EDUS * 2 // 5 // source.most_edus
+    return MAX_PDUS - STICKY_AT_ONCE if source.kind == EVENT else STICKY_AT_ONCE
 
 
 def _rows(noted: dict[ServerName, Noted]) -> list[BacklogRow]:

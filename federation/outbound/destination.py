@@ -19,7 +19,7 @@ from typing import Any
 
 from attrs import define, evolve, field
 
-from federation.outbound.items import EVENT, MAX_EDUS, MAX_PDUS, Ephemeral, Item, Receipt, Transaction
+from federation.outbound.items import MAX_EDUS, MAX_PDUS, PDU_KINDS, Ephemeral, Item, Receipt, Transaction
 from homeserver.matrix.ids import ServerName
 
 
@@ -126,9 +126,9 @@ class Destination:
         pdus = edus = 0
         items: list[Item] = []
         for item in self.queue:
-            if pdus + (item.kind == EVENT) > MAX_PDUS or edus + item.edus > MAX_EDUS:
+            if pdus + (item.kind in PDU_KINDS) > MAX_PDUS or edus + item.edus > MAX_EDUS:
                 break
-            pdus, edus = pdus + (item.kind == EVENT), edus + item.edus
+            pdus, edus = pdus + (item.kind in PDU_KINDS), edus + item.edus
             items.append(item)
         for _ in items:
             self.queue.popleft()

@@ -21,6 +21,7 @@ from homeserver.folds.events import EventCache
 from homeserver.folds.room_servers import RemoteMembers, RoomServers
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.state_map import CREATE
+from homeserver.matrix.sticky import names_sticky
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogItem, LogWriter
@@ -57,7 +58,9 @@ class EventSource:
             return _nobody(row)
         if members is None:
             return None
-        return Item(row.position, EVENT, room_id, row.data["event_id"]), self._concerned(row, members, before)
+        is_sticky = row.event is not None and names_sticky(row.event.pdu)
+        item = Item(row.position, EVENT, room_id, row.data["event_id"], is_sticky=is_sticky)
+        return item, self._concerned(row, members, before)
 
     async def load_missing(self, row: LogRow) -> None:
         await self.servers.load(RoomId(row.key))

@@ -15,6 +15,8 @@ from homeserver.matrix.ids import EventId, RoomId, ServerName
 from homeserver.store.log import LogRow
 
 EVENT: Final = "event"
+STICKY: Final = "sticky"
+PDU_KINDS: Final = frozenset({EVENT, STICKY})
 MAX_PDUS: Final = 50
 MAX_EDUS: Final = 100
 
@@ -22,13 +24,14 @@ MAX_EDUS: Final = 100
 @frozen(eq=False, slots=True)
 class Item:
     """A row of the log that servers have to get. key: what the newest row of is enough after an outage (a room, a user);
-    of kinds that are sent one by one, the position."""
+    of kinds that are sent one by one, the position. is_sticky: of an event; those are kept one by one, too."""
 
     position: int
     kind: str
     key: str
     event_id: EventId | None = None
     edus: int = 0  # that it becomes, at most
+    is_sticky: bool = False
 
 
 @frozen(eq=False, slots=True)
@@ -64,6 +67,11 @@ class Transaction:
     receipts: Sequence[Receipt] = field(factory=tuple)
     from_backlog: bool = False
     receipts_before: Mapping[RoomId, int] = field(factory=dict)
+
+
+def sticky_key(position: int) -> str:
+    """The key of a sticky event, which is kept for itself."""
+    return f"{position:020}"
 
 
 class RowReader(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from federation.outbound.items import EVENT, Item, Source, Transaction
+from federation.outbound.items import EVENT, STICKY, Item, Source, Transaction
 from homeserver.matrix.ids import ServerName
 
 Edu = Mapping[str, Any]
@@ -25,7 +25,9 @@ class TransactionBodies:
         of_kind: dict[str, list[Item]] = {}
         for item in transaction.items:
             of_kind.setdefault(item.kind, []).append(item)
-        pdus = await self._load(EVENT, of_kind.pop(EVENT, ()))
+        # In the order of the log: what is sticky is older than what a server joined with, or than a room's newest event.
+        pdus = [*await self._load(STICKY, of_kind.pop(STICKY, ()))]
+        pdus += [pdu for pdu in await self._load(EVENT, of_kind.pop(EVENT, ())) if pdu not in pdus]
         edus: list[Edu] = [edu for kind, items in of_kind.items() for edu in await self._load(kind, items)]
         lasting = (each.edu for each in transaction.ephemeral if each.expires_ms > monotonic_ms)
         edus += merge_edus(chain(lasting, (receipt.edu for receipt in transaction.receipts)))

@@ -53,7 +53,7 @@ from homeserver.runtime.config import Config
 from homeserver.runtime.config_sections import PresenceConfig, RtcConfig, TurnConfig
 
 # What is true beyond the specification's versions. Each entry has a test. Not here, as only a part of it is there: msc4354
-# (servers that join later are not sent the events).
+# (what was soft-failed is not checked again when its sender's membership changes).
 UNSTABLE_FEATURES = {
     "im.hearth.stream": True,
     "org.matrix.msc3814.v1": True,

@@ -17,6 +17,7 @@ from federation.outbound.distributor import Distributor
 from federation.outbound.events import EventSource, Relays
 from federation.outbound.items import Source
 from federation.outbound.sender import Client, Sender
+from federation.outbound.sticky_events import StickySource
 from federation.outbound.transactions import TransactionBodies
 from federation.outbound.upkeep import MessageUpkeep
 from homeserver.folds.room_servers import RoomServers
@@ -78,8 +79,10 @@ def build_outbound(
     core: Core, client: Client, rooms: RoomServices, encryption: EncryptionServices, presence: Presence | None
 ) -> OutboundServices:
     servers = RoomServers(core.server_name, core.database)
+    events = EventSource(core.server_name, core.database, core.events, servers)
     sources: tuple[Source, ...] = (
-        EventSource(core.server_name, core.database, core.events, servers),
+        events,
+        StickySource(core.server_name, core.database, core.log, core.events, servers, core.sticky, events),
         ToDeviceSource(core.database),
         DeviceListSource(core.server_name, core.database, core.events, core.memberships, servers, encryption.queries),
     )

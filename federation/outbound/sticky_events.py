@@ -1,0 +1,101 @@
+"""Our users' sticky events, to the servers that would miss them.
+
+A server that joins gets those that are sticky then: a row of the log for each event and server. A server that was away gets
+each of them, while it is sticky, and not only a room's newest event: the backlog holds them one by one (outbound/backlog.py).
+
+Log rows made here: "sticky" {event_id, server}, keyed by room.
+
+Spec: MSC4354
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import define, field
+
+from federation.outbound.items import EVENT, STICKY, Item, Source, sticky_key
+from homeserver.folds.events import EventCache
+from homeserver.folds.room_servers import MEMBER, RoomServers
+from homeserver.folds.sticky_events import StickyEvents
+from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
+from homeserver.runtime.db import Database
+from homeserver.store.log import LogRow
+from homeserver.store.log_writer import LogItem, LogWriter
+from homeserver.store.outbound import load_log_rows
+
+
+@define(eq=False)
+class StickySource:
+    """`event_source` stands before this source: by the time that this one is asked, `servers` is up to date."""
+
+    server_name: ServerName
+    database: Database
+    log: LogWriter
+    events: EventCache
+    servers: RoomServers
+    sticky: StickyEvents
+    event_source: Source
+    kind: str = STICKY
+    log_kinds: Sequence[str] = (EVENT, STICKY)
+    most_edus: int = 0
+    newest_first: bool = False
+    _welcomed: int = field(default=0, init=False)  # the newest row whose server has been seen to
+
+    def get_addressed(self, row: LogRow) -> tuple[Item, Sequence[ServerName]] | None:
+        if row.kind == STICKY:
+            return Item(row.position, STICKY, sticky_key(row.position), row.data["event_id"]), [row.data["server"]]
+        if row.position > self._welcomed and self._own(row):
+            return None
+        return Item(row.position, STICKY, row.key), ()
+
+    async def load_missing(self, row: LogRow) -> None:
+        """See to the server that may have joined with the row. If the process ends meanwhile, the row comes again."""
+        own = self._own(row)
+        if own and await self._is_new(row):
+            assert row.event is not None
+            server = domain_of(row.event.pdu.sender)
+            told = [self.log.submit(LogItem(STICKY, row.key, {"event_id": each, "server": server})) for each in own]
+            for written in told:
+                await written
+        self._welcomed = row.position
+
+    async def load_bodies(self, items: Sequence[Item]) -> Sequence[dict[str, Any]]:
+        """Those that are sticky still, in their order."""
+        rows = await self.database.read(load_log_rows, [item.position for item in items])
+        found = {row.position: EventId(row.data["event_id"]) for row in rows.values() if "event_id" in row.data}
+        rooms = {position: RoomId(rows[position].key) for position in found}
+        now = {room_id: {one.event.event_id for one in self.sticky.get(room_id, 0)} for room_id in set(rooms.values())}
+        wanted = [
+            Item(item.position, EVENT, rooms[item.position], found[item.position])
+            for item in items
+            if item.position in found and found[item.position] in now[rooms[item.position]]
+        ]
+        return await self.event_source.load_bodies(wanted)
+
+    def _own(self, row: LogRow) -> list[EventId]:
+        """What a server would have to get that came into the room with this row."""
+        event = row.event
+        if event is None or not row.deltas or event.pdu.membership != "join":
+            return []
+        if domain_of(event.pdu.sender) == self.server_name:
+            return []
+        if not any(delta.key[0] == MEMBER and delta.event_id == event.event_id for delta in row.deltas):
+            return []
+        sticky = self.sticky.get(RoomId(row.key), 0)
+        ours = [one.event for one in sticky if domain_of(one.event.pdu.sender) == self.server_name]
+        return [event.event_id for event in ours if event.order < row.position]
+
+    async def _is_new(self, row: LogRow) -> bool:
+        """Nobody else of the server is in the room, and the user was not before: who takes another name is not new."""
+        event, room_id = row.event, RoomId(row.key)
+        assert event is not None
+        members = await self.servers.load(room_id)
+        of_server = members.users.get(domain_of(event.pdu.sender), set())
+        if members.version is None or of_server - {UserId(event.pdu.sender)}:
+            return False
+        if event.replaces is None:
+            return True
+        replaced = await self.events.load(event.replaces, room_id, members.version)
+        return replaced is None or replaced.pdu.membership != "join"

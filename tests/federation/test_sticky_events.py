@@ -1,0 +1,121 @@
+"""Sticky events (MSC4354) between servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from federation.outbound.sticky_events import StickySource
+from homeserver.matrix.ids import UserId
+from homeserver.rooms.writer import Draft
+from tests.federation.outbox import PEER, Outbox
+from tests.kit.client import Client
+from tests.kit.waiting import until
+
+DURATION = "org.matrix.msc4354.sticky_duration_ms"
+OTHER = "other.example"
+HOUR_MS = 3_600_000
+SMALL = {"room": {"timeline": {"limit": 1}}}
+
+
+def stick(client: Client, room: str, txn: str, duration_ms: int = HOUR_MS) -> str:
+    path = "/rooms/{}/send/{}/{}"
+    event_id: str = client.put(path, {"txn": txn}, at=(room, "x.sticky", txn), query={DURATION: duration_ms})[
+        "event_id"
+    ]
+    return event_id
+
+
+def sticky(client: Client, room: str) -> list[str]:
+    """What a client is told that syncs for the first time."""
+    joined = client.get("/sync", query={"filter": SMALL})["rooms"]["join"][room]
+    events = [*joined.get("msc4354_sticky", {}).get("events", []), *joined["timeline"]["events"]]
+    return [event["event_id"] for event in events if event["type"] == "x.sticky"]
+
+
+def test_a_server_that_joins_gets_what_is_sticky_then(start_federated: Callable[..., Any]) -> None:
+    here, there = start_federated("here"), start_federated("there")
+    alice, bob, carol = here.register("alice"), there.register("bob"), there.register("carol")
+    room = alice.create_room(preset="public_chat", room_alias_name="room")
+    stick(alice, room, "short", 1)
+    redacted, sent = stick(alice, room, "redacted"), [stick(alice, room, f"{n}") for n in range(12)]
+    alice.redact(room, redacted)
+    for n in range(5):
+        alice.send(room, f"later {n}")
+    bob.join(f"#room:{here.server_name}")
+    until(bob, lambda: set(sticky(bob, room)) == set(sent))
+    own = stick(bob, room, "of there")
+    carol.join(f"#room:{here.server_name}")
+    until(alice, lambda: set(sticky(alice, room)) == {*sent, own})
+    assert set(sticky(carol, room)) == {*sent, own}
+
+
+@pytest.fixture
+def outbox(start_local: Callable[..., Any]) -> Iterator[Outbox]:
+    box = Outbox(start_local({"federation": {"enabled": False}}))
+    box.start()
+    box.make_room()
+    yield box
+    box.stop()
+
+
+def sent_to(outbox: Outbox, server: str) -> list[str]:
+    return [pdu["content"]["txn"] for pdu in outbox.peers.pdus(server) if pdu["type"] == "x.sticky"]
+
+
+def test_a_server_that_was_away_for_long_gets_each_sticky_event_once(outbox: Outbox) -> None:
+    outbox.peers.away.add(PEER)
+    outbox.say("first")
+    outbox.peers.wait_for(lambda: PEER in outbox.peers.backing_off)
+    names = [f"{n}" for n in range(25)]
+    stick(outbox.alice, outbox.room_id, "short", 1)
+    for name in names:
+        stick(outbox.alice, outbox.room_id, name)
+    outbox.say("last")
+    outbox.stop()
+    outbox.crash()
+    outbox.peers.away.clear()
+    outbox.peers.backing_off.clear()
+    outbox.start()
+    outbox.peers.wait_for(lambda: len(sent_to(outbox, PEER)) >= 25 and outbox.peers.bodies())
+    outbox.say("live again")
+    outbox.expect(["last", "live again"])
+    assert sent_to(outbox, PEER) == names
+    assert max(len(body["pdus"]) for _, body in outbox.peers.transactions[PEER]) <= 50
+
+
+def test_what_is_sticky_is_sent_to_new_servers_only_and_only_by_its_sender_s(outbox: Outbox) -> None:
+    outbox.write(Draft("x.sticky", UserId(f"@bob:{PEER}"), {"txn": "bob's"}, sticky_ms=HOUR_MS))
+    names = [f"{n}" for n in range(60)]
+    for name in names:
+        stick(outbox.alice, outbox.room_id, name)
+    outbox.join(UserId(f"@carol:{OTHER}"))
+    outbox.say("welcome")
+    outbox.peers.wait_for(lambda: len(sent_to(outbox, OTHER)) >= 60 and outbox.peers.bodies(OTHER))
+    outbox.join(UserId(f"@dora:{OTHER}"))
+    outbox.join(UserId(f"@bob:{PEER}"))
+    outbox.say("and again")
+    outbox.expect(["welcome", "and again"], OTHER)
+    outbox.expect(["welcome", "and again"])
+    assert sent_to(outbox, OTHER) == sent_to(outbox, PEER) == names
+    assert max(len(body["pdus"]) for _, body in outbox.peers.transactions[OTHER]) <= 50
+
+
+def test_a_crash_behind_a_join_loses_no_sticky_event(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    stick(outbox.alice, outbox.room_id, "one")
+    outbox.settle()
+    outbox.flush()
+    never: Deferred[None] = Deferred()
+
+    async def hang(_source: StickySource, _row: Any) -> None:
+        await never
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StickySource, "load_missing", hang)
+        outbox.join(UserId(f"@carol:{OTHER}"))
+        outbox.crash()
+    outbox.start()
+    outbox.peers.wait_for(lambda: sent_to(outbox, OTHER) == ["one"])

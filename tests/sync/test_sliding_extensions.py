@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.e2ee.key_maker import Device
 from tests.kit.client import Client
-from tests.sync.test_sliding_sync import ask, room_list
+from tests.sync.test_sliding_sync import ENCRYPTION, ask, room_list
 
 FIRST = room_list(last=0)
 TYPING = "/rooms/{}/typing/{}"
@@ -132,6 +133,88 @@ def test_ignored_users_neither_invite_nor_type(hearth: Any, alice: Any, bob: Any
     assert extension(third, "typing", room)["content"]["user_ids"] == [carol.user_id]
     ignore(alice)
     assert set(ask(alice, body, third["pos"])["rooms"]) == {invited, withdrawn}
+
+
+def turned(on: tuple[str, ...], *, last: int = 9) -> dict[str, Any]:
+    """The body with only these extensions."""
+    return {**room_list(last=last), "extensions": {name: {"enabled": True} for name in on}}
+
+
+ROOM_KINDS = ("account_data", "receipts", "typing")
+THREADS = "io.element.msc4308.thread_subscriptions"
+
+
+def test_an_extension_that_is_turned_on_later_tells_what_there_is(alice: Any, bob: Any, room: str) -> None:
+    seen = bob.send(room, "seen")
+    alice.put("/user/{}/account_data/{}", {"a": 1}, at=(alice.user_id, "m.a"))
+    set_data(alice, room, "m.x", {})
+    bob.post("/rooms/{}/receipt/m.read/{}", at=(room, seen))
+    alice.post("/rooms/{}/receipt/m.read.private/{}", at=(room, seen))
+    alice.put("/_matrix/client/unstable/io.element.msc4306/rooms/{}/thread/{}/subscription", {}, at=(room, seen))
+    type_in(bob, room)
+    first = ask(alice, turned(()))
+    assert first["extensions"] == {}
+    second = ask(alice, turned((*ROOM_KINDS, THREADS)), first["pos"])
+    assert {"m.a", "m.push_rules"} <= set(types(second["extensions"]["account_data"]["global"]))
+    assert types(extension(second, "account_data", room)) == ["m.x"]
+    assert set(extension(second, "receipts", room)["content"][seen]) == {"m.read", "m.read.private"}
+    assert extension(second, "typing", room)["content"]["user_ids"] == [bob.user_id]
+    assert set(second["extensions"][THREADS]["subscribed"]) == {room}
+    third = ask(alice, turned((*ROOM_KINDS, THREADS)), second["pos"])
+    assert third["extensions"] == {}
+    alice.send(room, "more")
+    assert ask(alice, turned((*ROOM_KINDS, THREADS)), third["pos"])["extensions"] == {}
+
+
+def test_an_extension_that_was_off_for_a_while_tells_what_changed_meanwhile(alice: Any, bob: Any, room: str) -> None:
+    alice.put("/user/{}/account_data/{}", {}, at=(alice.user_id, "m.before"))
+    outside = alice.create_room()
+    alice.send(room, "into the window")
+    first = ask(alice, turned(ROOM_KINDS, last=0))
+    second = ask(alice, turned((), last=0), first["pos"])
+    alice.put("/user/{}/account_data/{}", {}, at=(alice.user_id, "m.meanwhile"))
+    for each in (room, outside):
+        set_data(alice, each, "m.x", {})
+    read = bob.send(room, "read")
+    bob.post("/rooms/{}/receipt/m.read/{}", at=(room, read))
+    third = ask(alice, turned(()), second["pos"])
+    assert set(third["rooms"]) == {room, outside}
+    fourth = ask(alice, turned(ROOM_KINDS, last=0), third["pos"])
+    assert types(fourth["extensions"]["account_data"]["global"]) == ["m.meanwhile"]
+    assert types(extension(fourth, "account_data", room)) == ["m.x"]
+    assert read in extension(fourth, "receipts", room)["content"]
+    assert extension(fourth, "account_data", outside) is None
+    fifth = ask(alice, turned(ROOM_KINDS), fourth["pos"])
+    assert fifth["extensions"] == {
+        "account_data": {"global": [], "rooms": {outside: fifth["extensions"]["account_data"]["rooms"][outside]}}
+    }
+    assert ask(alice, turned(ROOM_KINDS), fifth["pos"])["extensions"] == {}
+
+
+def test_an_extension_that_is_asked_about_more_rooms_tells_what_these_have(alice: Any) -> None:
+    one, two = alice.create_room(), alice.create_room()
+    for each in (one, two):
+        set_data(alice, each, "m.x", {})
+    body = room_list()
+    body["lists"] = {}
+    body["room_subscriptions"] = {each: {"timeline_limit": 1, "required_state": []} for each in (one, two)}
+    first = ask(alice, {**body, "extensions": {"account_data": {"enabled": True, "rooms": [one]}}})
+    assert set(first["extensions"]["account_data"]["rooms"]) == {one}
+    alice.put("/user/{}/account_data/{}", {}, at=(alice.user_id, "m.later"))
+    second = ask(alice, {**body, "extensions": {"account_data": {"enabled": True, "rooms": ["*"]}}}, first["pos"])
+    assert two in second["extensions"]["account_data"]["rooms"]
+    assert types(second["extensions"]["account_data"]["global"]) == ["m.later"]
+
+
+def test_changes_of_devices_while_encryption_was_off_are_told(alice: Any, bob: Any, room: str) -> None:
+    first = ask(alice, {"conn_id": "c", "extensions": {}})
+    bob.post("/keys/upload", {"device_keys": Device(bob.user_id, bob.device_id).keys()})
+    second = ask(alice, {"conn_id": "c", "extensions": {}}, first["pos"])
+    body = {**ENCRYPTION, "conn_id": "c"}
+    third = ask(alice, body, second["pos"])
+    assert third["extensions"]["e2ee"]["device_lists"]["changed"] == [bob.user_id]
+    assert third["extensions"]["to_device"]["events"] == []
+    assert "device_lists" not in ask(alice, body, third["pos"])["extensions"]["e2ee"]
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 import immutables
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import DeviceId, RoomId, UserId
-from homeserver.sync.sliding.request import RoomConfig
+from homeserver.sync.sliding.request import EXTENSIONS, RoomConfig, SlidingRequest
 from homeserver.sync.tokens import format_pos, parse_pos
 
 MAX_CONNECTIONS = 20_000
@@ -24,6 +24,7 @@ MAX_CONNECTIONS_OF_DEVICE = 10
 MAX_STATES = 4
 _NO_ROOMS: immutables.Map[RoomId, SentRoom] = immutables.Map()
 _NO_LISTS: Mapping[str, int] = {}
+_NO_MARKS: Mapping[str, ExtensionMark] = {}
 
 
 class UnknownPos(MatrixError):
@@ -40,18 +41,34 @@ class SentRoom:
     """How far a room is told, what was wanted of it, and which members were sent lazily.
 
     position, ephemeral: as of the last response in whose windows the room was; behind the connection's own, that is, where
-    the room was out of them since, or nothing happened.
+    the room was out of them since, or nothing happened. base: the serial that this response was asked for with.
     """
 
     position: int
     ephemeral: int
     config: RoomConfig
     members: frozenset[UserId] = frozenset()
+    base: int = 0
+
+
+@frozen(eq=False)
+class ExtensionMark:
+    """How far an extension is told. position: None while it is on, which is as far as the connection; where it was turned off.
+
+    base: rooms that were sent in responses to older serials are new to the extension: it was off then, or about others.
+    """
+
+    base: int
+    selection: tuple[frozenset[str] | None, frozenset[str] | None]
+    position: int | None = None
+
+
+Marks = Mapping[str, ExtensionMark]
 
 
 @frozen(eq=False)
 class ConnectionState:
-    """What the client has at a position. counts: of each list."""
+    """What the client has at a position. counts: of each list. marks: of the extensions that it ever asked for."""
 
     serial: int
     position: int
@@ -59,10 +76,38 @@ class ConnectionState:
     rooms: immutables.Map[RoomId, SentRoom] = _NO_ROOMS
     counts: Mapping[str, int] = _NO_LISTS
     fingerprint: bytes = b""
+    marks: Marks = _NO_MARKS
+
+    def told_upto(self, extension: str) -> int | None:
+        """Of what is not of a room; None where the extension was never on."""
+        mark = self.marks.get(extension)
+        if mark is None:
+            return None
+        return self.position if mark.position is None else mark.position
 
     @property
     def pos(self) -> str:
         return format_pos(self.position, self.ephemeral, self.serial)
+
+
+def next_marks(state: ConnectionState | None, request: SlidingRequest, now: int) -> Marks:
+    """Those behind the response that the request gets. Changes of devices are told from the connection's beginning on, even
+    where they are asked for later: a client that begins has no lists of older ones.
+    """
+    if state is not None and state.fingerprint == request.fingerprint:
+        return state.marks
+    base = state.serial if state is not None else 0
+    marks = dict(state.marks) if state is not None else {"e2ee": ExtensionMark(0, (None, None), now)}
+    for name in EXTENSIONS:
+        extension, before = request.extension(name), marks.get(name)
+        selection = (extension.lists, extension.rooms)
+        if extension.enabled:
+            if before is None or before.position is not None or before.selection != selection:
+                marks[name] = ExtensionMark(base, selection)
+        elif before is not None and before.position is None:
+            assert state is not None
+            marks[name] = evolve(before, position=state.position)
+    return marks
 
 
 @define(eq=False)

@@ -21,7 +21,7 @@ from homeserver.sync.encoding import encode_account_data, encode_typing
 from homeserver.sync.encryption import SIGNED_CURVE25519, EncryptionExtension
 from homeserver.sync.segments import receipts_of, visible_receipts
 from homeserver.sync.service import PUSH_RULES_TYPE
-from homeserver.sync.sliding.connections import ConnectionState, SentRoom
+from homeserver.sync.sliding.connections import ConnectionState, ExtensionMark, Marks, SentRoom
 from homeserver.sync.sliding.lists import Windows
 from homeserver.sync.sliding.request import STICKY_EVENTS, THREAD_SUBSCRIPTIONS, Extension, SlidingRequest
 from homeserver.sync.sliding.rooms import RoomPart
@@ -32,6 +32,9 @@ from homeserver.sync.view import Lookup, View
 
 MAX_TO_DEVICE = 100
 _ALL = "*"
+_NO_PARTS: Mapping[RoomId, RoomPart] = {}
+# Of a room of which the client has events already, at most so many receipts of others are told at once.
+MAX_RECEIPTS_LATER = 500
 _KINDS = frozenset({"account_data", "push_rules"})
 
 
@@ -58,27 +61,32 @@ class SlidingExtensions:
         view: View,
         request: SlidingRequest,
         state: ConnectionState | None,
+        marks: Marks,
         rooms: UserRooms,
         windows: Windows,
         parts: Mapping[RoomId, RoomPart],
         ignored: frozenset[str],
     ) -> Told | None:
-        """None where the view notes needs."""
+        """None where the view notes needs. marks: behind this response (next_marks)."""
         found: dict[str, Any] = {}
         news = False
 
-        def joined(name: str) -> list[RoomId]:
-            return _joined_rooms(request.extension(name), windows, rooms)
+        def told(name: str) -> int | None:
+            return state.told_upto(name) if state is not None else None
+
+        def joined(name: str) -> dict[RoomId, SentRoom | None]:
+            room_ids = _joined_rooms(request.extension(name), windows, rooms)
+            return _sent_rooms(room_ids, state, marks[name], parts)
 
         steps: tuple[tuple[str, Callable[[], tuple[Any, bool]]], ...] = (
-            ("to_device", lambda: self._to_device(view, request, state)),
+            ("to_device", lambda: self._to_device(view, request, is_begin=told("to_device") is None)),
             ("e2ee", lambda: self._e2ee(view, request, state, rooms)),
-            ("account_data", lambda: _account_data(view, request, state, windows)),
-            ("receipts", lambda: _receipts(view, state, joined("receipts"), parts)),
-            ("typing", lambda: _typing(view, state, joined("typing"), parts, ignored)),
+            ("account_data", lambda: _account_data(view, request, state, marks["account_data"], windows)),
+            ("receipts", lambda: _receipts(view, joined("receipts"), parts)),
+            ("typing", lambda: _typing(view, joined("typing"), ignored)),
             (STICKY_EVENTS, lambda: tell_sticky_events(view, request, state, rooms, parts, ignored)),
             *(
-                (name, partial(tell_thread_subscriptions, view, request.extension(name), state))
+                (name, partial(tell_thread_subscriptions, view, request.extension(name), told(name) or 0))
                 for name in THREAD_SUBSCRIPTIONS
             ),
         )
@@ -90,12 +98,12 @@ class SlidingExtensions:
                 news = news or is_news
         return Told(found, news) if view.is_complete else None
 
-    def _to_device(self, view: View, request: SlidingRequest, state: ConnectionState | None) -> tuple[Any, bool]:
+    def _to_device(self, view: View, request: SlidingRequest, *, is_begin: bool) -> tuple[Any, bool]:
         limit = max(1, min(request.extension("to_device").limit, MAX_TO_DEVICE))
         messages = self.encryption.get_messages(view, request.device_id, _to_device_since(request), limit)
         upto = messages[-1][0] if len(messages) == limit else view.now
         events = [orjson.Fragment(json) for _, json in messages]
-        if not events and state is not None:
+        if not events and not is_begin:
             return None, False
         return {"next_batch": str(upto), "events": events}, bool(events)
 
@@ -103,7 +111,8 @@ class SlidingExtensions:
         self, view: View, request: SlidingRequest, state: ConnectionState | None, rooms: UserRooms
     ) -> tuple[Any, bool]:
         counts = self.encryption.counts.get(view, request.device_id)
-        since = SyncToken(state.position, state.ephemeral) if state is not None else None
+        told_upto = state.told_upto("e2ee") if state is not None else None
+        since = SyncToken(told_upto, state.ephemeral) if state is not None and told_upto is not None else None
         changes = self.encryption.device_lists.get_changes(view, rooms, since.position) if since is not None else None
         if counts is None or not view.is_complete:
             return None, False
@@ -144,11 +153,21 @@ def _joined_rooms(extension: Extension, windows: Windows, rooms: UserRooms) -> l
     return [room_id for room_id in _wanted_rooms(extension, windows) if rooms[room_id].membership == "join"]
 
 
-def _sent(room_id: RoomId, state: ConnectionState | None, part: RoomPart | None = None) -> SentRoom | None:
-    """What the client has of the room; None where the response begins it (anew)."""
-    if state is None or (part is not None and part.is_initial):
-        return None
-    return state.rooms.get(room_id)
+def _sent_rooms(
+    room_ids: Iterable[RoomId],
+    state: ConnectionState | None,
+    mark: ExtensionMark,
+    parts: Mapping[RoomId, RoomPart] = _NO_PARTS,
+) -> dict[RoomId, SentRoom | None]:
+    """What the client has of the rooms by the extension; None where the response begins a room (anew), or the extension."""
+    if state is None:
+        return dict.fromkeys(room_ids)
+    found: dict[RoomId, SentRoom | None] = {}
+    for room_id in room_ids:
+        sent, part = state.rooms.get(room_id), parts.get(room_id)
+        is_begun = sent is None or sent.base < mark.base or (part is not None and part.is_initial)
+        found[room_id] = None if is_begun else sent
+    return found
 
 
 def _load_account_data(view: View, after: int) -> Sequence[AccountDataRow] | None:
@@ -162,13 +181,15 @@ def _load_account_data(view: View, after: int) -> Sequence[AccountDataRow] | Non
 
 
 def _account_data(
-    view: View, request: SlidingRequest, state: ConnectionState | None, windows: Windows
+    view: View, request: SlidingRequest, state: ConnectionState | None, mark: ExtensionMark, windows: Windows
 ) -> tuple[Any, bool]:
-    """What changed since the last response; of each room, since the last one in whose windows it was."""
-    after = state.position if state is not None else 0
+    """What changed since the last response; of each room, since the last one in whose windows it was. What there was while the
+    extension was off is told when it is on.
+    """
+    after = (state.told_upto("account_data") or 0) if state is not None else 0
+    wanted = _wanted_rooms(request.extension("account_data"), windows)
     told_upto = {
-        room_id: sent.position if (sent := _sent(room_id, state)) is not None else 0
-        for room_id in _wanted_rooms(request.extension("account_data"), windows)
+        room_id: sent.position if sent is not None else 0 for room_id, sent in _sent_rooms(wanted, state, mark).items()
     }
     kinds = _changed_kinds(view, after)
     is_changed = "account_data" in kinds or "account_data" in _changed_kinds(
@@ -202,16 +223,12 @@ def _fragment(row: AccountDataRow) -> orjson.Fragment:
 
 
 def _receipts(
-    view: View,
-    state: ConnectionState | None,
-    room_ids: Sequence[RoomId],
-    parts: Mapping[RoomId, RoomPart],
+    view: View, rooms: Mapping[RoomId, SentRoom | None], parts: Mapping[RoomId, RoomPart]
 ) -> tuple[Any, bool]:
     """Of rooms that are new, those of the reader and those at events of the timeline; of others, the new ones."""
     found: dict[str, orjson.Fragment] = {}
-    for room_id in room_ids:
-        part = parts.get(room_id)
-        receipts = _room_receipts(view, room_id, _sent(room_id, state, part), part)
+    for room_id, sent in rooms.items():
+        receipts = _room_receipts(view, room_id, sent, parts.get(room_id))
         encoded = visible_receipts(receipts, view.user_id) if receipts else None
         if encoded is not None:
             found[room_id] = orjson.Fragment(encoded)
@@ -227,21 +244,17 @@ def _room_receipts(
     receipts = view.get_receipts(room_id, sent.position if sent is not None else 0)
     if receipts is None or sent is not None:
         return receipts
+    if part is not None and not part.is_initial:  # only the extension begins
+        newest = sorted(receipts, key=lambda receipt: -receipt.ts_ms)[:MAX_RECEIPTS_LATER]
+        return [*newest, *(receipt for receipt in receipts if receipt.user_id == view.user_id)]
     shown = {event.event_id for event in part.timeline} if part is not None else set()
     return [receipt for receipt in receipts if receipt.user_id == view.user_id or receipt.event_id in shown]
 
 
-def _typing(
-    view: View,
-    state: ConnectionState | None,
-    room_ids: Sequence[RoomId],
-    parts: Mapping[RoomId, RoomPart],
-    ignored: frozenset[str],
-) -> tuple[Any, bool]:
+def _typing(view: View, rooms: Mapping[RoomId, SentRoom | None], ignored: frozenset[str]) -> tuple[Any, bool]:
     """Who types where that changed since the client was told of the room; of rooms that are new, where anybody does."""
     found: dict[str, orjson.Fragment] = {}
-    for room_id in room_ids:
-        sent = _sent(room_id, state, parts.get(room_id))
+    for room_id, sent in rooms.items():
         serial, typing = view.sources.typing.typing(room_id)
         users = [user for user in typing if user not in ignored]
         if users if sent is None else serial > sent.ephemeral:

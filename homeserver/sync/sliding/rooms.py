@@ -62,6 +62,7 @@ class RoomBuilder:
     ignored: frozenset[str]
     direct: set[str]
     ephemeral: int
+    base: int
     _reader: Reader = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -97,7 +98,7 @@ class RoomBuilder:
         return part
 
     def _sent(self, config: RoomConfig, members: frozenset[UserId] = frozenset()) -> SentRoom:
-        return SentRoom(self.view.now, self.ephemeral, config, members)
+        return SentRoom(self.view.now, self.ephemeral, config, members, self.base)
 
     def _nothing(self, sent: SentRoom, config: RoomConfig) -> RoomPart:
         """The client has the room as it is."""

@@ -15,7 +15,7 @@ from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.ids import RoomId
 from homeserver.sync.notifier import Notifier
 from homeserver.sync.service import ATTEMPTS, SyncBusy
-from homeserver.sync.sliding.connections import Connections, ConnectionState, Key, SentRoom
+from homeserver.sync.sliding.connections import Connections, ConnectionState, Key, SentRoom, next_marks
 from homeserver.sync.sliding.extensions import SlidingExtensions
 from homeserver.sync.sliding.lists import RoomLists, Windows, direct_rooms
 from homeserver.sync.sliding.request import SlidingRequest
@@ -114,7 +114,8 @@ class SlidingSync:
     ) -> _Built | None:
         ephemeral = self.sources.typing.serial
         parts = self._rooms(view, request, state, rooms, windows, ignored, ephemeral)
-        told = self.extensions.tell(view, request, state, rooms, windows, parts, ignored)
+        marks = next_marks(state, request, view.now)
+        told = self.extensions.tell(view, request, state, marks, rooms, windows, parts, ignored)
         if told is None or not view.is_complete:
             return None
         shown = {room_id: part.json for room_id, part in parts.items() if part.json is not None}
@@ -127,6 +128,7 @@ class SlidingSync:
             _sent_rooms(state, parts),
             windows.counts,
             request.fingerprint,
+            marks,
         )
         return _Built(answer, after, bool(shown) or told.is_news or counts_changed)
 
@@ -143,7 +145,8 @@ class SlidingSync:
         parts: dict[RoomId, RoomPart] = {}
         if not windows.configs:
             return parts
-        builder = RoomBuilder(view, request, ignored, direct_rooms(view), ephemeral)
+        base = state.serial if state is not None else 0
+        builder = RoomBuilder(view, request, ignored, direct_rooms(view), ephemeral, base)
         for room_id, config in windows.configs.items():
             sent = state.rooms.get(room_id) if state is not None else None
             bump = self.lists.bump_stamp(room_id, rooms[room_id])

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from homeserver.store.thread_subscriptions import ThreadSubscription, load_subscription_changes
-from homeserver.sync.sliding.connections import ConnectionState
 from homeserver.sync.sliding.request import Extension
 from homeserver.sync.view import Lookup, View
 
@@ -17,9 +16,8 @@ MAX_CHANGES: Final = 100
 _KIND: Final = "thread_subscription"
 
 
-def tell_thread_subscriptions(view: View, extension: Extension, state: ConnectionState | None) -> tuple[Any, bool]:
-    """The newest changes since the connection's last response; `prev_batch` where there are more."""
-    after = state.position if state is not None else 0
+def tell_thread_subscriptions(view: View, extension: Extension, after: int) -> tuple[Any, bool]:
+    """The newest changes behind the position; `prev_batch` where there are more."""
     recent = view.sources.recent
     if after >= recent.floor and not any(row.kind == _KIND for row in recent.rows_after(view.user_id, after)):
         return None, False

@@ -8,7 +8,7 @@ from homeserver.accounts.requester import Requester
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.matrix.ids import EventId, RoomId
-from homeserver.rooms.client_events import Reader, encode, load_related
+from homeserver.rooms.client_events import Reader, Related, encode, load_related
 from homeserver.rooms.relations import Relations
 from homeserver.rooms.view import RoomView
 from homeserver.runtime.clock import Clock
@@ -48,7 +48,9 @@ class EventJson:
     ) -> list[bytes]:
         """As `encode`, for events of several rooms."""
         versions = {room_id: view.head.version for room_id, view in views.items()}
-        related = self._erased.quoted(await load_related(self._events, events, versions))
+        related = self._erased.quoted(
+            _without_hidden(await load_related(self._events, events, versions), events, views)
+        )
         reader = Reader(requester.user_id, requester.device_id)
         now_ms = self._clock.time_ms()
         user_id, relations = requester.user_id, self._relations
@@ -71,3 +73,11 @@ class EventJson:
             )
             encoded.append(json)
         return encoded
+
+
+def _without_hidden(related: Related, events: Sequence[StoredEvent], views: Mapping[RoomId, RoomView]) -> Related:
+    """What events quote, without the replaced state that is not for the reader."""
+    hidden: set[EventId] = set()
+    for room_id, view in views.items() if related else ():
+        hidden |= view.history.hidden_before([event for event in events if event.pdu.room_id == room_id], related)
+    return {event_id: event for event_id, event in related.items() if event_id not in hidden} if hidden else related

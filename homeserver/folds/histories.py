@@ -7,7 +7,7 @@ Positions are those of the timeline. Where the state before an event was not tha
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ from attrs import frozen
 from sqlalchemy import Connection
 
 from homeserver.folds.fold import Fold
-from homeserver.matrix.ids import RoomId, UserId
+from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.visibility import Sight, can_see, parse_visibility
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent
@@ -93,6 +93,23 @@ class UserHistory:
         own = event.pdu.type == _MEMBER and event.pdu.state_key == self.user_id
         changed = after if after != before else None
         return can_see(before, changed, joined_later=joined_later, own_membership=own)
+
+    def hidden_before(self, events: Collection[StoredEvent], replaced: Mapping[EventId, StoredEvent]) -> set[EventId]:
+        """Of the state that those events replaced, what is not for the user: they see neither that event, nor was it the
+        room's state while they were there.
+
+        Spec: client-server-api#definition-clientevent_unsigneddata
+        """
+        found = set()
+        for event in events:
+            before = replaced.get(event.replaces) if event.replaces is not None else None
+            if before is None or (self.sees_all and before.sight is None):
+                continue
+            place = event.timeline_order
+            was_there = place is not None and self.membership_at(place - 1) == "join"
+            if not was_there and not (before.timeline_order is not None and self.can_see(before)):
+                found.add(before.event_id)
+        return found
 
     def _sight_aside(self, event: StoredEvent, told: str, here: Sight) -> tuple[Sight, Sight]:
         """Before and after an event that stands aside. `here` is what the timeline says."""

@@ -174,6 +174,7 @@ def _segment(
         after=request.after,
         upto=view.now,
         sees=(lambda event: build.sees(history, event)) if personal else None,
+        history=history,
         membership_at=_membership_at(history),
         with_bundles=request.after < recent.floor,
     )
@@ -211,6 +212,7 @@ def _build_whole(
         upto=view.now,
         limited=limited or None,
         sees=None if sees_all and not build.ignored else (lambda event: build.sees(history, event)),
+        history=history,
         membership_at=_membership_at(history),
         with_bundles=True,
     )

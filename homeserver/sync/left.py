@@ -66,6 +66,7 @@ def build_left(build: Build, room_id: RoomId, membership: MembershipRow) -> byte
         after=after,
         upto=until,
         sees=lambda event: build.sees(history, event),
+        history=history,
         membership_at=membership_at,
     )
     if segment is None:

@@ -15,6 +15,7 @@ from functools import partial
 
 from attrs import frozen
 
+from homeserver.folds.histories import UserHistory
 from homeserver.matrix.filters import Filter, RoomEventFilter
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
@@ -99,18 +100,20 @@ def build_segment(
     limited: bool | None = None,
     receipts: Sequence[Receipt] = (),
     sees: Callable[[StoredEvent], bool] | None = None,
+    history: UserHistory | None = None,
     membership_at: MembershipAt = joined_at,
     with_bundles: bool = False,
 ) -> Segment | None:
     """None while something has to be loaded. limited: say so whatever the window says.
 
-    sees: whether the reader may have an event; None for one who may have all. with_bundles: the reader may have missed
+    sees: whether the reader may have an event; None for one who may have all. history: the reader's, if they were not in the
+    room at all of the events. with_bundles: the reader may have missed
     relations of the events.
     """
     matches = _matcher(request.filter.room.timeline, head.room_id, sees)
     window = pick_window(log, head.state, after=after, upto=upto, limit=request.timeline_limit, matches=matches)
     missing = view.missing_events
-    related = view.get_related(window.events, head)
+    related = view.get_related(window.events, head, history)
     if view.missing_events != missing:
         return None
     bundles = view.get_bundles(window.events, head, log.rows) if with_bundles else _NO_BUNDLES

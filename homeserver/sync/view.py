@@ -252,10 +252,16 @@ class View:
             self.missing_events += 1
         return event
 
-    def get_related(self, events: Collection[StoredEvent], head: RoomHead) -> Mapping[EventId, StoredEvent]:
-        """The events that those events' `unsigned` quotes."""
+    def get_related(
+        self, events: Collection[StoredEvent], head: RoomHead, history: UserHistory | None
+    ) -> Mapping[EventId, StoredEvent]:
+        """The events that those events' `unsigned` quotes. history: the reader's; None for who was there at all the events."""
         found = {event_id: self.get_event(event_id, head) for event_id in related_ids(events)}
-        return self.sources.erased.quoted({event_id: event for event_id, event in found.items() if event is not None})
+        stored = {event_id: event for event_id, event in found.items() if event is not None}
+        if history is not None and stored:
+            for hidden in history.hidden_before(events, stored):
+                del stored[hidden]
+        return self.sources.erased.quoted(stored)
 
     def get_redactions(self, state: Collection[StoredEvent], head: RoomHead) -> Mapping[EventId, StoredEvent]:
         """Of that the events of the redactions alone, for state that is told beside the timeline. What it replaced is not

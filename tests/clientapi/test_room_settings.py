@@ -123,3 +123,40 @@ def test_what_ignored_users_say_is_nowhere_to_be_read(hearth: Any) -> None:
     assert bob.get("/rooms/{}/event/{}", at=(room, event_id))["content"]["body"] == "listen"
     alice.put("/user/{}/account_data/m.ignored_user_list", {"ignored_users": {}}, at=[alice.user_id])
     assert alice.get("/rooms/{}/event/{}", at=(room, event_id))["content"]["body"] == "listen"
+
+
+def test_replaced_state_is_quoted_only_to_those_who_may_see_it(hearth: Any) -> None:
+    alice, bob, carol = (hearth.register(name) for name in ("alice", "bob", "carol"))
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    since = carol.sync(since=None)["next_batch"]
+    alice.set_state(room, "m.room.history_visibility", {"history_visibility": "joined"})
+    alice.set_state(room, "m.room.topic", {"topic": "sunflower"})
+    alice.set_state(room, "m.room.history_visibility", {"history_visibility": "shared"})
+    replacing = alice.set_state(room, "m.room.topic", {"topic": "tulip"})
+    carol.join(room)
+    alice.set_state(room, "m.room.topic", {"topic": "rose"})
+    listed = {"ranges": [[0, 5]], "timeline_limit": 100, "required_state": []}
+    for client, quoted in ((carol, ["tulip"]), (bob, ["sunflower", "tulip"])):
+        for answer in (
+            client.messages(room, limit=100),
+            client.sync(since=None, filter={"room": {"timeline": {"limit": 100}}}),
+            client.sync(since=since, filter={"room": {"timeline": {"limit": 100}}}),
+            client.get("/rooms/{}/context/{}", at=(room, replacing), query={"limit": 100}),
+            client.post("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", {"lists": {"all": listed}}),
+        ):
+            assert sorted(set(_quoted(answer))) == quoted
+        for _ in range(2):
+            unsigned = client.get("/rooms/{}/event/{}", at=(room, replacing))["unsigned"]
+            assert ("prev_content" in unsigned) == (len(quoted) == 2)
+            assert "replaces_state" in unsigned
+
+
+def _quoted(answer: Any) -> list[str]:
+    """The topics in `prev_content`, wherever."""
+    if isinstance(answer, list):
+        return [found for item in answer for found in _quoted(item)]
+    if not isinstance(answer, dict):
+        return []
+    own = [answer["prev_content"]["topic"]] if "topic" in answer.get("prev_content", {}) else []
+    return own + [found for value in answer.values() for found in _quoted(value)]

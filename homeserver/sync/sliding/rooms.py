@@ -156,7 +156,8 @@ class RoomBuilder:
         if head is None or event is None:
             return None
         missing = self.view.missing_events
-        related = self.view.get_related([event], head)
+        history = self.view.get_history(membership.room_id)
+        related = self.view.get_related([event], head, history)
         if self.view.missing_events != missing:
             return None
         encoded = [self._encode_one(event, membership.membership, related)]
@@ -228,7 +229,7 @@ class RoomBuilder:
         missing = self.view.missing_events
         keys, members = self._state(config, sent, head, windows)
         state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
-        related = self.view.get_related(windows.shown.events, head)
+        related = self.view.get_related(windows.shown.events, head, history)
         redactions = self.view.get_redactions(state or (), head)
         is_whole = sent is None or windows.shown is not windows.changes
         bundles = self.view.get_bundles(windows.shown.events, head, windows.rows) if is_whole else {}

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from homeserver.e2ee.cross_signing import CrossSigning, KnownKeys, check_keys
 from homeserver.matrix.ids import UserId
 from homeserver.matrix.signing import sign_json
-from homeserver.store.migrations import m0036_key_uploads
+from homeserver.store.migrations import m0035_key_uploads
 from tests.e2ee.key_maker import V3, Device, SigningKeys, fallback_key, one_time_keys
 from tests.kit.client import Client
 from tests.kit.databases import transaction
@@ -155,7 +155,7 @@ def test_keys_that_were_stored_one_by_one_are_handed_out_in_their_order(hearth: 
             names = {"user": alice.user_id, "device": alice.device_id, "id": name.partition(":")[2]}
             values = {**names, "place": place, "json": json.dumps(key).encode(), "claimed": int(place == 0)}
             connection.execute(text(f"INSERT INTO one_time_keys VALUES {VALUES}"), values)
-        m0036_key_uploads.upgrade(connection)
+        m0035_key_uploads.upgrade(connection)
     hearth.start()
     for client in (alice, bob):
         client.base_url = hearth.url

@@ -19,6 +19,7 @@ from homeserver.rooms.defaults import check_power_levels
 from homeserver.rooms.errors import BadAlias
 from homeserver.rooms.head import RoomHead
 
+
 @define(eq=False)
 class StatePolicy:
     """Asked before a state event is sent."""

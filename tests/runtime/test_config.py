@@ -162,7 +162,9 @@ def test_unknown_key_is_told_what_is_known(text: str, start: str, mentions: str)
 
 
 def test_missing_required_key_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"^hearth.toml: server_name: missing, allowed: a server name such as example.org$"):
+    with pytest.raises(
+        ConfigError, match=r"^hearth.toml: server_name: missing, allowed: a server name such as example.org$"
+    ):
         parse("")
 
 

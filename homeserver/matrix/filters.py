@@ -187,8 +187,8 @@ class EventFilter:
 class RoomEventFilter:
     """Selects events of rooms.
 
-    `related_by_rel_types` and `related_by_senders` need other events than the one at hand: they are for
-    the query that finds the events, and `matches` does not look at them.
+    `related_by_rel_types` and `related_by_senders` need other events than the one at hand: pages of messages
+    ask the database for them (rooms/paging.py). `matches` does not look at them, nor does /sync.
 
     Spec: client-server-api#post_matrixclientv3useruseridfilter_request_roomeventfilter
     """

@@ -6,7 +6,7 @@ it begins with that event; paging forwards begins after it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from attrs import define, field, frozen
 
@@ -19,7 +19,7 @@ from homeserver.rooms.view import RoomView, is_visible
 from homeserver.runtime.db import Database
 from homeserver.store.events import StoredEvent, load_event_near
 from homeserver.store.history_gaps import HistoryGap
-from homeserver.store.relations import Bundle
+from homeserver.store.relations import Bundle, load_related_by
 from homeserver.store.timeline_pages import TimelinePage, load_timeline_page
 
 # How many pages are read to fill one answer when most events are filtered out; then the client asks on.
@@ -76,9 +76,12 @@ class Paging:
             bundles |= page.bundles
             outcome = await self._fill(gap, limit, read) if gap is not None else Filled.NOTHING
             filled = gap.order if gap is not None and outcome is Filled.NEW else None
+            related = await self._load_related_by(view, read, filter)
             for event in read:
                 if filled is not None and event.order < filled:
                     break
+                if related is not None and event.event_id not in related:
+                    continue
                 if is_visible(view, event) and _matches(filter, event):
                     found.append(event)
                     if len(found) == limit:
@@ -131,6 +134,16 @@ class Paging:
                 return near
             ts_ms = near[1] + (1 if forwards else -1)
         return None
+
+    async def _load_related_by(
+        self, view: RoomView, read: Sequence[StoredEvent], filter: RoomEventFilter | None
+    ) -> Collection[EventId] | None:
+        """The events to which others relate as the filter asks; None if it doesn't."""
+        if filter is None or (filter.related_by_rel_types is None and filter.related_by_senders is None):
+            return None
+        ids = [event.event_id for event in read]
+        types, senders = filter.related_by_rel_types, filter.related_by_senders
+        return await self.database.read(load_related_by, view.room_id, ids, types, senders, view.until)
 
     async def _fill(self, gap: HistoryGap, limit: int, read: Sequence[StoredEvent]) -> Filled:
         """Fill a gap among the events that were read, or before them where there are no more."""

@@ -104,6 +104,31 @@ def load_related(conn: Connection, room_id: RoomId, target: EventId, depth: int)
     return sorted(found.values(), key=lambda event: event.order)[:MAX_RECURSED]
 
 
+def load_related_by(
+    conn: Connection,
+    room_id: RoomId,
+    ids: Sequence[EventId],
+    rel_types: Collection[str] | None,
+    senders: Collection[str] | None,
+    upto: int | None,
+) -> set[EventId]:
+    """Those of the events to which another, not behind `upto`, relates: one of these types, by one of these senders."""
+    wanted: list[ColumnElement[bool]] = [r.c.room_id == room_id, *_THERE]
+    if rel_types is not None:
+        wanted.append(r.c.rel_type.in_(rel_types))
+    if senders is not None:
+        wanted.append(e.c.sender.in_(senders))
+    if upto is not None:
+        wanted.append(e.c.timeline_order <= upto)
+    return {
+        target
+        for chunk in chunked(ids)
+        for (target,) in conn.execute(
+            select(r.c.target_id).distinct().select_from(_JOINED).where(r.c.target_id.in_(chunk), *wanted)
+        )
+    }
+
+
 def _load_level(conn: Connection, room_id: RoomId, targets: Sequence[EventId]) -> list[RelatedEvent]:
     columns = (r.c.event_id, e.c.timeline_order, r.c.rel_type, e.c.type)
     return [

@@ -42,6 +42,31 @@ def test_limit_of_a_filter_bounds_a_page(alice: Any) -> None:
     assert len(alice.messages(room_id, filter={"limit": 5}, limit=3)["chunk"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"related_by_rel_types": ["m.thread"]}, ["root"]),
+        ({"related_by_senders": ["@bob:test.example"]}, ["liked"]),
+        ({"related_by_rel_types": ["m.thread"], "related_by_senders": ["@bob:test.example"]}, []),
+        (
+            {"related_by_rel_types": ["m.thread", "m.annotation"], "not_senders": ["@bob:test.example"]},
+            ["liked", "root"],
+        ),
+    ],
+)
+def test_filter_may_ask_for_what_others_relate_to(
+    alice: Any, bob: Any, wanted: dict[str, Any], found: list[str]
+) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.join(room_id)
+    root, liked = alice.send(room_id, "root"), alice.send(room_id, "liked")
+    thread = {"rel_type": "m.thread", "event_id": root}
+    alice.send(room_id, {"msgtype": "m.text", "body": "in it", "m.relates_to": thread})
+    reaction = {"rel_type": "m.annotation", "event_id": liked, "key": "!"}
+    bob.send(room_id, {"m.relates_to": reaction}, "m.reaction")
+    assert bodies(alice.messages(room_id, limit=50, filter=wanted)["chunk"]) == found
+
+
 def test_profile_that_the_rooms_show_already_makes_no_event(alice: Any, bob: Any) -> None:
     room_id = alice.create_room(preset="public_chat")
     bob.join(room_id)

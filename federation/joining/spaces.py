@@ -1,5 +1,8 @@
 """Rooms and spaces that nobody here is in, as other servers describe them; remembered for some minutes.
 
+What a server says, also of the rooms in a space, is believed only by those who would ask that server: others might be shown
+something false, or nothing, in the place of a room that it has nothing to do with.
+
 Spec: server-server-api#get_matrixfederationv1hierarchyroomid
 """
 
@@ -44,34 +47,32 @@ class RemoteSpaces:
 
     queries: Queries
     clock: Clock
-    _known: Bounded[RoomId, _Known] = field(init=False, factory=lambda: Bounded(KEPT))
+    _known: Bounded[tuple[ServerName, RoomId], _Known] = field(init=False, factory=lambda: Bounded(KEPT))
     _fetching: SingleFlight[RemoteRoom | None] = field(init=False, factory=SingleFlight)
 
     async def fetch(self, room_id: RoomId, via: Sequence[ServerName]) -> RemoteRoom:
         """The room, whoever may see it: the caller asks who may. Raises: NotFound."""
-        known = self._known.get(room_id)
-        if known is not None and self.clock.time_ms() < known.until_ms:
-            room = known.room
-        else:
-            room = await self._fetching.do(room_id, lambda: self._fetch(room_id, via))
-        if room is None:
-            raise NotFound("Room not found")
-        return room
-
-    async def _fetch(self, room_id: RoomId, via: Sequence[ServerName]) -> RemoteRoom | None:
         own = self.queries.client.server_name
         servers = [name for name in dict.fromkeys(via) if name != own and is_server_name(name)]
         for server in servers[:MAX_SERVERS]:
-            try:
-                answer = await self.queries.fetch_hierarchy(server, room_id)
-                room = self._learn(server, room_id, answer)
-            except (RemoteRefused, RemoteUnreachable, BadAnswer) as error:
-                logger.info("%s does not describe %s: %s", server, room_id, error)
-                continue
-            return room
-        if servers:
-            self._keep(room_id, None, FAILED_MS)
-        return None
+            room = await self._load(server, room_id)
+            if room is not None:
+                return room
+        raise NotFound("Room not found")
+
+    async def _load(self, server: ServerName, room_id: RoomId) -> RemoteRoom | None:
+        known = self._known.get((server, room_id))
+        if known is not None and self.clock.time_ms() < known.until_ms:
+            return known.room
+        return await self._fetching.do((server, room_id), lambda: self._fetch_from(server, room_id))
+
+    async def _fetch_from(self, server: ServerName, room_id: RoomId) -> RemoteRoom | None:
+        try:
+            return self._learn(server, room_id, await self.queries.fetch_hierarchy(server, room_id))
+        except (RemoteRefused, RemoteUnreachable, BadAnswer) as error:
+            logger.info("%s does not describe %s: %s", server, room_id, error)
+            self._keep(server, room_id, None, FAILED_MS)
+            return None
 
     def _learn(self, server: ServerName, room_id: RoomId, answer: dict[str, Any]) -> RemoteRoom:
         room = _parse_room(answer.get("room"))
@@ -80,19 +81,21 @@ class RemoteSpaces:
         for child in map(_parse_room, _listed(answer.get("children"))):
             # Of a space among the children, its own children are not told: that takes a request of its own.
             if child is not None and child.entry.get("room_type") != SPACE:
-                self._keep(RoomId(child.entry["room_id"]), child, FRESH_MS, only_new=True)
+                self._keep(server, RoomId(child.entry["room_id"]), child, FRESH_MS, only_new=True)
         for hidden in _listed(answer.get("inaccessible_children")):
             if isinstance(hidden, str):
-                self._keep(RoomId(hidden), None, FAILED_MS, only_new=True)
-        self._keep(room_id, room, FRESH_MS)
+                self._keep(server, RoomId(hidden), None, FAILED_MS, only_new=True)
+        self._keep(server, room_id, room, FRESH_MS)
         return room
 
-    def _keep(self, room_id: RoomId, room: RemoteRoom | None, for_ms: int, *, only_new: bool = False) -> None:
+    def _keep(
+        self, server: ServerName, room_id: RoomId, room: RemoteRoom | None, for_ms: int, *, only_new: bool = False
+    ) -> None:
         now_ms = self.clock.time_ms()
-        known = self._known.get(room_id)
+        known = self._known.get((server, room_id))
         if only_new and known is not None and now_ms < known.until_ms:
             return
-        self._known.put(room_id, _Known(room, now_ms + for_ms))
+        self._known.put((server, room_id), _Known(room, now_ms + for_ms))
 
 
 def _listed(value: Any) -> Iterable[Any]:

@@ -152,3 +152,20 @@ def test_space_is_walked_into_other_servers(alice: Any, peer: Any) -> None:
     assert [room["room_id"] for room in rooms] == [space, ROOM, CHILD]
     assert [event["state_key"] for event in rooms[1]["children_state"]] == [CHILD, HIDDEN]
     assert len(peer.received(f"{V1}/hierarchy/")) == 1
+
+
+@pytest.mark.parametrize("told", ["false", "hidden"])
+def test_server_of_a_space_says_nothing_of_rooms_that_others_are_asked_about(
+    alice: Any, peer: Any, start_peer: Any, told: str
+) -> None:
+    """Of the rooms in its space it may say what it likes, to those who look at the space."""
+    other = start_peer()
+    space = entry(ROOM, room_type="m.space", join_rule="public", children_state=[child(CHILD, peer.server_name)])
+    false = [entry(CHILD, name="Give me your password", join_rule="public", children_state=[])]
+    about = {"children": false if told == "false" else [], "inaccessible_children": [CHILD] if told == "hidden" else []}
+    peer.answer("GET", f"{V1}/hierarchy/", {"room": space, **about})
+    true = entry(CHILD, name="A room", join_rule="public", children_state=[])
+    other.answer("GET", f"{V1}/hierarchy/", {"room": true, "children": [], "inaccessible_children": []})
+    summary(alice, peer)
+    path = "/_matrix/client/v1/room_summary/{}"
+    assert alice.get(path, at=[CHILD], query={"via": [other.server_name]})["name"] == "A room"

@@ -20,17 +20,26 @@ class Arrivals:
     """Between those who join rooms and those who take events in."""
 
     _waiting: dict[RoomId, list[Deferred[None]]] = field(init=False, factory=dict)
+    _joins: dict[RoomId, int] = field(init=False, factory=dict)
 
     @contextmanager
     def expect(self, room_id: RoomId) -> Iterator[None]:
-        """While the join goes on; joins of one room go one after another."""
-        self._waiting[room_id] = []
+        """While a join goes on, unless another one brings us into the room before."""
+        self._joins[room_id] = self._joins.get(room_id, 0) + 1
+        self._waiting.setdefault(room_id, [])
         try:
             yield
         finally:
-            for waiting in self._waiting.pop(room_id):
-                if not waiting.called:
-                    waiting.callback(None)
+            self._joins[room_id] -= 1
+            if not self._joins[room_id]:
+                del self._joins[room_id]
+                self.end(room_id)
+
+    def end(self, room_id: RoomId) -> None:
+        """This server is in the room."""
+        for waiting in self._waiting.pop(room_id, ()):
+            if not waiting.called:
+                waiting.callback(None)
 
     def is_expected(self, room_id: RoomId) -> bool:
         return room_id in self._waiting

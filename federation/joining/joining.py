@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Final
 
 from attrs import define, field
@@ -22,11 +23,14 @@ from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.state_map import member_key
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
+from homeserver.runtime.clock import Clock
 from homeserver.runtime.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 MAX_KNOWN_SERVERS: Final = 10
+# A join whose servers don't answer holds up the next one of the room no longer.
+OTHERS_WAIT_MS: Final = 20_000
 
 
 @define(eq=False)
@@ -65,27 +69,39 @@ class Joining:
     memberships: Memberships
     outside: OutsideRooms
     arrivals: Arrivals
+    clock: Clock
     _turns: Turns[RoomId] = field(init=False, factory=Turns)
+    _entering: Turns[RoomId] = field(init=False, factory=Turns)
 
     async def join(
         self, room_id: RoomId, user_id: UserId, content: Mapping[str, Any], via: Sequence[ServerName]
     ) -> EventId:
         """See RemoteServers.
 
-        This server may be in the room already: where it lacks the power, or the state, to judge by itself.
+        This server may be in the room already: where it lacks the power, or the state, to judge by itself. Joins of one room go
+        one after another, for the state of a room is big; but whoever asks a server that does not answer holds up nobody long.
         """
-        async with self._turns.take(room_id):
+        async with self._turns.take_for(room_id, self.clock, OTHERS_WAIT_MS):
             head = (await self.entry.heads.load_many([room_id])).get(room_id)
             if head is not None and head.is_joined(user_id):
                 return head.state[member_key(user_id)]
             servers = [*via, *await self._load_servers(room_id, user_id, head)]
-            is_here = head is not None and head.is_server_joined(self.server_name)
-            if is_here:
-                joined = await self.handshake.join(room_id, user_id, content, servers, self.entry.receive)
-            else:
-                with self.arrivals.expect(room_id):
-                    joined = await self.handshake.join(room_id, user_id, content, servers, self.entry.enter)
+            with nullcontext() if self._is_here(head) else self.arrivals.expect(room_id):
+                joined = await self.handshake.join(room_id, user_id, content, servers, self._enter)
             return joined.event.event_id
+
+    async def _enter(self, joined: CheckedJoin) -> None:
+        """Another join may have brought us into the room since this one began."""
+        room_id = joined.event.room_id
+        async with self._entering.take(room_id):
+            if self._is_here((await self.entry.heads.load_many([room_id])).get(room_id)):
+                await self.entry.receive(joined)
+            else:
+                await self.entry.enter(joined)
+                self.arrivals.end(room_id)
+
+    def _is_here(self, head: RoomHead | None) -> bool:
+        return head is not None and head.is_server_joined(self.server_name)
 
     async def _load_servers(self, room_id: RoomId, user_id: UserId, head: RoomHead | None) -> list[ServerName]:
         """Whom to ask beside those that the user names: the inviter's server, and those that are or were in the room."""

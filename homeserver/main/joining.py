@@ -67,7 +67,7 @@ def build_joining(
     leaving = Leaving(core.clock, core.database, doors, core.outside)
     remote = FederatedServers(
         allowed,
-        Joining(core.server_name, joins, entry, core.memberships, core.outside, receiving.arrivals),
+        Joining(core.server_name, joins, entry, core.memberships, core.outside, receiving.arrivals, core.clock),
         Doors(doors, core.outside, core.memberships, leaving),
         Inviting(core.writer, InviteHandshake(client, ring), core.ingest),
         queries,

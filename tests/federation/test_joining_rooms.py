@@ -9,7 +9,7 @@ import pytest
 from homeserver.matrix.versions import ROOM_VERSIONS
 from tests.federation.resident import MEMBER, V1, V2, PeerRoom
 from tests.kit.client import Client, timeline
-from tests.kit.federation import Received
+from tests.kit.federation import Answer, Received
 
 
 def join(client: Client, room: PeerRoom, **about: Any) -> Any:
@@ -112,6 +112,37 @@ def test_two_users_who_join_at_once_are_both_in(start_federated: Any, start_peer
     for client in (alice, bob):
         members = client.get("/rooms/{}/joined_members", at=[room.room_id])["joined"]
         assert {alice.user_id, bob.user_id} <= set(members)
+
+
+def test_who_asks_a_server_that_hangs_keeps_nobody_else_out(
+    start_federated: Any, start_peer: Any, monkeypatch: Any
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event
+
+    monkeypatch.setattr("federation.joining.joining.OTHERS_WAIT_MS", 100)
+    hearth, peer, hanging = start_federated(), start_peer(), start_peer()
+    alice, bob, room = hearth.register("alice"), hearth.register("bob"), PeerRoom.create(peer).serve()
+    asked, over = Event(), Event()
+
+    def hang(received: Received) -> Any:
+        asked.set()
+        assert over.wait(60)
+        return Answer({"errcode": "M_NOT_FOUND", "error": "not here"}, 404)
+
+    hanging.answer("GET", f"{V1}/make_join/", hang)
+    with ThreadPoolExecutor() as threads:
+        query = {"via": [hanging.server_name]}
+        slow = threads.submit(alice.post, "/join/{}", {}, at=[room.room_id], query=query)
+        assert asked.wait(60)
+        join(bob, room)
+        said = room.say("welcome")
+        body = {"origin": peer.server_name, "origin_server_ts": 1, "pdus": [said.json]}
+        assert peer.put(hearth, f"{V1}/send/1", body).json() == {"pdus": {said.event_id: {}}}
+        assert bob.get("/rooms/{}/event/{}", at=[room.room_id, said.event_id])["content"]["body"] == "welcome"
+        over.set()
+        slow.result()
+    assert {alice.user_id, bob.user_id} <= set(bob.get("/rooms/{}/joined_members", at=[room.room_id])["joined"])
 
 
 def test_room_is_joined_again_after_all_have_left(start_federated: Any, start_peer: Any) -> None:

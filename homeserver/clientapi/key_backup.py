@@ -12,11 +12,11 @@ import msgspec
 import orjson
 
 from homeserver.accounts.requester import Requester
-from homeserver.e2ee.key_backups import KeyBackups, encode_session, encode_sessions
+from homeserver.e2ee.key_backups import KeyBackups, encode_session
 from homeserver.e2ee.limits import MAX_SESSION_DATA_BYTES, check_object, check_string, encode_bounded
 from homeserver.matrix.errors import InvalidParam, NotFound
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
-from homeserver.runtime.http.response import RawJson
+from homeserver.runtime.http.response import RawJson, Response
 from homeserver.store.key_backups import BackedUpSession, BackupVersion
 
 TAG = "End-to-end encryption"
@@ -149,9 +149,11 @@ class KeyBackupEndpoints:
     @endpoint(
         "GET", KEYS, auth=Auth.USER, limit="other", tag=TAG, spec="client-server-api#get_matrixclientv3room_keyskeys"
     )
-    async def get_keys(self, requester: Requester, query: KeysQuery) -> RawJson:
-        sessions = await self._backups.load_sessions(requester.user_id, query.version)
-        return RawJson(b'{"rooms":%b}' % encode_sessions(sessions))
+    async def get_keys(self, requester: Requester, query: KeysQuery) -> RawJson | Response:
+        answer = await self._backups.load_all(requester.user_id, query.version)
+        if isinstance(answer, bytes):
+            return RawJson(answer)
+        return Response(body=answer, headers=(("Content-Type", "application/json"),))
 
     @endpoint(
         "GET",

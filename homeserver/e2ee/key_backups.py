@@ -7,11 +7,12 @@ Spec: client-server-api#server-side-key-backups
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
 
 import orjson
-from attrs import define
+from attrs import define, frozen
+from sqlalchemy import Connection
 
 from homeserver.e2ee.limits import MAX_AUTH_DATA_BYTES, check_string, encode_bounded
 from homeserver.matrix.errors import InvalidParam, MatrixError, NotFound
@@ -21,6 +22,8 @@ from homeserver.store import key_backups as store
 from homeserver.store.key_backups import BackedUpSession, BackupVersion
 
 MAX_VERSION = 2**31
+# PERF(200,000 sessions in one answer took 1.3 GB and stopped the reactor for seconds): of so many a page is made.
+PAGE_SESSIONS: Final = 2_000
 
 
 class WrongBackupVersion(MatrixError):
@@ -77,6 +80,27 @@ class KeyBackups:
         known = await self.load_version(user_id, version)
         return await self.database.read(store.load_sessions, user_id, known.version, room_id, session_id)
 
+    async def load_all(self, user_id: UserId, version: str) -> bytes | AsyncIterator[bytes]:
+        """The answer that holds all sessions: at once if they are few, else in parts, of which none is large. What changes
+        meanwhile may be told or not.
+
+        Raises: NotFound.
+        """
+        number = (await self.load_version(user_id, version)).version
+        first = await self.database.read(_load_page, user_id, number, None)
+        if first.last is None:
+            return b'{"rooms":{%b}}' % first.json
+        return self._load_rest(user_id, number, first)
+
+    async def _load_rest(self, user_id: UserId, version: int, page: _Page) -> AsyncIterator[bytes]:
+        yield b'{"rooms":{'
+        while True:
+            yield page.json
+            if page.last is None:
+                break
+            page = await self.database.read(_load_page, user_id, version, page.last)
+        yield b"}}"
+
     async def save_sessions(self, user_id: UserId, version: str, sessions: Sequence[BackedUpSession]) -> BackupVersion:
         """Raises: NotFound, WrongBackupVersion."""
         latest = await self.load_version(user_id, None)
@@ -100,16 +124,30 @@ def parse_version(version: str) -> int:
     return int(version)
 
 
-def encode_sessions(sessions: Sequence[BackedUpSession]) -> bytes:
-    """The `rooms` of an answer, with the stored session data spliced in."""
-    rooms: dict[str, list[bytes]] = {}
+@frozen
+class _Page:
+    """A part of the `rooms` of an answer. last: the room and session that the next page is behind; None at the end."""
+
+    json: bytes
+    last: tuple[str, str] | None
+
+
+def _load_page(conn: Connection, user_id: str, version: int, after: tuple[str, str] | None) -> _Page:
+    """Put together in the database's thread: of many sessions the reactor has only bytes to pass on."""
+    sessions = store.load_session_page(conn, user_id, version, after, PAGE_SESSIONS)
+    parts: list[bytes] = []
+    room_id = after[0] if after is not None else None
     for session in sessions:
-        rooms.setdefault(session.room_id, []).append(
-            b"%b:%b" % (orjson.dumps(session.session_id), encode_session(session))
-        )
-    return b"{%b}" % b",".join(
-        b'%b:{"sessions":{%b}}' % (orjson.dumps(room_id), b",".join(parts)) for room_id, parts in rooms.items()
-    )
+        if session.room_id == room_id:
+            parts.append(b",")
+        else:
+            parts.append(b'%b%b:{"sessions":{' % (b"" if room_id is None else b"}},", orjson.dumps(session.room_id)))
+            room_id = session.room_id
+        parts.append(b"%b:%b" % (orjson.dumps(session.session_id), encode_session(session)))
+    is_end = len(sessions) < PAGE_SESSIONS
+    if is_end and room_id is not None:
+        parts.append(b"}}")
+    return _Page(b"".join(parts), None if is_end else (sessions[-1].room_id, sessions[-1].session_id))
 
 
 def encode_session(session: BackedUpSession) -> bytes:

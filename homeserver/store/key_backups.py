@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from attrs import asdict, frozen
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, tuple_, update
 
 from homeserver.store.events import chunked
 from homeserver.store.tables.e2ee import key_backup_sessions as s
@@ -104,6 +104,17 @@ def load_sessions(
     if session_id is not None:
         statement = statement.where(s.c.session_id == session_id)
     rows = conn.execute(statement.order_by(s.c.room_id, s.c.session_id))
+    return [BackedUpSession(*row[:4], bool(row[4]), row[5]) for row in rows]
+
+
+def load_session_page(
+    conn: Connection, user_id: str, version: int, after: tuple[str, str] | None, limit: int
+) -> list[BackedUpSession]:
+    """The next of a version's sessions behind one (room id, session id), ordered by these."""
+    statement = select(*_SESSION_COLUMNS).where(s.c.user_id == user_id, s.c.version == version)
+    if after is not None:
+        statement = statement.where(tuple_(s.c.room_id, s.c.session_id) > tuple_(*after))
+    rows = conn.execute(statement.order_by(s.c.room_id, s.c.session_id).limit(limit))
     return [BackedUpSession(*row[:4], bool(row[4]), row[5]) for row in rows]
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from homeserver.e2ee import key_backups
 from tests.e2ee.key_maker import V3, Device, one_time_keys
 from tests.kit.client import Client
 
@@ -62,6 +65,22 @@ def test_a_backup_is_made_filled_restored_and_deleted(hearth: Any) -> None:
     alice.get(f"{VERSION}/{version}", expect=404)
     alice.delete(f"{VERSION}/{version}", expect=404)
     assert create(alice) != version
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6, 7])
+def test_a_large_backup_is_restored_in_parts(hearth: Any, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(key_backups, "PAGE_SESSIONS", 3)
+    alice = hearth.register("alice")
+    version = create(alice)
+    rooms = {
+        f"!{room}:x": {"sessions": {f'{n}"': session(n) for n in range(number)}}
+        for room, number in (("a", count), ("b", 1), ("c", 3), ("d", 2))
+    }
+    alice.put(KEYS, {"rooms": rooms}, query={"version": version})
+    assert alice.get(KEYS, query={"version": version}) == {"rooms": rooms}
+    alice.put(KEYS, {"rooms": {"!a:x": rooms["!a:x"]}}, query={"version": create(alice)})
+    newest = alice.get(VERSION)["version"]
+    assert alice.get(KEYS, query={"version": newest}) == {"rooms": {"!a:x": rooms["!a:x"]}}
 
 
 def test_the_keys_of_one_room_are_put_and_deleted_together(hearth: Any) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import orjson
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
-from homeserver.accounts.ignored_users import IgnoredUsers
+from homeserver.accounts.ignored_users import NOBODY, IgnoredUsers
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories, HistoryKey, UserHistory
 from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.matrix.pdu import redact_pdu
 from homeserver.matrix.relations import REPLACE, relation_of
 from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.client_events import encode
@@ -80,12 +81,18 @@ class Relations:
     async def load_threads(
         self, view: RoomView, before: int | None, limit: int, participant: UserId | None
     ) -> RelatedPage:
-        """The roots of the room's threads, that with the newest event first."""
+        """The roots of the room's threads, that with the newest event first which the reader is told of. Roots of users whom
+        they ignore are redacted.
+
+        Spec: client-server-api#get_matrixclientv1roomsroomidthreads
+        """
+        place, spans = 2**62 if before is None else before, None if view.history.sees_all else view.history.spans
         rows = await self.database.read(
-            store.load_threads, view.room_id, 2**62 if before is None else before, limit + 1, participant
+            store.load_threads, view.room_id, place, limit + 1, participant, view.ignored, spans
         )
         roots = await self._load(view.room_id, view.head.version, [row.root for row in rows[:limit]])
-        visible = [event for event in roots if is_visible(view, event)]
+        everybodys = evolve(view, ignored=NOBODY)
+        visible = [_without_ignored(view, event) for event in roots if is_visible(everybodys, event)]
         return RelatedPage(visible, rows[limit - 1].latest if len(rows) > limit else None)
 
     async def load_bundles(
@@ -155,6 +162,12 @@ class Relations:
     async def _load(self, room_id: RoomId, version: RoomVersion, ids: Sequence[EventId]) -> list[StoredEvent]:
         found = await self.events.load_many(dict.fromkeys(ids, room_id), {room_id: version})
         return [found[event_id] for event_id in ids if event_id in found]
+
+
+def _without_ignored(view: RoomView, event: StoredEvent) -> StoredEvent:
+    if event.pdu.sender not in view.ignored:
+        return event
+    return StoredEvent(redact_pdu(event.pdu), nid=event.nid, timeline_order=event.timeline_order)
 
 
 @frozen

@@ -157,13 +157,19 @@ def load_bundles(
     # Few of many events have any relations: those are found first.
     for chunk in chunked([event_id for _, event_id in wanted], 1000):
         for room_id, target in asked.intersection(_TARGETS.all(conn, {"ids": list(chunk)})):
-            there: list[ColumnElement[bool]] = [*_THERE]
-            if ignored:
-                there.append(e.c.sender.not_in(ignored))
-            if room_id in seen:
-                there.append(or_(e.c.sight.is_not(None), _within(seen[room_id])))
+            there = _told(ignored, seen.get(room_id))
             bundles[target] = _load_bundle(conn, room_id, target, reader, there)
     return bundles
+
+
+def _told(ignored: Collection[str], spans: Spans | None) -> list[ColumnElement[bool]]:
+    """Of events that there are, those of nobody who is ignored, in these parts of the timeline; None for all of it."""
+    there: list[ColumnElement[bool]] = [*_THERE]
+    if ignored:
+        there.append(e.c.sender.not_in(ignored))
+    if spans is not None:
+        there.append(or_(e.c.sight.is_not(None), _within(spans)))
+    return there
 
 
 def _within(spans: Spans) -> ColumnElement[bool]:
@@ -196,14 +202,21 @@ def _load_bundle(
 
 
 def load_threads(
-    conn: Connection, room_id: RoomId, before: int, limit: int, participant: UserId | None
+    conn: Connection,
+    room_id: RoomId,
+    before: int,
+    limit: int,
+    participant: UserId | None,
+    ignored: Collection[str] = (),
+    spans: Spans | None = None,
 ) -> list[ThreadRow]:
-    """Threads whose newest event is before a place, the latest first; of a participant those that they took part in."""
+    """Threads whose newest event is before a place, the latest first; of a participant those that they took part in. ignored,
+    spans: what of threads the reader is not told, and sees, as for bundles."""
     latest = func.max(e.c.timeline_order)
     statement = (
         select(r.c.target_id, latest)
         .select_from(_JOINED)
-        .where(r.c.room_id == room_id, r.c.rel_type == THREAD, *_THERE)
+        .where(r.c.room_id == room_id, r.c.rel_type == THREAD, *_told(ignored, spans))
         .group_by(r.c.target_id)
         .having(latest < before)
         .order_by(latest.desc())

@@ -206,6 +206,39 @@ def test_threads_are_listed_by_their_newest_event(alice: Any, bob: Any, room: st
     assert alice.get(THREADS, at=[room], query={"include": "none"}, expect=400)["errcode"] == "M_INVALID_PARAM"
 
 
+def test_threads_are_ordered_by_what_the_reader_is_told_of_them(hearth: Any, alice: Any, bob: Any, room: str) -> None:
+    carol = hearth.register("carol")
+    carol.join(room)
+    first, second = alice.send(room, "first"), alice.send(room, "second")
+    by_bob, silent = bob.send(room, "by Bob"), alice.send(room, "silent")
+    for root in (by_bob, first, second):
+        relate(carol, room, root, "m.thread")
+    for root in (first, silent):
+        relate(bob, room, root, "m.thread")
+    assert ids(alice.get(THREADS, at=[room])) == [silent, first, second, by_bob]
+    path = "/user/{}/account_data/m.ignored_user_list"
+    alice.put(path, {"ignored_users": {bob.user_id: {}}}, at=[alice.user_id])
+    page = alice.get(THREADS, at=[room])
+    assert ids(page) == [second, first, by_bob]
+    root = page["chunk"][2]
+    assert (root["content"], root["sender"]) == ({}, bob.user_id)
+    assert root["unsigned"]["m.relations"]["m.thread"]["count"] == 1
+    pages = [alice.get(THREADS, at=[room], query={"limit": 1})]
+    while "next_batch" in pages[-1]:
+        pages.append(alice.get(THREADS, at=[room], query={"limit": 1, "from": pages[-1]["next_batch"]}))
+    assert [event_id for page in pages for event_id in ids(page)] == [second, first, by_bob]
+
+
+def test_replies_that_the_reader_may_not_see_move_no_thread(hearth: Any, alice: Any, bob: Any, room: str) -> None:
+    first, second = alice.send(room, "first"), alice.send(room, "second")
+    for root in (first, second):
+        relate(alice, room, root, "m.thread")
+    bob.leave(room)
+    relate(alice, room, first, "m.thread")
+    assert ids(alice.get(THREADS, at=[room])) == [first, second]
+    assert ids(bob.get(THREADS, at=[room])) == [second, first]
+
+
 def test_relations_that_were_stored_before_there_was_a_table_for_them_are_found(
     hearth: Any, database_url: str, alice: Any, room: str
 ) -> None:

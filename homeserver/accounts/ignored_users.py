@@ -1,4 +1,4 @@
-"""Whom each user ignores.
+"""Whom each user ignores, and who is told of no invites at all.
 
 Spec: client-server-api#ignoring-users
 """
@@ -9,18 +9,35 @@ from collections.abc import Sequence
 from typing import Final
 
 import orjson
-from attrs import define, field
+from attrs import define, field, frozen
 from sqlalchemy import Connection
 
 from homeserver.accounts.folded_cache import FoldedCache
 from homeserver.matrix.ids import UserId
 from homeserver.runtime.db import Database
 from homeserver.store.account_data import GLOBAL, load_account_data
+from homeserver.store.invite_permissions import INVITE_PERMISSION_TYPE, load_invite_blockers
 from homeserver.store.log import LogRow
 
 IGNORED_TYPE: Final = "m.ignored_user_list"
+_TYPES: Final = frozenset({IGNORED_TYPE, INVITE_PERMISSION_TYPE})
 MAX_IGNORED_LISTS: Final = 50_000
 NOBODY: Final[frozenset[str]] = frozenset()
+
+
+@frozen
+class Unwanted:
+    """Whom a user ignores, and whether they want no invites of anybody."""
+
+    users: frozenset[str]
+    all_invites: bool
+
+    def is_invite_of(self, sender: str) -> bool:
+        """An invite of that sender is not for the user.
+
+        Spec: client-server-api#invite-permission
+        """
+        return self.all_invites or sender in self.users
 
 
 @define(eq=False)
@@ -28,29 +45,36 @@ class IgnoredUsers:
     """Whom each user ignores, in memory; followed on the log."""
 
     database: Database
-    _cache: FoldedCache[UserId, frozenset[str]] = field(factory=lambda: FoldedCache(MAX_IGNORED_LISTS), init=False)
+    _cache: FoldedCache[UserId, Unwanted] = field(factory=lambda: FoldedCache(MAX_IGNORED_LISTS), init=False)
 
-    def get(self, user_id: UserId) -> frozenset[str] | None:
+    def get_unwanted(self, user_id: UserId) -> Unwanted | None:
         return self._cache.get(user_id)
 
-    async def load(self, user_id: UserId) -> frozenset[str]:
+    async def load_unwanted(self, user_id: UserId) -> Unwanted:
         known = self._cache.get(user_id)
         if known is not None:
             return known
         version = self._cache.version
-        ignored = await self.database.read(load_ignored, user_id)
-        self._cache.put(user_id, ignored, version)
-        return ignored
+        unwanted = await self.database.read(_load_unwanted, user_id)
+        self._cache.put(user_id, unwanted, version)
+        return unwanted
+
+    async def load(self, user_id: UserId) -> frozenset[str]:
+        return (await self.load_unwanted(user_id)).users
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
-            if is_new_list(row):
+            if row.kind == "account_data" and row.data["type"] in _TYPES:
                 self._cache.drop(UserId(row.key))
 
 
 def is_new_list(row: LogRow) -> bool:
     """The row's user ignores others from now on."""
     return row.kind == "account_data" and row.data["type"] == IGNORED_TYPE
+
+
+def _load_unwanted(conn: Connection, user_id: UserId) -> Unwanted:
+    return Unwanted(load_ignored(conn, user_id), bool(load_invite_blockers(conn, [user_id])))
 
 
 def load_ignored(conn: Connection, user_id: UserId) -> frozenset[str]:

@@ -6,6 +6,7 @@ Spec: client-server-api#minvite_permission_config
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 import orjson
 from sqlalchemy import Connection, bindparam, select
@@ -14,10 +15,11 @@ from homeserver.matrix.ids import UserId
 from homeserver.store.events import chunked
 from homeserver.store.tables.accounts import account_data as d
 
+INVITE_PERMISSION_TYPE: Final = "m.invite_permission_config"
 _CONFIGS = select(d.c.user_id, d.c.content).where(
     d.c.user_id.in_(bindparam("users", expanding=True)),
     d.c.room_id == "",
-    d.c.type == "m.invite_permission_config",
+    d.c.type == INVITE_PERMISSION_TYPE,
 )
 
 

@@ -169,12 +169,12 @@ class EventStream:
         self, asker: _Asker, rooms: UserRooms, after: int, upto: int, told: Collection[EventId]
     ) -> list[JsonObject]:
         """Invites, and how they or a membership ended, in (after, upto], as far as no event says so."""
-        ignored = await self._sources.ignored.load(asker.user_id)
+        unwanted = await self._sources.ignored.load_unwanted(asker.user_id)
         found = []
         for row in sorted(rooms.values(), key=lambda row: row.position):
             is_new = row.membership != "join" and after < row.position <= upto and row.event_id not in told
-            is_ignored = row.membership == "invite" and row.sender in ignored
-            if is_new and not is_ignored and asker.wants(row.room_id):
+            is_unwanted = row.membership == "invite" and unwanted.is_invite_of(row.sender)
+            if is_new and not is_unwanted and asker.wants(row.room_id):
                 event = await load_member_event(self._sources, row)
                 found += [] if event is None else [event]
         return found

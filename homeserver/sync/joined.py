@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 import orjson
 from attrs import define, field
 
+from homeserver.accounts.ignored_users import Unwanted
 from homeserver.folds.histories import UserHistory
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.ids import EventId, RoomId, UserId
@@ -65,7 +66,7 @@ class Build:
     view: View
     request: SyncRequest
     rooms: UserRooms
-    ignored: frozenset[str]
+    unwanted: Unwanted
     segments: Segments
     members: MembersSent
     # Rooms in which typing changed, and the encoded account data of rooms.
@@ -73,6 +74,10 @@ class Build:
     account_data: Mapping[str, list[bytes]] = field(factory=dict)
     # Members that go out with this response: to be remembered if it is sent.
     sent: list[tuple[RoomId, dict[UserId, EventId]]] = field(factory=list)
+
+    @property
+    def ignored(self) -> frozenset[str]:
+        return self.unwanted.users
 
     @property
     def reader(self) -> Reader:

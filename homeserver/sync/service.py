@@ -98,9 +98,9 @@ class SyncService:
         for _ in range(ATTEMPTS):
             view.begin()
             rooms = view.get_rooms()
-            ignored = view.get_ignored()
-            if rooms is not None and ignored is not None:
-                build = Build(view, request, rooms, ignored, self._segments, self.members)
+            unwanted = view.get_unwanted()
+            if rooms is not None and unwanted is not None:
+                build = Build(view, request, rooms, unwanted, self._segments, self.members)
                 answer = self._build_now(build)
                 if answer is not None and view.is_complete:
                     self._remember(build, answer.token)
@@ -249,7 +249,7 @@ def _add_room(
     match membership.membership:
         case "join":
             name, room = b"join", build_joined(build, room_id, membership)
-        case "invite" if (is_new or request.full_state) and membership.sender not in build.ignored:
+        case "invite" if (is_new or request.full_state) and not build.unwanted.is_invite_of(membership.sender):
             name, room = b"invite", build_stripped(build, room_id, membership, b"invite_state")
         case "knock" if is_new or request.full_state:
             name, room = b"knock", build_stripped(build, room_id, membership, b"knock_state")

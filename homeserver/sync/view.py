@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from attrs import define, field, frozen
 from sqlalchemy import Connection
 
-from homeserver.accounts.ignored_users import IgnoredUsers
+from homeserver.accounts.ignored_users import IgnoredUsers, Unwanted
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories, UserHistory
@@ -122,7 +122,7 @@ class _Kept:
         self.heads: _Loaded[RoomId, RoomHead] = _Loaded(recent, str)
         self.tails: _Loaded[RoomId, RoomLog] = _Loaded(recent, str)
         self.histories: _Loaded[HistoryKey, UserHistory] = _Loaded(recent, lambda key: key[0])
-        self.ignored: _Loaded[UserId, frozenset[str]] = _Loaded(recent, str)
+        self.unwanted: _Loaded[UserId, Unwanted] = _Loaded(recent, str)
         self.account_data: _Loaded[UserId, list[AccountDataRow]] = _Loaded(recent, str)
         self.push_rules: _Loaded[UserId, bytes] = _Loaded(recent, str)
         self.counts: _Loaded[RoomId, Counts] = _Loaded(recent, str)
@@ -236,13 +236,17 @@ class View:
             self._needs.histories.add(key)
         return history
 
+    def get_unwanted(self) -> Unwanted | None:
+        unwanted = self.sources.ignored.get_unwanted(self.user_id)
+        if unwanted is None:
+            unwanted = self._kept.unwanted.get(self.user_id)
+        if unwanted is None:
+            self._needs.unwanted = True
+        return unwanted
+
     def get_ignored(self) -> frozenset[str] | None:
-        ignored = self.sources.ignored.get(self.user_id)
-        if ignored is None:
-            ignored = self._kept.ignored.get(self.user_id)
-        if ignored is None:
-            self._needs.ignored = True
-        return ignored
+        unwanted = self.get_unwanted()
+        return None if unwanted is None else unwanted.users
 
     def get_event(self, event_id: EventId, head: RoomHead) -> StoredEvent | None:
         """An event of the room that is known to be stored."""
@@ -411,8 +415,8 @@ class View:
         sources, user_id = self.sources, self.user_id
         if needs.rooms:
             yield self._load_own_rooms()
-        if needs.ignored:
-            yield self._load_one(self._kept.ignored, user_id, lambda: sources.ignored.load(user_id))
+        if needs.unwanted:
+            yield self._load_one(self._kept.unwanted, user_id, lambda: sources.ignored.load_unwanted(user_id))
         if needs.account_data is not None:
             after = needs.account_data
             read = partial(sources.database.read, _load_account_data, user_id, after)
@@ -455,7 +459,7 @@ class View:
 @define(eq=False)
 class _Needs:
     rooms: bool = False
-    ignored: bool = False
+    unwanted: bool = False
     push_rules: bool = False
     account_data: int | None = None
     heads: set[RoomId] = field(factory=set)

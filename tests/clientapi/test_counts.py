@@ -166,6 +166,31 @@ def test_invites_of_ignored_users_are_not_told(alice: Any, bob: Any) -> None:
     assert bob.sync(since=None).get("rooms", {}).get("invite", {}) == {}
 
 
+def test_invites_are_not_told_to_who_blocks_them_also_those_of_before(hearth: Any, alice: Any, bob: Any) -> None:
+    sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+    config = "/user/{}/account_data/m.invite_permission_config"
+    lists = {"lists": {"all": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": []}}}
+
+    def told(since: str | None = None) -> list[set[str]]:
+        invites = bob.sync(since=since).get("rooms", {}).get("invite", {})
+        listed = bob.post(sliding, lists)
+        assert listed["lists"]["all"]["count"] == len(listed["rooms"])
+        return [set(invites), set(listed["rooms"]), {room["room_id"] for room in bob.get("/initialSync")["rooms"]}]
+
+    since = bob.sync(since=None)["next_batch"]
+    room = alice.create_room(invite=[bob.user_id])
+    assert told() == told(since) == [{room}] * 3
+    bob.put(config, {"default_action": "block"}, at=[bob.user_id])
+    for _ in range(2):
+        assert told() == told(since) == [set()] * 3
+        hearth.restart()
+        alice.base_url = bob.base_url = hearth.url
+    bob.put(config, {}, at=[bob.user_id])
+    assert told() == [{room}] * 3
+    bob.join(room)
+    assert room in bob.sync(since=since)["rooms"]["join"]
+
+
 # -- rules -----------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 from attrs import define, field
 
+from homeserver.accounts.ignored_users import Unwanted
 from homeserver.folds.memberships import UserRooms
 from homeserver.folds.room_activity import RoomActivity
 from homeserver.matrix.ids import RoomId
@@ -73,11 +74,11 @@ class RoomLists:
         view: View,
         request: SlidingRequest,
         rooms: UserRooms,
-        ignored: frozenset[str],
+        unwanted: Unwanted,
         state: ConnectionState | None,
     ) -> Windows | None:
         """None where the view notes needs."""
-        known = {room_id: row for room_id, row in rooms.items() if _is_listed(row, ignored, state)}
+        known = {room_id: row for room_id, row in rooms.items() if _is_listed(row, unwanted, state)}
         found = Windows()
         if request.lists:
             ordered = self._order(view, known)
@@ -139,17 +140,17 @@ class RoomLists:
             found.lists.setdefault(room_id, []).append(name)
 
 
-def _is_listed(row: MembershipRow, ignored: frozenset[str], state: ConnectionState | None) -> bool:
+def _is_listed(row: MembershipRow, unwanted: Unwanted, state: ConnectionState | None) -> bool:
     """Rooms that the user left are told of only where the client has them; from which others removed the user, too.
 
-    Neither an invite by somebody whom the user ignores is told, nor its end.
+    Neither an invite by somebody whom the user ignores is told, nor its end; to those who block invites, none.
     Spec: client-server-api#ignoring-users
     """
     if row.forgotten:
         return False
-    is_ignored = row.sender in ignored
+    is_ignored = row.sender in unwanted.users
     if row.membership in _LISTED:
-        return not (is_ignored and row.membership == "invite")
+        return not (row.membership == "invite" and unwanted.is_invite_of(row.sender))
     was_sent = state is not None and row.room_id in state.rooms
     return was_sent or (row.membership in ("leave", "ban") and row.sender != row.user_id and not is_ignored)
 

@@ -86,17 +86,17 @@ class SlidingSync:
         picked_at = -1
         for _ in range(ATTEMPTS):
             view.begin()
-            rooms, ignored = view.get_rooms(), view.get_ignored()
-            if rooms is not None and ignored is not None:
+            rooms, unwanted = view.get_rooms(), view.get_unwanted()
+            if rooms is not None and unwanted is not None:
                 if state is not None and self._is_quiet(view, request, state, rooms):
                     windows: Windows | None = Windows(counts=dict(state.counts))
                 else:
                     if picked is None or picked_at != view.now:
-                        picked, picked_at = self.lists.pick(view, request, rooms, ignored, state), view.now
+                        picked, picked_at = self.lists.pick(view, request, rooms, unwanted, state), view.now
                     windows = picked
                 built = None
                 if windows is not None:
-                    built = self._build_now(view, request, key, state, rooms, ignored, windows)
+                    built = self._build_now(view, request, key, state, rooms, unwanted.users, windows)
                 if built is not None and view.is_complete:
                     return built, rooms
             await view.load()

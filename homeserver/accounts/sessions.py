@@ -20,12 +20,14 @@ from homeserver.accounts.errors import UserLocked
 from homeserver.accounts.limits import MAX_DEVICE_NAME_BYTES, shorten
 from homeserver.accounts.requester import Requester
 from homeserver.accounts.tokens import ACCESS, REFRESH, hash_token, is_garbled, new_device_id, new_token
-from homeserver.matrix.errors import UnknownToken
+from homeserver.matrix.errors import Forbidden, UnknownToken
 from homeserver.matrix.ids import DeviceId, UserId, parse_device_id
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.store import access_tokens, devices
 from homeserver.store.access_tokens import NewTokens, RefreshOwner
+from homeserver.store.cross_signing import is_cross_signing_key
+from homeserver.store.devices import DeviceRow
 from homeserver.store.log_writer import LogItem, LogWriter
 
 
@@ -79,14 +81,14 @@ class Sessions:
     ) -> Session:
         """Log a user in on a new or an existing device; `also` is run first, in the same transaction.
 
-        Raises: InvalidParam; what `also` raises.
+        Raises: InvalidParam; Forbidden for a device that would be called like a cross-signing key; what `also` raises.
 
         Spec: client-server-api#relationship-between-access-tokens-and-devices
         """
         session = self.build(user_id, request)
         known = None
         if request.device_id:
-            known = await self.database.read(devices.load_device, user_id, session.device_id)
+            known = await self.database.read(_load_device, user_id, session.device_id)
 
         def save(conn: Connection) -> None:
             if also is not None:
@@ -197,6 +199,17 @@ def _save_refresh(conn: Connection, refresh_hash: bytes, tokens: NewTokens) -> N
         access_tokens.confirm_pair(conn, owner.supersedes)
     access_tokens.delete_unused_pairs(conn, refresh_hash)
     access_tokens.save_tokens(conn, tokens)
+
+
+def _load_device(conn: Connection, user_id: UserId, device_id: DeviceId) -> DeviceRow | None:
+    """Raises: Forbidden for a new device whose id names a key of the user already: signatures name both alike.
+
+    Spec: client-server-api#cross-signing
+    """
+    known = devices.load_device(conn, user_id, device_id)
+    if known is None and is_cross_signing_key(conn, user_id, device_id):
+        raise Forbidden("The device id is the name of a cross-signing key")
+    return known
 
 
 def _device_item(user_id: UserId, device_ids: list[Any], save: Callable[[Connection], None]) -> LogItem:

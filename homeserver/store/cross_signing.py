@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import orjson
 from attrs import asdict, frozen
 from sqlalchemy import Connection, bindparam, delete, select
 
@@ -56,6 +57,12 @@ def load_cross_signing_keys(conn: Connection, user_ids: Collection[UserId]) -> d
         for user_id, usage, json in conn.execute(_OF_USERS, {"users": list(chunk)}):
             found.setdefault(user_id, {})[usage] = json
     return found
+
+
+def is_cross_signing_key(conn: Connection, user_id: UserId, name: str) -> bool:
+    """One of the user's keys is called so."""
+    keys = load_cross_signing_keys(conn, [user_id]).get(user_id, {})
+    return any(name in orjson.loads(json)["keys"].values() for json in keys.values())
 
 
 def save_cross_signing_key(conn: Connection, user_id: str, usage: str, json: bytes) -> None:

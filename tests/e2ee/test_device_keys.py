@@ -314,6 +314,21 @@ def test_the_first_upload_of_signing_keys_needs_no_password_and_another_does(hea
     assert query(bob, alice.user_id)["master_keys"][alice.user_id] == others.upload()["master_key"]
 
 
+def test_no_device_is_called_like_a_signing_key(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    keys = SigningKeys(alice.user_id)
+    alice.post(SIGNING, keys.upload())
+    name = keys.master.verify_key.to_base64()
+    login = {"type": "m.login.password", "password": PASSWORD, "device_id": name}
+    as_alice = {"type": "m.id.user", "user": alice.user_id}
+    assert alice.post("/login", {**login, "identifier": as_alice}, expect=403)["errcode"] == "M_FORBIDDEN"
+    as_bob = {"type": "m.id.user", "user": bob.user_id}
+    assert bob.post("/login", {**login, "identifier": as_bob})["device_id"] == name
+    named_bob = SigningKeys(bob.user_id)
+    named_bob.master = keys.master
+    assert bob.post(SIGNING, named_bob.upload(), expect=403)["errcode"] == "M_FORBIDDEN"
+
+
 @pytest.fixture
 def come_between(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Bodies of uploads that are done while another one looks at the user's keys."""

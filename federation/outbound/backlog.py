@@ -13,12 +13,12 @@ from typing import Any, Final
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from federation.outbound.items import EVENT, MAX_EDUS, MAX_PDUS, STICKY, Item, Receipt, Source, sticky_key
+from federation.outbound.items import EVENT, MAX_EDUS, MAX_PDUS, Item, Receipt, Source, sticky_key
 from federation.outbound.owed_receipts import OwedReceipts
 from homeserver.matrix.ids import RoomId, ServerName
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
-from homeserver.store.outbound import BacklogRow, BacklogWrite, load_backlog, load_servers_behind, save_backlogs
+from homeserver.store.outbound import STICKY, BacklogRow, BacklogWrite, load_backlog, load_servers_behind, save_backlogs
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from attrs import field, frozen
 
 from homeserver.matrix.ids import EventId, RoomId, ServerName
 from homeserver.store.log import LogRow
+from homeserver.store.outbound import STICKY
 
 EVENT: Final = "event"
-STICKY: Final = "sticky"
 PDU_KINDS: Final = frozenset({EVENT, STICKY})
 MAX_PDUS: Final = 50
 MAX_EDUS: Final = 100

@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import define, field
 
-from federation.outbound.items import EVENT, STICKY, Item, Source, sticky_key
+from federation.outbound.items import EVENT, Item, Source, sticky_key
 from homeserver.folds.events import EventCache
 from homeserver.folds.room_servers import MEMBER, RoomServers
 from homeserver.folds.sticky_events import StickyEvents
@@ -23,7 +23,7 @@ from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogItem, LogWriter
-from homeserver.store.outbound import load_log_rows
+from homeserver.store.outbound import STICKY, load_log_rows
 
 
 @define(eq=False)

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from federation.outbound.items import EVENT, STICKY, Item, Source, Transaction
+from federation.outbound.items import EVENT, Item, Source, Transaction
 from homeserver.matrix.ids import ServerName
+from homeserver.store.outbound import STICKY
 
 Edu = Mapping[str, Any]
 

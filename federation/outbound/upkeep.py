@@ -1,7 +1,7 @@
 """Messages to devices of servers that don't take them: bounded in age and number, and emptied once they are delivered.
 
 What other items leave behind is a row for each room or user. But messages are kept one by one, and a server that is gone for
-good would gather them for ever.
+good would gather them for ever. So are sticky events, of which an hour later none is sticky.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from homeserver.matrix.ids import ServerName
+from homeserver.matrix.sticky import MAX_STICKY_MS
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
-from homeserver.store.outbound import drop_messages, empty_delivered_messages, load_waiting_messages
+from homeserver.store.log import load_head_position
+from homeserver.store.outbound import drop_messages, drop_sticky, empty_delivered_messages, load_waiting_messages
 
 logger = logging.getLogger(__name__)
 
 MAX_AGE_MS: Final = 30 * 24 * 3600 * 1000
 MAX_MESSAGES: Final = 100_000  # that wait for one server
 FIRST_MS: Final = 90 * 1000
-INTERVAL_MS: Final = 3600 * 1000
+INTERVAL_MS: Final = MAX_STICKY_MS
 ROWS_AT_ONCE: Final = 500
 LOG_ROWS_AT_ONCE: Final = 5_000
 PAUSE_MS: Final = 20
@@ -33,6 +35,7 @@ PAUSE_MS: Final = 20
 class MessageUpkeep:
     database: Database
     clock: Clock
+    _log_end: int = field(default=0, init=False)  # as of the last round
     _timer: Any = field(default=None, init=False)
     _running: Deferred[Any] | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
@@ -48,7 +51,9 @@ class MessageUpkeep:
             self._running.cancel()
 
     async def run(self) -> None:
-        """One round."""
+        """One round. There is MAX_STICKY_MS, or more, between two."""
+        await self.database.run(drop_sticky, self._log_end)
+        self._log_end = await self.database.read(load_head_position)
         for server, count in (await self.database.read(load_waiting_messages)).items():
             dropped = await self._drop(server, count - MAX_MESSAGES)
             if dropped:

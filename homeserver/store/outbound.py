@@ -23,6 +23,8 @@ from homeserver.store.tables.outbound import outbound_backlogs as b
 from homeserver.store.tables.rooms import memberships, rooms
 
 CURSOR = "federation"
+STICKY = "sticky"
+"""Of rows in the log and in backlogs: one sticky event."""
 MESSAGE = "edu"
 """Of rows in the log and in backlogs: one message to devices of a server's users."""
 EMPTIED = "federation_messages"
@@ -205,6 +207,11 @@ def drop_messages(conn: Connection, server: ServerName, excess: int, before_ts_m
         conn.execute(_EMPTY_UPTO, upto)
         conn.execute(_CAUGHT_UP.where(b.c.kind == MESSAGE), upto)
     return len(dropped)
+
+
+def drop_sticky(conn: Connection, upto: int) -> None:
+    """Give up the sticky events up to a position of the log, whoever lacks them."""
+    conn.execute(delete(b).where(b.c.kind == STICKY, b.c.position <= upto))
 
 
 def empty_delivered_messages(conn: Connection, limit: int) -> bool:

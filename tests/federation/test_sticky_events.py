@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from twisted.internet.defer import Deferred
 
 from federation.outbound.sticky_events import StickySource
 from homeserver.matrix.ids import UserId
 from homeserver.rooms.writer import Draft
+from homeserver.store.outbound import STICKY
+from homeserver.store.tables.outbound import outbound_backlogs
 from tests.federation.outbox import PEER, Outbox
 from tests.kit.client import Client
+from tests.kit.reactor import run_in_reactor
 from tests.kit.waiting import until
 
 DURATION = "org.matrix.msc4354.sticky_duration_ms"
@@ -85,6 +89,34 @@ def test_a_server_that_was_away_for_long_gets_each_sticky_event_once(outbox: Out
     outbox.expect(["last", "live again"])
     assert sent_to(outbox, PEER) == names
     assert max(len(body["pdus"]) for _, body in outbox.peers.transactions[PEER]) <= 50
+
+
+def test_what_waits_for_a_server_that_never_comes_goes_when_it_is_not_sticky_any_more(outbox: Outbox) -> None:
+    outbox.peers.away.add(PEER)
+    outbox.say("first")
+    outbox.peers.wait_for(lambda: PEER in outbox.peers.backing_off)
+    for name in ("0", "1"):
+        stick(outbox.alice, outbox.room_id, name)
+    outbox.settle()
+    assert waiting(outbox) == 2
+    run_in_reactor(outbox.outbound.upkeep.run)
+    assert waiting(outbox) == 2
+    stick(outbox.alice, outbox.room_id, "2")
+    outbox.settle()
+    run_in_reactor(outbox.outbound.upkeep.run)
+    assert waiting(outbox) == 1
+
+
+def waiting(outbox: Outbox) -> int:
+    """How many sticky events stand in backlogs."""
+    run_in_reactor(lambda: outbox.outbound.sender.get_cursor(0))
+    outbox.flush()
+
+    def count(conn: Any) -> int:
+        return len(conn.execute(select(outbound_backlogs).where(outbound_backlogs.c.kind == STICKY)).all())
+
+    found: int = run_in_reactor(outbox.server.running.services.core.database.read, count)
+    return found
 
 
 def test_what_is_sticky_is_sent_to_new_servers_only_and_only_by_its_sender_s(outbox: Outbox) -> None:

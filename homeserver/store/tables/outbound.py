@@ -11,7 +11,8 @@ outbound_backlogs = Table(
     metadata,
     Column("server", Text, primary_key=True),
     # event: `key` is a room, of which the server lacks everything up to `position`; device_list: a user; edu: one
-    # message, its position once more as text; receipt: a room, of which the server lacks the receipts from `position` on.
+    # message, sticky: one event, its position once more as text; receipt: a room, of which the server lacks the receipts from
+    # `position` on.
     Column("kind", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("position", BigInteger, nullable=False),  # of the newest row of the log that is meant

@@ -70,7 +70,7 @@ def test_erasure_removes_personal_data(server: AccountsServer) -> None:
     server.put(data_path, {"secret": 1}, alice["access_token"])
     body = {"auth": password_auth(), "erase": True}
     assert server.post(f"{V3}/account/deactivate", body, alice["access_token"]).status == 200
-    assert server.get(f"{V3}/profile/@alice:test.example").json == {}
+    assert server.get(f"{V3}/profile/@alice:test.example").errcode == "M_NOT_FOUND"
     assert server.wait(server.accounts.load_user(alice["user_id"])).is_erased
 
 

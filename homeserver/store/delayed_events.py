@@ -187,9 +187,11 @@ def finalise_outdated(
     retention: Retention,
     error: str,
 ) -> bool:
-    """Give up what users other than the sender would set this state to. Whether the sender has some."""
+    """Give up what users other than the sender would set this state to, but for what is being sent. Whether anybody has some
+    still."""
     of_key = (d.c.room_id == room_id, d.c.type == type_, d.c.state_key == state_key)
-    outdated = conn.execute(select(d.c.delay_id).where(*of_key, d.c.user_id != sender)).scalars().all()
+    waiting = select(d.c.delay_id).where(*of_key, d.c.user_id != sender, d.c.due_ts_ms != _BEING_SENT)
+    outdated = conn.execute(waiting).scalars().all()
     for delay_id in outdated:  # as a rule there is none
         finalise_delayed_event(conn, delay_id, now_ms, retention, error=error)
     return conn.execute(select(d.c.delay_id).where(*of_key).limit(1)).first() is not None

@@ -8,10 +8,18 @@ from typing import Any
 import pytest
 from twisted.internet.threads import deferToThread
 
-from homeserver.matrix.ids import RoomId, UserId
+from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.rooms.delayed_events import DelayedEvents
 from homeserver.runtime.clock import ManualClock
-from homeserver.store.delayed_events import DelayedEvent, Retention, finalise_delayed_event, save_delayed_event
+from homeserver.store.delayed_events import (
+    DelayedEvent,
+    Retention,
+    begin_sending,
+    finalise_delayed_event,
+    finalise_outdated,
+    load_finalised_event,
+    save_delayed_event,
+)
 from tests.kit.client import bodies
 from tests.kit.databases import transaction
 from tests.kit.reactor import run_in_reactor
@@ -240,6 +248,19 @@ def test_finalised_events_are_kept_for_seven_days_and_a_thousand_of_a_user(datab
             finalise_delayed_event(connection, f"{number}", (7 + number) * day_ms, retention)
         kept = connection.exec_driver_sql("SELECT delay_id FROM finalised_delayed_events ORDER BY delay_id")
         assert kept.scalars().all() == ["1", "4", "5", "6"]
+
+
+def test_what_is_being_sent_is_not_given_up_for_state_that_another_user_sets(database_url: str) -> None:
+    retention, of_key = Retention(0, 10), (RoomId("!r"), "m.a", "")
+    with transaction(database_url) as connection:
+        for delay_id in ("waits", "goes"):
+            event = DelayedEvent(UserId("@a:x"), delay_id, None, *of_key, b"{}", 1, 0, 1)
+            save_delayed_event(connection, event, 10, None)
+        assert begin_sending(connection, "goes", 1)
+        assert finalise_outdated(connection, *of_key, UserId("@b:x"), 1, retention, "{}")
+        finalise_delayed_event(connection, "goes", 2, retention, event_id=EventId("$sent"))
+        found = [load_finalised_event(connection, delay_id) for delay_id in ("waits", "goes")]
+    assert [(event.event_id, event.error) for event in found if event is not None] == [(None, "{}"), ("$sent", None)]
 
 
 def test_what_is_being_sent_is_not_taken_back_and_what_is_taken_back_is_not_sent(

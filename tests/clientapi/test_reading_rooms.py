@@ -9,16 +9,6 @@ import pytest
 from tests.kit.client import bodies, timeline
 
 
-@pytest.fixture
-def alice(hearth: Any) -> Any:
-    return hearth.register("alice")
-
-
-@pytest.fixture
-def bob(hearth: Any) -> Any:
-    return hearth.register("bob")
-
-
 def test_event_of_a_room_that_one_is_not_in_is_not_found(alice: Any, bob: Any) -> None:
     room_id = alice.create_room()
     event_id = alice.send(room_id, "hello")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -20,12 +19,8 @@ MALLORY = f"@mallory:{OTHER}"
 
 
 @pytest.fixture
-def outbox(start_local: Callable[..., Any]) -> Iterator[Outbox]:
-    box = Outbox(start_local({"federation": {"enabled": False}, "presence": {"enabled": True}}))
-    box.start()
-    box.make_room()
-    yield box
-    box.stop()
+def outbox_config() -> dict[str, Any]:
+    return {"presence": {"enabled": True}}
 
 
 def ephemeral(outbox: Outbox, type_: str) -> Any:

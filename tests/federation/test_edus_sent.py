@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -28,12 +27,8 @@ PASSWORD = "password of the tests"
 
 
 @pytest.fixture
-def outbox(start_local: Callable[..., Any]) -> Iterator[Outbox]:
-    box = Outbox(start_local({"federation": {"enabled": False}, "presence": {"enabled": True}}))
-    box.start()
-    box.make_room()
-    yield box
-    box.stop()
+def outbox_config() -> dict[str, Any]:
+    return {"presence": {"enabled": True}}
 
 
 def types(outbox: Outbox, typing: bool) -> None:

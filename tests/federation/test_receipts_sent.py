@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,12 +16,8 @@ OTHER = "other.example"
 
 
 @pytest.fixture
-def outbox(start_local: Callable[..., Any]) -> Iterator[Outbox]:
-    box = Outbox(start_local({"federation": {"enabled": False}, "rate_limits": {"enabled": False}}))
-    box.start()
-    box.make_room()
-    yield box
-    box.stop()
+def outbox_config() -> dict[str, Any]:
+    return {"rate_limits": {"enabled": False}}
 
 
 def reads(outbox: Outbox, event_id: str, *, room_id: str = "", private: bool = False, thread_id: str = "") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,15 +18,6 @@ from tests.kit.reactor import run_in_reactor
 
 OTHER = "other.example"
 BOB = UserId(f"@bob:{PEER}")
-
-
-@pytest.fixture
-def outbox(start_local: Callable[..., Any]) -> Iterator[Outbox]:
-    box = Outbox(start_local({"federation": {"enabled": False}}))
-    box.start()
-    box.make_room()
-    yield box
-    box.stop()
 
 
 def numbers(count: int, start: int = 0) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -55,15 +55,6 @@ def test_a_server_that_joins_gets_what_is_sticky_then(start_federated: Callable[
     carol.join(f"#room:{here.server_name}")
     until(alice, lambda: set(sticky(alice, room)) == {*sent, own})
     assert set(sticky(carol, room)) == {*sent, own}
-
-
-@pytest.fixture
-def outbox(start_local: Callable[..., Any]) -> Iterator[Outbox]:
-    box = Outbox(start_local({"federation": {"enabled": False}}))
-    box.start()
-    box.make_room()
-    yield box
-    box.stop()
 
 
 def sent_to(outbox: Outbox, server: str) -> list[str]:

@@ -118,8 +118,11 @@ memberships = Table(
     Column("words", Text, nullable=True),
 )
 Index("memberships_room", memberships.c.room_id, memberships.c.membership)
-_WORDLESS = (memberships.c.membership == "join") & memberships.c.words.is_(None)
-Index("memberships_wordless", memberships.c.room_id, sqlite_where=_WORDLESS, postgresql_where=_WORDLESS)
+Index(
+    "memberships_wordless",
+    memberships.c.room_id,
+    info=partial((memberships.c.membership == "join") & memberships.c.words.is_(None)),
+)
 
 event_transactions = Table(
     "event_transactions",

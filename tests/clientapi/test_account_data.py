@@ -102,6 +102,16 @@ def test_filters_are_given_back_and_equal_ones_are_one(server: AccountsServer) -
     assert server.post(f"{ME}/filter", {"room": 3}, token).errcode == "M_BAD_JSON"
 
 
+def test_a_filter_is_known_to_those_only_who_made_it(server: AccountsServer) -> None:
+    alice, bob = (server.register(name)["access_token"] for name in ("alice", "bob"))
+    definition = {"room": {"timeline": {"limit": 7}}}
+    filter_id = server.post(f"{ME}/filter", definition, alice).json["filter_id"]
+    of_bob = f"{V3}/user/@bob:test.example/filter"
+    assert server.get(f"{of_bob}/{filter_id}", bob).errcode == "M_NOT_FOUND"
+    assert server.post(of_bob, definition, bob).json["filter_id"] == filter_id
+    assert server.get(f"{of_bob}/{filter_id}", bob).json == definition
+
+
 def test_documents_without_an_account(server: AccountsServer) -> None:
     versions = server.get("/_matrix/client/versions").json
     assert versions["versions"][0] == "v1.1" and versions["versions"][-1] == "v1.19"

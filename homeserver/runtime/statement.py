@@ -16,10 +16,11 @@ from typing import Any, NoReturn, TypeVar
 
 import orjson
 from attrs import frozen
-from sqlalchemy import BindParameter, Connection, bindparam
+from sqlalchemy import BindParameter, Connection, Text, bindparam
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ClauseElement, ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
 
 Values = Mapping[str, Any]
 T = TypeVar("T")
@@ -42,6 +43,25 @@ class OneOf(ColumnElement[bool]):
     def __init__(self, column: ColumnElement[str], name: str) -> None:
         self.column = column
         self.values: BindParameter[Any] = bindparam(name)
+
+
+class Members(FunctionElement[Any]):
+    """The members of the JSON object `name`, as rows: by .table_valued("key", "value"), of which value is a text or a number."""
+
+    inherit_cache = False
+
+    def __init__(self, name: str) -> None:
+        super().__init__(bindparam(name, type_=Text))
+
+
+@compiles(Members, "postgresql")
+def _members_as_json(element: Members, compiler: Any, **options: Any) -> str:
+    return f"json_each_text(CAST({compiler.process(element.clause_expr, **options)} AS JSON))"
+
+
+@compiles(Members, "sqlite")
+def _members_as_text(element: Members, compiler: Any, **options: Any) -> str:
+    return f"json_each{compiler.process(element.clause_expr, **options)}"
 
 
 @compiles(OneOf, "postgresql")

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from attrs import frozen
-from sqlalchemy import BigInteger, Connection, Select, Text, and_, case, column, exists, null, or_, select, values
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    cast,
+    exists,
+    literal_column,
+    null,
+    or_,
+    select,
+)
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
+from homeserver.runtime.statement import Members, Statement
 from homeserver.store.events import chunked
 from homeserver.store.tables.rooms import events as e
 from homeserver.store.tables.rooms import receipts as r
@@ -73,44 +89,50 @@ def load_notifying(conn: Connection, floors: Mapping[RoomId, Floors], user_id: U
     """
     found: dict[RoomId, list[UnreadRow]] = {room_id: [] for room_id in floors}
     for chunk in chunked(floors.items(), 300):
-        outside = select_outside_threads([(room_id, at.main) for room_id, at in chunk], user_id)
-        inside = select_in_threads([(room_id, at.threads) for room_id, at in chunk], user_id)
-        for statement in (outside, inside):
-            for row in conn.execute(statement):
+        outside = {room_id: at.main for room_id, at in chunk}
+        inside = {room_id: at.threads for room_id, at in chunk}
+        for statement, from_floors in ((_OUTSIDE_THREADS, outside), (_IN_THREADS, inside)):
+            values = {"floors": orjson.dumps(from_floors).decode(), "user_id": user_id}
+            for row in statement.all(conn, values):
                 found[row[0]].append(UnreadRow(*row[1:]))
     return {room_id: sorted(rows, key=lambda row: row.order)[-MAX_UNREAD:] for room_id, rows in found.items()}
 
 
-def select_outside_threads(floors: Sequence[tuple[RoomId, int]], user_id: UserId) -> Select[Any]:
-    return _statement(floors, user_id).where(e.c.thread_root.is_(None), e.c.push_outcome > 0)
+def _select_outside_threads() -> Select[Any]:
+    return _select_behind_floors().where(e.c.thread_root.is_(None), e.c.push_outcome > 0)
 
 
-def select_in_threads(floors: Sequence[tuple[RoomId, int]], user_id: UserId) -> Select[Any]:
-    in_thread = (e.c.thread_root.is_not(None), e.c.push_outcome.in_(_ANY_OUTCOME))
-    return _statement(floors, user_id).where(*in_thread, ~_has_read_thread(user_id))
+def select_in_threads() -> Select[Any]:
+    in_thread = (e.c.thread_root.is_not(None), e.c.push_outcome.in_([literal_column(str(n)) for n in _ANY_OUTCOME]))
+    return _select_behind_floors().where(*in_thread, ~_has_read_thread())
 
 
-def _statement(floors: Sequence[tuple[RoomId, int]], user_id: UserId) -> Select[Any]:
-    floor = values(column("room_id", Text), column("floor", BigInteger), name="floors").data(list(floors)).cte("floors")
+def _select_behind_floors() -> Select[Any]:
+    """Of the user user_id and the rooms that are the keys of the JSON object floors."""
+    floor = Members("floors").table_valued("key", "value", name="floors")
     mentioning = case((e.c.push_outcome.bitwise_and(MENTIONS) > 0, e.c.json), else_=null())
     of_others = and_(e.c.redacted_by.is_(None), e.c.push_outcome.bitwise_and(CONCERNS_OTHERS) > 0)
     return (
         select(e.c.room_id, e.c.timeline_order, e.c.event_id, e.c.sender, e.c.thread_root, e.c.push_outcome, mentioning)
         .select_from(floor)
-        .join(e, and_(e.c.room_id == floor.c.room_id, e.c.timeline_order > floor.c.floor))
-        .where(or_(e.c.sender == user_id, of_others))
+        .join(e, and_(e.c.room_id == floor.c.key, e.c.timeline_order > cast(floor.c.value, BigInteger)))
+        .where(or_(e.c.sender == bindparam("user_id"), of_others))
         .where(e.c.rejected.is_(None), e.c.soft_failed.is_(False))
         .order_by(e.c.timeline_order.desc())
         .limit(MAX_ROWS)
     )
 
 
-def _has_read_thread(user_id: UserId) -> Any:
+def _has_read_thread() -> ColumnElement[bool]:
     """The user has a receipt in the event's thread for the event or a later one."""
     return exists().where(
         r.c.room_id == e.c.room_id,
-        r.c.user_id == user_id,
-        r.c.receipt_type.in_(sorted(READ_TYPES)),
+        r.c.user_id == bindparam("user_id"),
+        r.c.receipt_type.in_([literal_column(f"'{type_}'") for type_ in sorted(READ_TYPES)]),
         r.c.thread_id == e.c.thread_root,
         r.c.event_order >= e.c.timeline_order,
     )
+
+
+_OUTSIDE_THREADS = Statement(_select_outside_threads())
+_IN_THREADS = Statement(select_in_threads())

@@ -79,9 +79,8 @@ def test_threads_have_floors_of_their_own(engine: Engine) -> None:
 
 
 def test_threads_are_found_by_their_index(engine: Engine) -> None:
-    compiled = select_in_threads([(ROOM, 1)], BOB).compile(
-        engine, compile_kwargs={"literal_binds": True, "render_postcompile": True}
-    )
+    statement = select_in_threads().params(floors=f'{{"{ROOM}": 1}}', user_id=BOB)
+    compiled = statement.compile(engine, compile_kwargs={"literal_binds": True, "render_postcompile": True})
     with engine.connect() as connection, connection.begin():
         connection.execute(events.insert(), [*(stored(n) for n in range(1, 5_000)), stored(5_000, thread_root=ROOT)])
         if engine.dialect.name == "postgresql":  # which otherwise looks at everything where there is little

@@ -62,14 +62,26 @@ class Filters:
         known = self.get(user_id, filter_id)
         if known is not None:
             return known
+        encoded = await self._read(user_id, filter_id)
+        compiled = self._by_id.get(filter_id) or parse_filter(orjson.loads(encoded))
+        self._remember(user_id, filter_id, compiled, len(encoded))
+        return compiled
+
+    async def load_definition(self, user_id: UserId, filter_id: str) -> dict[str, Any]:
+        """As it was saved, with the fields that we do not know.
+
+        Raises: NotFound.
+        """
+        definition: dict[str, Any] = orjson.loads(await self._read(user_id, filter_id))
+        return definition
+
+    async def _read(self, user_id: UserId, filter_id: str) -> bytes:
         encoded = None
         if len(filter_id) <= MAX_FILTER_ID_CHARS and "\0" not in filter_id:
             encoded = await self.database.read(store.load_filter, user_id, filter_id)
         if encoded is None:
             raise NotFound("No such filter")
-        compiled = self._by_id.get(filter_id) or parse_filter(orjson.loads(encoded))
-        self._remember(user_id, filter_id, compiled, len(encoded))
-        return compiled
+        return encoded
 
     def _remember(self, user_id: UserId, filter_id: str, compiled: Filter, size_bytes: int) -> None:
         if size_bytes > MAX_CACHED_FILTER_BYTES:

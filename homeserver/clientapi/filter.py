@@ -47,4 +47,4 @@ class FilterEndpoints:
     )
     async def get_filter(self, requester: Requester, path: FilterPath) -> JsonObject:
         requester.check_is(path.user_id)
-        return (await self._filters.load(requester.user_id, path.filter_id)).source
+        return await self._filters.load_definition(requester.user_id, path.filter_id)

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import random
 import resource
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from attrs import define, field
@@ -28,54 +25,10 @@ from attrs import define, field
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.kit.servers import SubprocessServer
+from tests.perf.many_users import V3, User, cpu_s, each, fill_room, register
 
-V3 = "/_matrix/client/v3"
 ACTIVE_S = 65  # so long users count as active after they came
 BEGIN_OVER_S = 15
-POLL_MS = 30_000
-SETTERS = 16
-
-
-@define(eq=False)
-class User:
-    """A client with one connection for its polls; other requests take a connection of their own."""
-
-    port: int
-    name: str
-    user_id: str = ""
-    token: str = ""
-    since: str = ""
-    updates: int = 0
-    _streams: Any = field(default=None, init=False)
-
-    async def request(self, method: str, path: str, body: object = None) -> Any:
-        streams = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            return await self._exchange(streams, method, path, body)
-        finally:
-            streams[1].close()
-
-    async def poll(self) -> None:
-        """Until it is cancelled: one long poll after another."""
-        self._streams = await asyncio.open_connection("127.0.0.1", self.port)
-        while True:
-            query = f"?timeout={POLL_MS}&since={quote(self.since)}" if self.since else "?timeout=0"
-            answer = await self._exchange(self._streams, "GET", f"{V3}/sync{query}")
-            self.since = answer["next_batch"]
-            self.updates += len(answer.get("presence", {}).get("events", []))
-
-    async def _exchange(self, streams: Any, method: str, path: str, body: object = None) -> Any:
-        reader, writer = streams
-        content = b"" if body is None else json.dumps(body).encode()
-        token = f"Authorization: Bearer {self.token}\r\n" if self.token else ""
-        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: {len(content)}\r\n\r\n"
-        writer.write(head.encode() + content)
-        answered = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = next(int(line[15:]) for line in answered.splitlines() if line.lower().startswith("content-length:"))
-        found = json.loads(await reader.readexactly(length))
-        if " 200 " not in answered.splitlines()[0]:
-            raise RuntimeError(f"{method} {path}: {found}")
-        return found
 
 
 @define(eq=False)
@@ -85,10 +38,6 @@ class Side:
     server: SubprocessServer
     users: list[User]
     polls: list[asyncio.Task[None]] = field(factory=list)
-
-    def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.server.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def updates(self) -> int:
         return sum(user.updates for user in self.users)
@@ -110,29 +59,6 @@ class Side:
                 poll.result()
 
 
-async def register(user: User) -> None:
-    body = {"username": user.name, "password": "pass word 1", "auth": {"type": "m.login.dummy"}}
-    answer = await user.request("POST", f"{V3}/register", body)
-    user.user_id, user.token = answer["user_id"], answer["access_token"]
-
-
-async def fill_room(members: Sequence[User]) -> None:
-    room = await members[0].request("POST", f"{V3}/createRoom", {"preset": "public_chat"})
-    for member in members[1:]:
-        await member.request("POST", f"{V3}/join/{quote(room['room_id'])}", {})
-
-
-async def each(things: Sequence[Any], act: Callable[[Any], Awaitable[None]]) -> None:
-    """Do it with all of them, some at a time."""
-    places = asyncio.Semaphore(SETTERS)
-
-    async def one(thing: Any) -> None:
-        async with places:
-            await act(thing)
-
-    await asyncio.gather(*map(one, things))
-
-
 async def change(sides: Sequence[Side], rate: float, seconds: float) -> None:
     """Users who set a status message, the same on all servers."""
     chance = random.Random(1)
@@ -145,13 +71,13 @@ async def change(sides: Sequence[Side], rate: float, seconds: float) -> None:
 
 
 async def measure(title: str, sides: Sequence[Side], act: Awaitable[None], seconds: float) -> None:
-    before, told = [side.cpu_s() for side in sides], [side.updates() for side in sides]
+    before, told = [cpu_s(side.server.pid) for side in sides], [side.updates() for side in sides]
     loop = asyncio.get_running_loop()
     began = loop.time()
     await act
     await asyncio.sleep(max(0, seconds - (loop.time() - began)))
     took_s = loop.time() - began
-    shares = [100 * (side.cpu_s() - was) / took_s for side, was in zip(sides, before, strict=True)]
+    shares = [100 * (cpu_s(side.server.pid) - was) / took_s for side, was in zip(sides, before, strict=True)]
     heard = [(side.updates() - was) / took_s for side, was in zip(sides, told, strict=True)]
     for side in sides:
         side.check()

@@ -1,6 +1,7 @@
 """m.receipt: what our users have read, to the servers in the room (never private receipts); and what theirs have.
 
-A receipt may come before the event that it names, which travels another way; such ones are kept for a while.
+A receipt may come before the event that it names; early_receipts.py keeps it until then. It is stored before the transaction that
+brought it is answered, for the other server sends it only once.
 
 Spec: server-server-api#receipts
 """
@@ -8,14 +9,14 @@ Spec: server-server-api#receipts
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import define
 from twisted.internet.defer import Deferred
 
+from federation.edus.early_receipts import EarlyReceipts
 from federation.outbound.backlog import EVERYTHING
 from federation.outbound.items import MAX_EDUS, Receipt, Transaction
 from homeserver.folds.room_servers import RoomServers
@@ -23,8 +24,10 @@ from homeserver.matrix.errors import MatrixError, NotFound
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of, is_user_of
 from homeserver.matrix.limits import MAX_ID_BYTES
 from homeserver.rooms.receipts import READ, Receipts
+from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
+from homeserver.store.early_receipts import EarlyReceipt
 from homeserver.store.log import LogRow
 from homeserver.store.owed_receipts import RECEIPT, OwedReceipt, load_owed_receipts
 from homeserver.store.receipts import UNTHREADED
@@ -33,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 EDU: Final = "m.receipt"
 ROOMS_AT_ONCE: Final = 50  # of a backlog
-MAX_EARLY: Final = 2_000  # events
-MAX_EARLY_OF_EVENT: Final = 50
 MAX_RECEIPTS: Final = 1_000  # in one EDU
 AT_ONCE: Final = 50
 MAX_EVENT_IDS: Final = 10
@@ -91,76 +92,77 @@ def _build(room_id: RoomId, read: OwedReceipt) -> Receipt:
     return Receipt(read.position, room_id, (room_id, read.user_id, read.thread_id), edu)
 
 
-@frozen
-class _Receipt:
-    room_id: RoomId
-    user_id: UserId
-    event_id: EventId
-    thread_id: str
-    ts_ms: int | None
-
-
 @define(eq=False)
 class ReceiptReceiver:
     """Takes in other servers' receipts; follows the log for those that came too early."""
 
+    clock: Clock
     receipts: Receipts
-    _early: OrderedDict[EventId, list[_Receipt]] = field(factory=OrderedDict, init=False)
+    early: EarlyReceipts
+
+    async def resume(self) -> None:
+        """Know those that came too early in an earlier run, and let go of old ones; at the start, and now and then."""
+        await self._take_early(await self.early.resume())
 
     async def receive(self, origin: ServerName, content: Mapping[str, Any]) -> None:
         """What is not well-formed, or not the origin's to say, is passed over.
 
         Spec: server-server-api#definition-mreceipt
         """
-        receipts = list(islice(_parse(origin, content), MAX_RECEIPTS))
-        for first in range(0, len(receipts), AT_ONCE):
-            await gather([self._take(receipt) for receipt in receipts[first : first + AT_ONCE]])
+        receipts = list(islice(_parse(origin, content, self.clock.time_ms()), MAX_RECEIPTS))
+        taken = await self._take_all(receipts)
+        early = [receipt for receipt, is_taken in zip(receipts, taken, strict=True) if not is_taken]
+        await self._take_early(await self.early.save(early, (receipt.key for receipt in receipts)))
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         """Follow the log."""
-        if not self._early:
-            return
         for row in rows:
-            for receipt in self._early.pop(row.data["event_id"], ()) if row.kind == "event" else ():
-                Deferred.fromCoroutine(self._take(receipt)).addErrback(_log_failure)
+            waiting = self.early.get_waiting(row.data.get("event_id")) if row.kind == "event" else ()
+            if waiting:
+                Deferred.fromCoroutine(self._take_early(waiting)).addErrback(_log_failure)
 
-    async def _take(self, receipt: _Receipt) -> None:
+    async def _take_early(self, receipts: Sequence[EarlyReceipt]) -> None:
+        taken = await self._take_all(receipts)
+        await self.early.drop([receipt for receipt, is_taken in zip(receipts, taken, strict=True) if is_taken])
+
+    async def _take_all(self, receipts: Sequence[EarlyReceipt]) -> list[bool]:
+        """Of each, whether that was all: False where its event has not come yet."""
+        taken: list[bool] = []
+        for first in range(0, len(receipts), AT_ONCE):
+            taken += await gather([self._take(receipt) for receipt in receipts[first : first + AT_ONCE]])
+        return taken
+
+    async def _take(self, receipt: EarlyReceipt) -> bool:
         try:
             await self.receipts.set_receipt(
                 receipt.user_id, receipt.room_id, READ, receipt.event_id, receipt.thread_id, receipt.ts_ms
             )
         except NotFound:
-            self._keep(receipt)
+            return False
         except MatrixError as error:
             logger.debug("A receipt of %s is passed over: %s", receipt.user_id, error.error)
-
-    def _keep(self, receipt: _Receipt) -> None:
-        early = self._early.setdefault(receipt.event_id, [])
-        if len(early) < MAX_EARLY_OF_EVENT:
-            early.append(receipt)
-        if len(self._early) > MAX_EARLY:
-            self._early.popitem(last=False)
+        return True
 
 
-def _parse(origin: ServerName, content: Mapping[str, Any]) -> Iterable[_Receipt]:
+def _parse(origin: ServerName, content: Mapping[str, Any], now_ms: int) -> Iterable[EarlyReceipt]:
     for room_id, kinds in content.items():
         users = kinds.get(READ) if isinstance(kinds, dict) else None
         for user_id, receipt in users.items() if isinstance(users, dict) else ():
             if is_user_of(user_id, origin) and isinstance(receipt, dict):
-                yield from _of_user(RoomId(room_id), UserId(user_id), receipt)
+                yield from _of_user(RoomId(room_id), UserId(user_id), receipt, now_ms)
 
 
-def _of_user(room_id: RoomId, user_id: UserId, receipt: Mapping[str, Any]) -> Iterable[_Receipt]:
+def _of_user(room_id: RoomId, user_id: UserId, receipt: Mapping[str, Any], now_ms: int) -> Iterable[EarlyReceipt]:
     data, event_ids = receipt.get("data"), receipt.get("event_ids")
     about = data if isinstance(data, dict) else {}
     thread_id, ts_ms = about.get("thread_id"), about.get("ts")
     if thread_id is not None and not _is_id(thread_id):
         return
     if isinstance(ts_ms, bool) or not (isinstance(ts_ms, int) and 0 <= ts_ms < MAX_TS_MS):
-        ts_ms = None
+        ts_ms = now_ms
     for event_id in event_ids[:MAX_EVENT_IDS] if isinstance(event_ids, list) else ():
         if _is_id(event_id):
-            yield _Receipt(room_id, user_id, EventId(event_id), thread_id or UNTHREADED, ts_ms)
+            yield EarlyReceipt(room_id, user_id, thread_id or UNTHREADED, EventId(event_id), ts_ms, now_ms)
 
 
 def _is_id(value: object) -> bool:
@@ -168,4 +170,4 @@ def _is_id(value: object) -> bool:
 
 
 def _log_failure(failure: Any) -> None:
-    logger.error("A receipt is lost between servers: %s", failure.value)
+    logger.error("Receipts that came before their event could not be taken yet: %s", failure.value)

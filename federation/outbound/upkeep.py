@@ -2,11 +2,14 @@
 
 What other items leave behind is a row for each room or user. But messages are kept one by one, and a server that is gone for
 good would gather them for ever. So are sticky events, of which an hour later none is sticky.
+
+What others sent that waits for something (`tidy_received`) is looked after at the same times.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from attrs import define, field
@@ -35,6 +38,7 @@ PAUSE_MS: Final = 20
 class MessageUpkeep:
     database: Database
     clock: Clock
+    tidy_received: Callable[[], Awaitable[None]]
     _log_end: int = field(default=0, init=False)  # as of the last round
     _timer: Any = field(default=None, init=False)
     _running: Deferred[Any] | None = field(default=None, init=False)
@@ -60,6 +64,7 @@ class MessageUpkeep:
                 logger.warning("%d messages to devices of %s are given up: it is away for too long", dropped, server)
         while await self.database.run(empty_delivered_messages, LOG_ROWS_AT_ONCE):
             await self.clock.sleep(PAUSE_MS)
+        await self.tidy_received()
 
     async def _drop(self, server: ServerName, excess: int) -> int:
         before_ts_ms = self.clock.time_ms() - MAX_AGE_MS

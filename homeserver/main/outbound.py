@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from attrs import define
 
 from federation.edus.device_lists import DeviceListSource
+from federation.edus.early_receipts import EarlyReceipts
 from federation.edus.presence import PresenceReceiver, PresenceSender
 from federation.edus.receipts import ReceiptReceiver, ReceiptSource
 from federation.edus.to_device import ToDeviceSource
@@ -51,6 +52,7 @@ class OutboundServices:
     distributor: Distributor
     relays: Relays
     receivers: Mapping[str, EduHandler]
+    receipts: ReceiptReceiver
     upkeep: MessageUpkeep
     stops: tuple[Callable[[], None], ...]
 
@@ -64,6 +66,7 @@ class OutboundServices:
         begin = self.distributor.seen
         cursor = await self.core.database.read(load_cursor, CURSOR)
         await self.sender.start()
+        await self.receipts.resume()
         self.distributor.start(begin if cursor is None else cursor)
         self.backlog.schedule()
         self.upkeep.start()
@@ -96,9 +99,10 @@ def build_outbound(
     backlog.get_cursor = lambda: sender.get_cursor(distributor.position)
     core.log.follow(distributor.on_rows)
     stops = _follow_ephemerals(core, rooms, presence, servers, sender)
-    receivers = _build_receivers(core, rooms, encryption, presence)
-    upkeep, relays = MessageUpkeep(core.database, core.clock), Relays(core.log)
-    return OutboundServices(core, servers, backlog, sender, distributor, relays, receivers, upkeep, stops)
+    received = ReceiptReceiver(core.clock, rooms.receipts, EarlyReceipts(core.database, core.clock))
+    receivers = _build_receivers(core, rooms, encryption, presence, received)
+    upkeep, relays = MessageUpkeep(core.database, core.clock, received.resume), Relays(core.log)
+    return OutboundServices(core, servers, backlog, sender, distributor, relays, receivers, received, upkeep, stops)
 
 
 def _follow_ephemerals(
@@ -116,9 +120,12 @@ def _follow_ephemerals(
 
 
 def _build_receivers(
-    core: Core, rooms: RoomServices, encryption: EncryptionServices, presence: Presence | None
+    core: Core,
+    rooms: RoomServices,
+    encryption: EncryptionServices,
+    presence: Presence | None,
+    receipts: ReceiptReceiver,
 ) -> Mapping[str, EduHandler]:
-    receipts = ReceiptReceiver(rooms.receipts)
     core.log.follow(receipts.on_rows)
     receivers: dict[str, EduHandler] = {
         "m.typing": TypingReceiver(rooms.views, rooms.typing).receive,

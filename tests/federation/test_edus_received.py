@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from federation.edus.receipts import ReceiptReceiver
-from homeserver.matrix.errors import MatrixError, NotFound
-from homeserver.store.log import LogRow
+from homeserver.matrix.errors import MatrixError
 from tests.e2ee.key_maker import V3, Device
 from tests.federation.outbox import PEER, Outbox
-from tests.kit.reactor import run_in_reactor
 
 OTHER = "other.example"
 BOB = f"@bob:{PEER}"
@@ -78,29 +75,6 @@ def test_receipts_are_passed_over_unless_the_user_is_the_origin_s_and_in_the_roo
         outbox.receive("m.receipt", {outbox.room_id: malformed, "!none:peer.example": receipt(event_id)})
     outbox.receive("m.receipt", {outbox.room_id: {"m.read": {BOB: {"event_ids": [7, {}], "data": {"ts": "x"}}}}})
     assert ephemeral(outbox, "m.receipt") is None
-
-
-def test_receipt_that_comes_before_its_event_is_kept_for_it() -> None:
-    taken: list[tuple[Any, ...]] = []
-    stored: set[str] = set()
-
-    class Receipts:
-        async def set_receipt(self, user_id: Any, room_id: Any, type_: Any, event_id: Any, *more: Any) -> None:
-            if event_id not in stored:
-                raise NotFound("Event not found")
-            taken.append((user_id, room_id, event_id, *more))
-
-    receiver = ReceiptReceiver(cast(Any, Receipts()))
-
-    async def receive() -> None:
-        await receiver.receive(PEER, {"!room:x": receipt("$early")})
-        receiver.on_rows([LogRow(1, "event", "!room:x", {"event_id": "$another"})])
-        stored.add("$early")
-        for position in (2, 3):
-            receiver.on_rows([LogRow(position, "event", "!room:x", {"event_id": "$early"})])
-
-    run_in_reactor(receive)
-    assert taken == [(BOB, "!room:x", "$early", "", 1_234)]
 
 
 def test_presence_of_users_elsewhere_is_shown(outbox: Outbox) -> None:

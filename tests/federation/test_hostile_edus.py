@@ -93,12 +93,8 @@ def test_receipts_for_events_that_never_come_take_little_memory(room: PeerRoom) 
 
     for first in range(0, 10, 5):
         assert room.send(edus=[edu(first + each) for each in range(4)]).status_code == 200
-    handlers = room.hearth.federation.receiving.edus
-
-    async def early() -> list[str]:
-        return list(handlers._handlers["m.receipt"].__self__._early)
-
-    assert sum(len(event_id) for event_id in run_in_reactor(early)) < 1_000
+    early = room.hearth.running.services.outbound.receipts.early
+    assert sum(len(event_id) for event_id in run_in_reactor(lambda: list(early._of_event))) < 1_000
 
 
 def test_nobody_speaks_for_users_of_another_server(room: PeerRoom, start_peer: Any, log: Log) -> None:

@@ -1,4 +1,4 @@
-"""What other servers sent: transactions that were answered, and events that were accepted but not dealt with yet."""
+"""What other servers sent: transactions that were answered, and events and receipts that were accepted but not dealt with yet."""
 
 from __future__ import annotations
 
@@ -26,3 +26,15 @@ staged_pdus = Table(
     Column("received_ts_ms", BigInteger, nullable=False),
 )
 Index("received_transactions_ts", received_transactions.c.received_ts_ms)
+
+# Receipts (m.read) of users elsewhere, until the event that they name is in the room: of each user and thread the newest.
+early_receipts = Table(
+    "early_receipts",
+    metadata,
+    Column("room_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("thread_id", Text, primary_key=True),  # as in `receipts`
+    Column("event_id", Text, nullable=False),
+    Column("ts_ms", BigInteger, nullable=False),
+    Column("received_ts_ms", BigInteger, nullable=False),
+)

@@ -56,7 +56,7 @@ class ContextQuery(msgspec.Struct):
 
 class TimestampQuery(msgspec.Struct):
     ts: int
-    dir: Literal["b", "f"] = "f"
+    dir: Literal["b", "f"]
 
 
 class TimestampAnswer(msgspec.Struct):

@@ -239,6 +239,9 @@ def test_timestamp_to_event_finds_both_neighbours(alice: Any, room: str) -> None
     found = alice.get(path, at=[room], query={"ts": ts + 100_000, "dir": "b"})
     assert found["event_id"] == event_id
     alice.get(path, at=[room], query={"ts": ts + 100_000, "dir": "f"}, expect="M_NOT_FOUND")
+    alice.get(path, at=[room], query={"ts": ts + 100_000}, expect="M_MISSING_PARAM")
+    alice.get(path, at=[room], query={"dir": "b"}, expect="M_MISSING_PARAM")
+    alice.get(path, at=[room], query={"ts": ts + 100_000, "dir": "x"}, expect="M_INVALID_PARAM")
 
 
 def test_members_by_membership_and_at_an_earlier_time(hearth: Any, alice: Any, bob: Any, room: str) -> None:

@@ -108,6 +108,7 @@ def test_event_closest_to_a_time(visitor: Visitor, alice: Client) -> None:
     visitor.get("/v1/timestamp_to_event/{}", at=[room_id], query={**asked, "dir": "f"}, expect="M_NOT_FOUND")
     visitor.get("/v1/timestamp_to_event/{}", at=[room_id], query={"ts": -(2**70), "dir": "b"}, expect=[400, 404])
     visitor.get("/v1/timestamp_to_event/{}", at=[room_id], query={"ts": ts, "dir": "x"}, expect="M_INVALID_PARAM")
+    visitor.get("/v1/timestamp_to_event/{}", at=[room_id], query={"ts": ts}, expect="M_MISSING_PARAM")
 
 
 def test_redacted_event_is_shown_redacted(visitor: Visitor, alice: Client) -> None:

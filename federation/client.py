@@ -8,6 +8,7 @@ a while (destinations.py); whoever acts for a waiting user says `patient` and tr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, Final, NoReturn, TypedDict, Unpack
 from urllib.parse import quote, urlencode
@@ -41,6 +42,8 @@ MAX_WAITING: Final = 200
 Query = Mapping[str, str | int | Sequence[str | int]]
 # What reverse proxies answer for a server that is down; 520 to 530 are Cloudflare's.
 _NOBODY_BEHIND: Final = frozenset((502, 503, 504, *range(520, 531)))
+TOO_MANY: Final = 429
+_SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _ANOTHER_TARGET: Final = (Fault.NAME, Fault.ADDRESS, Fault.CONNECT, Fault.TLS)
 
 
@@ -234,7 +237,7 @@ class FederationClient:
             return
         if answer.status < 400:
             raise RemoteUnreachable(server, f"it answers {answer.status}")
-        raise RemoteRefused(server, answer.status, body)
+        raise RemoteRefused(server, answer.status, body, _retry_after_ms(answer, body))
 
     def _fail_for(self, request: _Request, error: HttpFailure) -> NoReturn:
         server = request.server
@@ -258,6 +261,19 @@ def _decoded(body: bytes) -> Any:
         return decode_json(body)
     except MatrixError:
         return None
+
+
+def _retry_after_ms(answer: HttpAnswer, body: Any) -> int:
+    """Of an answer that there were too many requests. 0 where it does not say; a date says nothing, either.
+
+    Spec: client-server-api#rate-limiting
+    """
+    if answer.status != TOO_MANY:
+        return 0
+    header = answer.headers.get("retry-after", "")
+    in_header = int(header) * 1000 if _SECONDS.fullmatch(header) else 0
+    in_body = body.get("retry_after_ms") if isinstance(body, dict) else None
+    return max(in_header, in_body if type(in_body) is int else 0)
 
 
 def _is_dense(body: bytes) -> bool:

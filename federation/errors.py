@@ -56,9 +56,12 @@ class NotAllowed(RemoteUnreachable, Forbidden):
 
 
 class RemoteRefused(MatrixError):
-    """The other server answered with an error: its status, errcode and text, and the whole body in `body`."""
+    """The other server answered with an error: its status, errcode and text, and the whole body in `body`.
 
-    def __init__(self, server: ServerName, status: int, body: Any) -> None:
+    retry_after_ms: for how long it wants to be left alone, in its words; 0 if it does not say.
+    """
+
+    def __init__(self, server: ServerName, status: int, body: Any, retry_after_ms: int = 0) -> None:
         said = body if isinstance(body, dict) else {}
         errcode, error = said.get("errcode"), said.get("error")
         super().__init__(
@@ -68,6 +71,7 @@ class RemoteRefused(MatrixError):
         )
         self.server = server
         self.body = body
+        self.retry_after_ms = retry_after_ms
 
 
 class BadAnswer(MatrixError):

@@ -5,7 +5,8 @@ and a server with more to get goes to the line's end. Servers that failed lately
 those which hang hold up none that answer. A server in neither line costs no task and no timer, and no memory when it has
 everything.
 
-A server that fails is left until the client's backoff says so, or until it calls us (`wake`).
+A server that fails is left until the client's backoff says so, or until it calls us (`wake`). One that takes no more for now
+(429) is left for as long as it says, within bounds.
 
 Spec: server-server-api#transactions
 """
@@ -416,7 +417,7 @@ class Sender:
         return min(destination.retry_ms, self.clock.monotonic_ms() + LASTING_MS)
 
     def _delay(self, destination: Destination, error: RemoteUnreachable | RemoteRefused | None) -> int:
-        """Until the client would ask the server again, or longer each time where it does not mind."""
+        """Until the client would ask the server again, or longer each time where it does not mind; as long as the server says."""
         if isinstance(error, RemoteUnreachable) and not isinstance(error, BackingOff):
             try:
                 self.client.check(destination.server)
@@ -425,7 +426,8 @@ class Sender:
         if isinstance(error, BackingOff):
             return max(1, error.retry_ts_ms - self.clock.time_ms())
         longest = min(FIRST_RETRY_MS * 2 ** min(destination.failures, 20), MAX_RETRY_MS)
-        return int(longest * self._random.uniform(0.5, 1))
+        asked_ms = error.retry_after_ms if isinstance(error, RemoteRefused) else 0
+        return max(int(longest * self._random.uniform(0.5, 1)), min(asked_ms, MAX_RETRY_MS))
 
     def _on_timer(self, destination: Destination) -> None:
         destination.timer = None

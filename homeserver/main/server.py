@@ -155,7 +155,15 @@ async def start_server(
         router.add(endpoints)
     accounts, federation = services.accounts, services.federation
     authentication = Authentication(accounts.access, None if federation is None else federation.auth)
-    app = App(reactor, router, authentication, services.limiter, accounts.last_seen.note, services.media.spooling)
+    app = App(
+        reactor,
+        router,
+        authentication,
+        services.limiter,
+        accounts.last_seen.note,
+        services.media.spooling,
+        services.sync.notifier.outgoing,
+    )
     listeners = Listeners(app, config)
     lifecycle = Lifecycle(reactor, services.core.clock, listeners)
     for endpoints in operations(config, services.core.clock, router, lifecycle):

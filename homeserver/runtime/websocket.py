@@ -144,6 +144,7 @@ class _Link:
     channel: Channel
 
     def write(self, data: bytes) -> None:
+        self.channel.release()
         self.channel.transport.write(data)
 
     def loseConnection(self) -> None:

@@ -6,7 +6,7 @@ registered between polls, the longest unused go first. Membership rows keep the 
 without being in it has a stream for the one poll.
 
 What is woken is woken together, in the reactor's next turn: the sender's answer goes out first, and rows that
-come in one commit wake once. Timeouts share one timer for each STEP_MS.
+come in one commit wake once. Of some dozens the answers go out together. Timeouts share one timer for each STEP_MS.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from homeserver.folds.memberships import Memberships, UserRooms
 from homeserver.matrix.ids import RoomId, UserId
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.outgoing import Outgoing
 from homeserver.store.log import LogRow
 from homeserver.store.sync import PRIVATE_RECEIPT
 
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 STEP_MS = 100
 MAX_STREAMS = 50_000
+TOGETHER = 32
 _USER_KINDS = frozenset(
     {"account_data", "push_rules", "to_device", "one_time_keys", "signatures", "thread_subscription"}
 )
@@ -50,21 +52,35 @@ class Waiter:
         self.stream.waiters.discard(self)
 
 
+class Listener(Protocol):
+    """Whoever is told of each change and goes on waiting: unlike a poll, it needs nothing made anew for the next one."""
+
+    def on_news(self) -> None:
+        """There may be news, or the server stops."""
+        ...
+
+
 class Stream:
     """A user who waits or did lately."""
 
-    __slots__ = ("rooms", "user_id", "waiters")
+    __slots__ = ("listeners", "rooms", "user_id", "waiters")
 
     def __init__(self, user_id: UserId, rooms: set[RoomId]) -> None:
         self.user_id = user_id
         self.rooms = rooms
         self.waiters: set[Waiter] = set()
+        self.listeners: tuple[Listener, ...] = ()
+
+    @property
+    def is_used(self) -> bool:
+        return bool(self.waiters or self.listeners)
 
 
 class Notifier:
     """Follows the log (on_rows) and ephemeral changes (on_ephemeral); see the module's text."""
 
     def __init__(self, clock: Clock, memberships: Memberships, max_streams: int = MAX_STREAMS) -> None:
+        self.outgoing = Outgoing()  # the answers to those who are woken
         self._clock = clock
         self._memberships = memberships
         self._max_streams = max_streams
@@ -81,6 +97,14 @@ class Notifier:
         `rooms` are the user's as of now. Between looking for news and calling this there must be no await.
         """
         return _no_news() if self._draining else self._wait(self._stream(user_id, rooms), timeout_ms)
+
+    def listen(self, user_id: UserId, rooms: UserRooms, listener: Listener) -> None:
+        """Tell it of each change that concerns the user; as `wait`."""
+        self._stream(user_id, rooms).listeners += (listener,)
+
+    def unlisten(self, user_id: UserId, listener: Listener) -> None:
+        stream = self._streams[user_id]
+        stream.listeners = tuple(other for other in stream.listeners if other is not listener)
 
     def wait_in_room(self, user_id: UserId, room_id: RoomId, timeout_ms: int) -> Deferred[bool]:
         """As `wait`, for the changes of one room, which the user need not be in."""
@@ -108,7 +132,8 @@ class Notifier:
         return self._draining
 
     def count_waiting(self) -> int:
-        return sum(len(stream.waiters) for stream in (*self._streams.values(), *self._peeking))
+        streams = (*self._streams.values(), *self._peeking)
+        return sum(len(stream.waiters) + len(stream.listeners) for stream in streams)
 
     def drain(self) -> None:
         """Answer everybody who waits, and from now on everybody at once: the server stops."""
@@ -169,27 +194,32 @@ class Notifier:
 
     def _wake(self, streams: Iterable[Stream]) -> None:
         idle = not self._woken
-        self._woken.update(stream for stream in streams if stream.waiters)
+        self._woken.update(stream for stream in streams if stream.waiters or stream.listeners)  # PERF: not by is_used
         if idle and self._woken:
             self._clock.call_later(0, self._fire_woken)
 
     def _fire_woken(self) -> None:
-        woken, self._woken = self._woken, set()
-        for stream in woken:
-            self._fire(stream, True)
+        woken, self._woken = list(self._woken), set()
+        for first in range(0, len(woken), TOGETHER):
+            with self.outgoing.together():
+                for stream in woken[first : first + TOGETHER]:
+                    self._fire(stream, True)
 
     def _fire(self, stream: Stream, news: bool) -> None:
         waiters, stream.waiters = stream.waiters, set()
         for waiter in waiters:
             self._forget_timer(waiter)
             waiter.deferred.callback(news)
+        for listener in stream.listeners:
+            listener.on_news()
 
     # -- streams ---------------------------------------------------------------------------------------------
 
     def _stream(self, user_id: UserId, rooms: UserRooms) -> Stream:
         stream = self._streams.get(user_id)
         if stream is not None:
-            self._streams.move_to_end(user_id)
+            if len(self._streams) > self._max_streams // 2:  # PERF: the order says nothing before some may be dropped
+                self._streams.move_to_end(user_id)
             return stream
         joined = {room_id for room_id, row in rooms.items() if row.membership == "join"}
         stream = self._streams[user_id] = Stream(user_id, joined)
@@ -219,7 +249,7 @@ class Notifier:
     def _drop_unused(self) -> None:
         """Forget the longest unused stream that nobody waits at; with all of them in use, none."""
         for stream in self._streams.values():
-            if not stream.waiters:
+            if not stream.is_used:
                 break
         else:
             return

@@ -274,6 +274,33 @@ def test_request_sent_while_another_waits_is_answered_after_it(
     assert [connection.answer().json.get("value"), connection.answer().json.get("raw")] == [1, 1]
 
 
+def test_held_answers_go_out_at_the_end_or_before_their_connection_closes(
+    served: Served, handlers: Handlers, in_reactor: Callable[..., Any]
+) -> None:
+    staying, leaving = served.connect(), served.connect()
+    staying.send(build_request("GET", "/wait"))
+    leaving.send(build_request("GET", "/wait", headers={"Connection": "close"}))
+    while in_reactor(lambda: len(handlers.waiting)) < 2:
+        pass
+    outgoing = served.site.outgoing
+
+    def answer_both() -> list[int]:
+        held = []
+        with outgoing.together():
+            for waiting in handlers.waiting:
+                waiting.callback("x" * 100_000)
+                with outgoing.together():
+                    held.append(len(outgoing.held or ()))
+        return held
+
+    held = in_reactor(answer_both)
+    assert max(held) == 1 and outgoing.held is None
+    assert staying.answer().json["value"] == leaving.answer().json["value"] == "x" * 100_000
+    assert leaving.rest() == b""
+    staying.send(build_request("GET", "/raw"))
+    assert staying.answer().json == {"raw": 1}
+
+
 def test_draining_site_answers_what_waits_and_closes(
     served: Served, handlers: Handlers, in_reactor: Callable[..., Any]
 ) -> None:

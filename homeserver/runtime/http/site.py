@@ -31,6 +31,7 @@ from homeserver.runtime.http.answer import Heads
 from homeserver.runtime.http.body import Spooling
 from homeserver.runtime.http.request import Request, add_header
 from homeserver.runtime.http.router import Authenticator, Router
+from homeserver.runtime.outgoing import Outgoing
 
 if TYPE_CHECKING:
     from homeserver.runtime.rate_limit import RateLimiter
@@ -77,6 +78,7 @@ class App:
     # Told of every authenticated request: last seen.
     on_authenticated: Callable[[Any, Request], object] | None = None
     spooling: Spooling = field(factory=Spooling)
+    outgoing: Outgoing = field(factory=Outgoing)
 
 
 # twisted.web has no annotations here.
@@ -280,6 +282,7 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
         self.setLineMode(held)
 
     def _linger(self) -> None:
+        self.release()
         self.deadline_s = self.site.now_s() + self.site.limits.linger_s
         if not ISSLTransport.providedBy(self.transport):
             self._networkProducer.unregisterProducer()
@@ -289,6 +292,10 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
         self._discarded_bytes += len(data)
         if self._discarded_bytes > MAX_DISCARDED_BYTES:
             self.abort()
+
+    def loseConnection(self) -> None:
+        self.release()
+        super().loseConnection()
 
     def abort(self) -> None:
         self.transport.abortConnection()
@@ -306,8 +313,11 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
     # ---- Writing ----
 
     def write(self, data: bytes) -> None:
-        """Send what the socket takes now; the reactor is only asked to wait for the rest."""
+        """Send what the socket takes now; the reactor is only asked to wait for the rest. While writes are held, send nothing."""
         transport = self.transport
+        if self._writes_at_once and self.site.outgoing.held is not None:
+            self.site.outgoing.held[self] = self.site.outgoing.held.get(self, b"") + data
+            return
         if self._writes_at_once and not transport._tempDataLen and not transport.dataBuffer and transport.connected:
             sent = transport.writeSomeData(data)
             if sent == len(data):
@@ -315,6 +325,13 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
             if type(sent) is int:
                 data = data[sent:]
         transport.write(data)
+
+    def release(self) -> None:
+        """Hand what is held to the transport, so that something else may follow it there."""
+        held = self.site.outgoing.held
+        data = held.pop(self, None) if held else None
+        if data is not None:
+            self.transport.write(data)
 
     def pauseProducing(self) -> None:
         super().pauseProducing()
@@ -412,6 +429,7 @@ class Site(ServerFactory[Channel]):
         self.limiter = app.limiter
         self.on_authenticated = app.on_authenticated
         self.spooling = app.spooling
+        self.outgoing = app.outgoing
         self.resources = resources
         self.limits = limits or TimeLimits()
         self.channels: set[Channel] = set()

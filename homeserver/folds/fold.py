@@ -53,7 +53,8 @@ class Fold(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """The value if it is in memory."""
         value = self._entries.get(key)
-        if value is not None:
+        # PERF: the order says nothing before some may fall out; and what is hot is in order by then.
+        if value is not None and len(self._entries) > self._max_entries // 2:
             self._entries.move_to_end(key)
         return value
 

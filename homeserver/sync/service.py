@@ -96,24 +96,37 @@ class SyncService:
             return Answer(_empty(token), token, True), known
         view = View(self.sources, request.user_id)
         for _ in range(ATTEMPTS):
-            view.begin()
-            rooms = view.get_rooms()
-            unwanted = view.get_unwanted()
-            if rooms is not None and unwanted is not None:
-                build = Build(view, request, rooms, unwanted, self._segments, self.members)
-                answer = self._build_now(build)
-                if answer is not None and view.is_complete:
-                    self._remember(build, answer.token)
-                    return answer, rooms
+            found = self._look(view, request)
+            if found is not None:
+                return found
             await view.load()
         raise SyncBusy("The server is too busy, try again")
+
+    def build_from_memory(self, request: SyncRequest) -> Answer | None:
+        """As `build`; None where something has to be loaded."""
+        found = self._look(View(self.sources, request.user_id), request)
+        return None if found is None else found[0]
+
+    # -- no await from here on -------------------------------------------------------------------------------
+
+    def _look(self, view: View, request: SyncRequest) -> tuple[Answer, UserRooms] | None:
+        """What memory has now; None while the view has needs."""
+        view.begin()
+        rooms = view.get_rooms()
+        unwanted = view.get_unwanted()
+        if rooms is None or unwanted is None:
+            return None
+        build = Build(view, request, rooms, unwanted, self._segments, self.members)
+        answer = self._build_now(build)
+        if answer is None or not view.is_complete:
+            return None
+        self._remember(build, answer.token)
+        return answer, rooms
 
     def _remember(self, build: Build, token: SyncToken) -> None:
         device = (build.request.user_id, build.request.device_id)
         for room_id, members in build.sent:
             self.members.add(device, room_id, members, token.position)
-
-    # -- no await from here on -------------------------------------------------------------------------------
 
     def _token(self) -> SyncToken:
         return SyncToken(self.sources.log_writer.position, self.sources.typing.serial)
@@ -161,10 +174,13 @@ class SyncService:
 
     def _extend(self, build: Build) -> Parts | None:
         """What the extensions add; None while the view has needs."""
-        found = Parts()
+        found = NO_PARTS
         for extension in self.extensions:
             parts = extension.get_parts(build.view, build.request, build.rooms)
             if parts is None or parts is NO_PARTS:
+                continue
+            if found is NO_PARTS:
+                found = parts
                 continue
             found.news += parts.news
             found.quiet += parts.quiet
@@ -181,8 +197,9 @@ class SyncService:
             found = rooms.items()
         else:
             touched = self._touched(rooms, after)
-            touched.update(room_id for room_id in build.typing_changed)
-            touched.update(RoomId(room_id) for room_id in build.account_data)
+            touched.update(build.typing_changed)
+            if build.account_data:
+                touched.update(RoomId(room_id) for room_id in build.account_data)
             found = [(room_id, rooms[room_id]) for room_id in sorted(touched) if room_id in rooms]
         if wanted.matches_all:
             return found

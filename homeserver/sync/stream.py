@@ -12,11 +12,10 @@ from typing import Protocol
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
+from homeserver.folds.memberships import UserRooms
 from homeserver.runtime.coroutine import Drive
 from homeserver.sync.request import SyncRequest
-from homeserver.sync.service import SyncService
-
-WAIT_MS = 5 * 60 * 1000
+from homeserver.sync.service import Answer, SyncService
 
 
 class Outlet(Protocol):
@@ -30,7 +29,7 @@ class Outlet(Protocol):
 
 @define(eq=False)
 class SyncStream:
-    """One client's stream; `run` goes on until it or the server is stopped."""
+    """One client's stream, a Listener; `run` goes on until it or the server is stopped."""
 
     service: SyncService
     request: SyncRequest
@@ -38,23 +37,38 @@ class SyncStream:
     drive: Drive | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
     _writable: Deferred[None] | None = field(default=None, init=False)
+    _needed: Deferred[None] | None = field(default=None, init=False)
 
     async def run(self) -> None:
         """Raises: SyncBusy; CancelledError."""
         await self.service.begin(self.request)
         while not self._stopped and not self.service.notifier.is_draining:
-            request = self.request
-            answer, rooms = await self.service.build(request)
-            if self._stopped:
-                return
-            if not answer.is_empty or request.since is None or request.full_state:
-                self.outlet.send_update(answer.body)
-            self.request = request.since_then(answer.token)
             if not self.outlet.is_writable:
                 await self._wait_writable()
-            elif answer.token.to_device is None:
+                continue
+            answer, rooms = await self.service.build(self.request)
+            if self._stopped:
+                return
+            self._tell(answer)
+            if answer.token.to_device is None and not self.service.notifier.is_draining:
                 # No await since the response was built, so no wake-up is lost.
-                await self.service.notifier.wait(request.user_id, rooms, WAIT_MS)
+                await self._listen(rooms)
+
+    def on_news(self) -> None:
+        """Tell at once what memory has; `run` goes on where something has to be loaded or waited for."""
+        answer = None
+        if self.outlet.is_writable and not self.service.notifier.is_draining:
+            try:
+                answer = self.service.build_from_memory(self.request)
+            except Exception:  # `run` meets it too, and ends with it: whoever else listens is still told
+                answer = None
+        if answer is not None:
+            self._tell(answer)
+            if answer.token.to_device is None:
+                return
+        needed, self._needed = self._needed, None
+        if needed is not None:
+            needed.callback(None)
 
     async def acknowledge(self, request: SyncRequest) -> None:
         """The client has everything up to the request's token."""
@@ -70,6 +84,23 @@ class SyncStream:
         drive, self.drive = self.drive, None
         if drive is not None:
             drive.cancel()
+
+    def _tell(self, answer: Answer) -> None:
+        request = self.request
+        if not answer.is_empty or request.since is None or request.full_state:
+            self.outlet.send_update(answer.body)
+        self.request = request.since_then(answer.token)
+
+    async def _listen(self, rooms: UserRooms) -> None:
+        """Until there is something that `on_news` can't tell."""
+        notifier, user_id = self.service.notifier, self.request.user_id
+        needed = self._needed = Deferred()
+        notifier.listen(user_id, rooms, self)
+        try:
+            await needed
+        finally:
+            self._needed = None
+            notifier.unlisten(user_id, self)
 
     async def _wait_writable(self) -> None:
         self._writable = Deferred()

@@ -11,6 +11,7 @@ from twisted.internet.threads import deferToThread
 
 from homeserver.clientapi.sync import RequestParser
 from tests.kit.client import TIMEOUT_S
+from tests.kit.reactor import run_in_reactor
 from tests.kit.stream import PATH, Closed, StreamClient
 
 WEBSOCKET = {
@@ -235,6 +236,43 @@ def test_a_stream_ends_whose_token_goes_while_it_opens(
         stream.send({"id": "1", "method": "auth", "params": {"access_token": token}})
     closed = stream.closed()
     assert (closed.code, closed.reason) == (4401, "M_UNKNOWN_TOKEN")
+
+
+def test_news_are_sent_before_what_closes_the_stream(alice: Any, hearth: Any, open_stream: Any) -> None:
+    room = alice.create_room()
+    stream = open_stream(alice)
+    stream.update()
+    streams, outgoing = hearth.running.services.stream.streams, hearth.running.services.sync.notifier.outgoing
+
+    def tell_and_close() -> None:
+        with outgoing.together():
+            (only,) = streams._by_user[alice.user_id]
+            only.send_update(b'{"next_batch":"s1_1","rooms":{"join":{"%b":{}}}}' % room.encode())
+            only.close(4401, "M_UNKNOWN_TOKEN")
+
+    run_in_reactor(tell_and_close)
+    assert room in stream.update()["rooms"]["join"]
+    assert stream.closed().code == 4401
+
+
+def test_a_stream_that_fails_ends_alone(alice: Any, bob: Any, hearth: Any, open_stream: Any, monkeypatch: Any) -> None:
+    room = alice.create_room(invite=[bob.user_id])
+    bob.join(room)
+    failing, other = open_stream(alice), open_stream(bob)
+    failing.update()
+    other.update()
+    service = hearth.running.services.sync.service
+    look = service._look
+
+    def fail_for_alice(view: Any, request: Any) -> Any:
+        if request.user_id == alice.user_id:
+            raise ZeroDivisionError
+        return look(view, request)
+
+    monkeypatch.setattr(type(service), "_look", lambda self, view, request: fail_for_alice(view, request))
+    bob.send(room, "news")
+    assert told(other, room) == ["news"]
+    assert failing.closed().code == 1011
 
 
 def test_a_stopping_server_closes_its_streams(alice: Any, hearth: Any, open_stream: Any, patient: None) -> None:

@@ -46,11 +46,11 @@ class EventCache:
         return self._events.get(event_id)
 
     def put(self, event: StoredEvent) -> StoredEvent:
-        """Keep the event; the one that is kept already, if there is one that is not just its outlier."""
+        """Keep the event; the one that is kept already, unless that is just its outlier, or from before a second look."""
         if event.redacted_by is None and (redacted_by := self._redactions.get(event.event_id)) is not None:
             event.redact(redacted_by)
         known = self._events.setdefault(event.event_id, event)
-        if known.is_outlier and known is not event and not event.is_outlier:
+        if _is_outdated(known, event):
             self._bytes -= _cost(known)
             known = self._events[event.event_id] = event
         if known is event:
@@ -123,6 +123,10 @@ class EventCache:
         while self._bytes > self._max_bytes and self._events:
             _, event = self._events.popitem(last=False)
             self._bytes -= _cost(event)
+
+
+def _is_outdated(known: StoredEvent, event: StoredEvent) -> bool:
+    return (known.is_outlier and not event.is_outlier) or (known.soft_failed and not event.soft_failed)
 
 
 def _cost(event: StoredEvent) -> int:

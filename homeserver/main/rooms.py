@@ -44,6 +44,7 @@ from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.relations import Relations
 from homeserver.rooms.repair import RoomRepair
 from homeserver.rooms.reports import Reports
+from homeserver.rooms.second_looks import SecondLooks
 from homeserver.rooms.sending import Sending
 from homeserver.rooms.state_policy import StatePolicy
 from homeserver.rooms.summary import RoomSummaries
@@ -64,6 +65,7 @@ class RoomServices:
     addresses: AddressInvites
     relations: Relations
     delayed: DelayedEvents
+    second_looks: SecondLooks
     directory: RoomDirectory
     typing: Typing
     receipts: Receipts
@@ -103,7 +105,8 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
     paging = Paging(core.database, core.events)
     trims = HistoryTrims(core.server_name, core.database, core.clock, core.ingest, config.kept_history_events)
     extremities = Extremities(core.server_name, core.heads, core.writer)
-    for follower in (reader, extremities, delayed, GuestRemoval(core.database, membership)):
+    second_looks = SecondLooks(core.database, core.clock, core.ingest, core.sticky)
+    for follower in (reader, extremities, delayed, second_looks, GuestRemoval(core.database, membership)):
         core.log.follow(follower.on_rows)
     return RoomServices(
         remote,
@@ -113,6 +116,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
         addresses,
         relations,
         delayed,
+        second_looks,
         directory,
         typing,
         receipts,

@@ -58,6 +58,7 @@ class Services:
     async def stop(self) -> None:
         """Finish what was accepted; then close the database."""
         await self.rooms.delayed.stop()
+        await self.rooms.second_looks.stop()
         await self.rooms.upkeep.stop()
         await self.search.stop()
         await self.rooms.profiles.stop()
@@ -178,6 +179,7 @@ async def start_server(
     lifecycle.on_stop("Log", tail.stop)
     await services.accounts.accounts.resume_departures()
     await services.rooms.delayed.start()
+    services.rooms.second_looks.start()
     services.search.start()
     services.rooms.upkeep.start()
     services.media.start()

@@ -17,7 +17,6 @@ from homeserver.folds.events import EventCache
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.format import client_event_json, federation_event, splice_unsigned
 from homeserver.matrix.ids import DeviceId, EventId, RoomId, UserId
-from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.sticky import names_sticky, sticky_until_ms
 from homeserver.matrix.versions import RoomVersion
 from homeserver.store.events import StoredEvent
@@ -97,7 +96,7 @@ def _unsigned(
     return b'{"age":%d%b%b%b}' % (
         max(0, now_ms - pdu.origin_server_ts),
         _by_reader(event, reader, membership, related, with_room_id),
-        _sticky(pdu, now_ms) if names_sticky(pdu) else b"",
+        _sticky(event, now_ms) if names_sticky(pdu) else b"",
         b"" if bundle is None else b',"m.relations":%b' % bundle,
     )
 
@@ -131,9 +130,11 @@ def _transaction(txn_id: str, *, is_delay_id: bool) -> bytes:
     return b',"transaction_id":%b' % encoded
 
 
-def _sticky(pdu: Pdu, now_ms: int) -> bytes:
-    """For how long the event remains sticky."""
-    until_ms = sticky_until_ms(pdu, now_ms)
+def _sticky(event: StoredEvent, now_ms: int) -> bytes:
+    """For how long the event remains sticky. Of one whose origin's clock is ahead that is not known in all places."""
+    until_ms = event.sticky_until_ms
+    if until_ms is None and event.pdu.origin_server_ts <= now_ms:
+        until_ms = sticky_until_ms(event.pdu, now_ms)
     return b',"msc4354_sticky_duration_ttl_ms":%d' % (until_ms - now_ms) if until_ms and until_ms > now_ms else b""
 
 

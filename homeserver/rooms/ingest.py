@@ -31,6 +31,7 @@ from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.relations import THREAD, relation_of
 from homeserver.matrix.state_map import StateKey
+from homeserver.matrix.sticky import sticky_until_ms
 from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.head import MEMBER, PINNED, RoomHead, StateChange, membership_change
 from homeserver.rooms.heads import Room, RoomHeads
@@ -283,15 +284,17 @@ class Ingest:
             logger.info("Rejected %s in %s: %s", pdu.event_id, pdu.room_id, rejected)
             return await self._hide(run, arrival, Receipt.REJECTED)
         fault = incoming.unwanted
-        if fault is None and not is_partial:
+        if fault is not None:
+            arrival.event.sticky_until_ms = None  # what is unwanted is so whatever the room's state becomes
+        elif not is_partial:
             fault = await self._find_soft_fault(run, pdu, create)
         if fault is not None:
             logger.info("Soft-failed %s in %s: %s", pdu.event_id, pdu.room_id, fault)
             arrival.event.soft_failed = True
             return await self._hide(run, arrival, Receipt.SOFT_FAILED)
         arrival.event.sight = await self.sights.load(run.room.speculative, before, run.room.fresh)
-        arrival.superseded = await self._load_superseded(run.room, pdu)
-        await self._accept(run, arrival)
+        arrival.superseded = await self.load_superseded(run.room, pdu)
+        await self.accept(run, arrival)
         return None
 
     async def _find_soft_fault(self, run: Run, pdu: Pdu, create: Pdu) -> str | None:
@@ -328,6 +331,21 @@ class Ingest:
             after = await self.states.load_kept(room, 2 * known.nid + 1, after)
         arrival = Arrival(event, known is not None, before, after, facts.is_late, missing)
         await self._redact(room, arrival, facts.redactions)
+        if rejected is None:
+            event.sticky_until_ms = sticky_until_ms(event.pdu, self.partial.clock.time_ms())
+        return arrival
+
+    async def arrive_again(self, room: Room, event: StoredEvent) -> Arrival:
+        """A stored event that nobody sees, as if it came now, at the state that is stored for it."""
+        pdu, head = event.pdu, room.committed
+        found, _ = await self.database.read(load_facts, pdu.room_id, pdu.version, [pdu.event_id])
+        facts = found[pdu.event_id]
+        assert facts.known is not None and facts.known.snapshot_before is not None
+        before = await self.states.load_snapshot(room, facts.known.snapshot_before)
+        named = await self.events.load_many(dict.fromkeys(pdu.prev_events, head.room_id), {head.room_id: head.version})
+        missing = frozenset(each for each in pdu.prev_events if each not in named or named[each].is_outlier)
+        arrival = await self.arrive(room, pdu, facts, before, None, missing)
+        arrival.event.sight = await self.sights.load(head, before)
         return arrival
 
     async def _thread_root(self, room: Room, pdu: Pdu) -> EventId | None:
@@ -350,7 +368,7 @@ class Ingest:
                 arrival.event.redact(redaction.event_id)
                 return
 
-    async def _load_superseded(self, room: Room, pdu: Pdu) -> frozenset[EventId]:
+    async def load_superseded(self, room: Room, pdu: Pdu) -> frozenset[EventId]:
         """The event's prev events, and what lies behind those of them that nobody sees."""
         found = set(pdu.prev_events)
         frontier = list(pdu.prev_events)
@@ -385,7 +403,7 @@ class Ingest:
 
     # -- 3. the head -----------------------------------------------------------------------------------------------
 
-    async def _accept(self, run: Run, arrival: Arrival) -> None:
+    async def accept(self, run: Run, arrival: Arrival) -> None:
         """Submit what takes the event in. Raises: RoomBusy, LostCompare."""
         room_id = arrival.event.pdu.room_id
         for _ in range(ATTEMPTS):

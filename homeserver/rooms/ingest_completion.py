@@ -16,9 +16,10 @@ from sqlalchemy import Connection
 from homeserver.matrix.ids import EventId, RoomId, UserId, domain_of
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.state_map import StateKey, build_state_map
+from homeserver.matrix.sticky import sticky_until_ms
 from homeserver.rooms.head import MEMBER, RoomHead, StateChange, membership_change
 from homeserver.rooms.heads import Room
-from homeserver.rooms.ingest import Ingest, load_facts, save_arrival
+from homeserver.rooms.ingest import Ingest, save_arrival
 from homeserver.rooms.ingest_history import prev_events_first
 from homeserver.rooms.ingest_run import Arrival
 from homeserver.rooms.state_nodes import StateNode, changes_between
@@ -31,6 +32,7 @@ from homeserver.store.outside_rooms import delete_outside_rooms
 from homeserver.store.partial_rooms import PartialRoom, load_events_since, save_judged, save_partial_room
 from homeserver.store.room_writes import NewEvent, NewState, RoomWrite
 from homeserver.store.snapshots import empty_snapshot
+from homeserver.store.sticky import save_sticky
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +110,7 @@ class Completion:
 
         def save_first(conn: Connection) -> None:
             save_judged(conn, room_id, judged, partial.position)
+            save_sticky(conn, [new.event for new in judged if new.event.soft_failed])
 
         state = NewState([change.delta for change in changes], local)
         return RoomWrite(room_id, head.number, [], after, save=save, unsaid=others, state=state, save_first=save_first)
@@ -119,7 +122,7 @@ class Completion:
         ingest, ids = self.ingest, [event.event_id for event in shown]
         for _ in range(ATTEMPTS if shown else 0):
             room = await ingest.heads.load_room(room_id)
-            arrivals = [await self._arrive(room, event) for event in shown]
+            arrivals = [await ingest.arrive_again(room, event) for event in shown]
             if ingest.heads.get_room(room_id) is not room:
                 continue
             head = room.speculative
@@ -135,21 +138,6 @@ class Completion:
             return
         if shown:
             raise RoomBusy("The room is too busy, try again")
-
-    async def _arrive(self, room: Room, event: StoredEvent) -> Arrival:
-        """The event as if it came now, at the state that is stored for it."""
-        ingest, pdu, head = self.ingest, event.pdu, room.committed
-        found, _ = await ingest.database.read(load_facts, pdu.room_id, pdu.version, [pdu.event_id])
-        facts = found[pdu.event_id]
-        assert facts.known is not None and facts.known.snapshot_before is not None
-        before = await ingest.states.load_snapshot(room, facts.known.snapshot_before)
-        named = await ingest.events.load_many(
-            dict.fromkeys(pdu.prev_events, head.room_id), {head.room_id: head.version}
-        )
-        missing = frozenset(each for each in pdu.prev_events if each not in named or named[each].is_outlier)
-        arrival = await ingest.arrive(room, pdu, facts, before, None, missing)
-        arrival.event.sight = await ingest.sights.load(head, before)
-        return arrival
 
     async def _load_changes(self, head: RoomHead, node: StateNode) -> list[StateChange]:
         changed = changes_between(head.node, node)
@@ -189,6 +177,7 @@ class Judging:
             logger.info("Rejected %s in %s, now that its full state is known: %s", pdu.event_id, pdu.room_id, fault)
         if event.rejected is not None and fault is None and not event.soft_failed:
             event.soft_failed = True  # until the room's current state has its say
+            event.sticky_until_ms = sticky_until_ms(pdu, ingest.partial.clock.time_ms())
             self._candidates.append(event)
         event.rejected = fault
         is_change = pdu.state_key is not None and fault is None

@@ -29,6 +29,7 @@ from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.relations import THREAD, relation_of
 from homeserver.matrix.signing import SigningKey
 from homeserver.matrix.state_map import CREATE, StateKey
+from homeserver.matrix.sticky import sticky_until_ms
 from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.head import MAX_PREV_EVENTS, RoomHead, new_head
 from homeserver.rooms.heads import Room, RoomHeads
@@ -319,6 +320,7 @@ class RoomWriter:
             push_outcome=self.push_outcomes.outcome(head, pdu),
             thread_root=_thread_root(pdu, known),
         )
+        event.sticky_until_ms = sticky_until_ms(pdu, self.clock.time_ms())
         after, new = head.advance(event)
         if pdu.type == _REDACTION:
             new.redacts = _redacted(head, pdu, known)

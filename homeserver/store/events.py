@@ -21,7 +21,7 @@ class StoredEvent:
     """A PDU with what this server knows about it.
 
     `nid` and `timeline_order` are 0 until the log writer gives them (None order: an outlier).
-    Everything but `redacted_by` and `client_json` is constant once stored.
+    Everything but `redacted_by` and what is only in memory is constant once stored.
     """
 
     __slots__ = (
@@ -35,6 +35,7 @@ class StoredEvent:
         "sight",
         "snapshot_before",
         "soft_failed",
+        "sticky_until_ms",
         "thread_root",
         "timeline_order",
         "txn_device_id",
@@ -73,6 +74,8 @@ class StoredEvent:
         self.sight = sight
         # The event as clients get it, without room_id and unsigned, encoded once (rooms/client_events.py).
         self.client_json: bytes | None = None
+        # Set where it is known when the event came: None does not say that it is not sticky.
+        self.sticky_until_ms: int | None = None
 
     @property
     def event_id(self) -> EventId:
@@ -100,7 +103,7 @@ class StoredEvent:
         """From now on the event is its redacted form."""
         self.redacted_by = redacted_by
         self.pdu = redact_pdu(self.pdu)
-        self.client_json = None
+        self.client_json = self.sticky_until_ms = None
 
     def __repr__(self) -> str:
         return f"<StoredEvent {self.pdu.event_id} {self.pdu.type} at {self.timeline_order}>"

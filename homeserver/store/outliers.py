@@ -16,6 +16,7 @@ from homeserver.store.log_writer import LogItem
 from homeserver.store.relations import save_relations
 from homeserver.store.room_writes import NewEvent, add_unsaved, save_events, save_redactions
 from homeserver.store.snapshots import Snapshot, save_snapshots
+from homeserver.store.sticky import save_sticky
 
 # Positions stay below 2^45, and twice the largest nid (snapshot ids) below 2^63.
 _ABOVE_POSITIONS = 1 << 61
@@ -23,7 +24,8 @@ _BATCH_BITS = 16
 MAX_BATCH = 1000
 
 # Log rows of what happened to stored events and is no news to clients. Key: the room. "outliers": a batch was stored;
-# "hidden": events were judged (rejected, soft failed), or found their place in the past; data {"event_ids"}.
+# "hidden": events were judged (rejected, soft failed), or found their place in the past; data {"event_ids"}, and
+# "sticky_until_ms" where one was soft failed that is sticky so long.
 OUTLIERS = "outliers"
 HIDDEN = "hidden"
 
@@ -54,10 +56,12 @@ def hidden_item(room_id: RoomId, new: NewEvent, save_more: Save | None = None) -
         add_unsaved(unsaved, new)
         save_snapshots(conn, list(unsaved.items()))
         save_events(conn, [new])
+        save_sticky(conn, [new.event])
         if save_more is not None:
             save_more(conn, position)
 
-    return LogItem(HIDDEN, room_id, {"event_ids": [new.event.event_id]}, save)
+    sticky = {} if new.event.sticky_until_ms is None else {"sticky_until_ms": new.event.sticky_until_ms}
+    return LogItem(HIDDEN, room_id, {"event_ids": [new.event.event_id], **sticky}, save)
 
 
 def history_item(room_id: RoomId, news: Sequence[NewEvent], save_more: Save | None = None) -> LogItem:

@@ -119,6 +119,7 @@ def build_segment(
     bundles = view.get_bundles(window.events, head, log.rows) if with_bundles else _NO_BUNDLES
     if bundles is None:
         return None
+    view.sources.sticky.note_until(window.events)
     encoded = []
     for event in window.events:
         membership = membership_at(event)

@@ -1,4 +1,4 @@
-"""Which events are sticky."""
+"""Which events are sticky, soft-failed ones too: those wait for a state of the room that allows them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ sticky_events = Table(
     Column("room_id", Text, primary_key=True),
     Column("nid", BigInteger, primary_key=True, autoincrement=False),
     Column("event_id", Text, nullable=False),
-    # By the origin's clock: whoever reads it caps it.
     Column("expires_ts_ms", BigInteger, nullable=False),
 )
 Index("sticky_events_expiry", sticky_events.c.expires_ts_ms)

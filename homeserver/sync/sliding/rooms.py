@@ -229,6 +229,7 @@ class RoomBuilder:
         missing = self.view.missing_events
         keys, members = self._state(config, sent, head, windows)
         state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
+        self.view.sources.sticky.note_until(windows.shown.events)
         related = self.view.get_related(windows.shown.events, head, history)
         redactions = self.view.get_redactions(state or (), head)
         is_whole = sent is None or windows.shown is not windows.changes

@@ -47,11 +47,8 @@ class SendAnswer(msgspec.Struct):
     event_id: str
 
 
-class DelayQuery(msgspec.Struct, frozen=True):
+class SendQuery(msgspec.Struct, frozen=True):
     delay_ms: int | None = msgspec.field(name="org.matrix.msc4140.delay", default=None)
-
-
-class SendQuery(DelayQuery, frozen=True):
     sticky_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_STICKY_MS)] | None = msgspec.field(
         name="org.matrix.msc4354.sticky_duration_ms", default=None
     )
@@ -91,16 +88,14 @@ class RoomSending:
         spec="client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey",
     )
     async def put_state(
-        self, requester: Requester, path: StatePath, query: DelayQuery, body: JsonObject
+        self, requester: Requester, path: StatePath, query: SendQuery, body: JsonObject
     ) -> SendAnswer | DelayAnswer:
-        room_id = parse_room_id(path.room_id)
+        room_id, type_, key, sticky_ms = parse_room_id(path.room_id), path.event_type, path.state_key, query.sticky_ms
         if query.delay_ms is not None:
             schedule = self._delayed.schedule
-            return DelayAnswer(
-                await schedule(requester, room_id, path.event_type, path.state_key, body, query.delay_ms)
-            )
-        event_id = await self._sending.set_state(requester, room_id, path.event_type, path.state_key, body)
-        return SendAnswer(event_id)
+            delay_id = await schedule(requester, room_id, type_, key, body, query.delay_ms, sticky_ms=sticky_ms)
+            return DelayAnswer(delay_id)
+        return SendAnswer(await self._sending.set_state(requester, room_id, type_, key, body, sticky_ms=sticky_ms))
 
     @endpoint(
         "PUT",
@@ -110,7 +105,7 @@ class RoomSending:
         tag=TAG,
     )
     async def put_state_without_key(
-        self, requester: Requester, path: StateTypePath, query: DelayQuery, body: JsonObject
+        self, requester: Requester, path: StateTypePath, query: SendQuery, body: JsonObject
     ) -> SendAnswer | DelayAnswer:
         """The same for an empty state key."""
         return await self.put_state(requester, StatePath(path.room_id, path.event_type, ""), query, body)

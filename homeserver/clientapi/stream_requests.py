@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from secrets import token_urlsafe
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from attrs import frozen
@@ -12,7 +12,7 @@ from attrs import frozen
 from homeserver.accounts.requester import Requester
 from homeserver.clientapi.presence import PresenceBody, PresenceEndpoints, PresencePath
 from homeserver.clientapi.receipts import MarkersBody, ReceiptEndpoints, RoomPath
-from homeserver.clientapi.room_sending import DelayQuery, RoomSending, SendPath, SendQuery, StatePath
+from homeserver.clientapi.room_sending import RoomSending, SendPath, SendQuery, StatePath
 from homeserver.clientapi.typing import TypingBody, TypingEndpoints, TypingPath
 from homeserver.matrix.errors import Forbidden, Unrecognized
 from homeserver.matrix.sticky import MAX_STICKY_MS
@@ -20,9 +20,11 @@ from homeserver.runtime.http.body import check_storable, error_of
 from homeserver.runtime.http.endpoint import Auth, declarations_of
 from homeserver.runtime.rate_limit import RateLimiter
 
-_NO_DELAY: Final = DelayQuery()
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 Handler = Callable[[Requester, dict[str, Any]], Awaitable[Any]]
+
+
+_Sticky = Annotated[int, msgspec.Meta(ge=0, le=MAX_STICKY_MS)]
 
 
 class SendParams(msgspec.Struct):
@@ -30,7 +32,7 @@ class SendParams(msgspec.Struct):
     event_type: str
     content: dict[str, Any]
     txn_id: str | None = None
-    sticky_duration_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_STICKY_MS)] | None = None
+    sticky_duration_ms: _Sticky | None = None
 
 
 class StateParams(msgspec.Struct):
@@ -38,6 +40,7 @@ class StateParams(msgspec.Struct):
     event_type: str
     content: dict[str, Any]
     state_key: str = ""
+    sticky_duration_ms: _Sticky | None = None
 
 
 class TypingParams(msgspec.Struct):
@@ -103,7 +106,8 @@ class StreamRequests:
     async def _set_state(self, requester: Requester, params: dict[str, Any]) -> Any:
         given = convert_params(params, StateParams)
         path = StatePath(given.room_id, given.event_type, given.state_key)
-        return await self._sending.put_state(requester, path, _NO_DELAY, given.content)
+        query = SendQuery(sticky_ms=given.sticky_duration_ms)
+        return await self._sending.put_state(requester, path, query, given.content)
 
     async def _set_typing(self, requester: Requester, params: dict[str, Any]) -> Any:
         given = convert_params(params, TypingParams)

@@ -27,7 +27,7 @@ from homeserver.accounts.requester import Requester
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import Conflict, Forbidden, InvalidParam, LimitExceeded, MatrixError, NotFound, TooLarge
 from homeserver.matrix.ids import EventId, RoomId, UserId
-from homeserver.rooms.sending import Sending, check_text, make_transaction
+from homeserver.rooms.sending import Sending, check_may_stick, check_text, make_transaction
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database, RowExists
 from homeserver.store import delayed_events as store
@@ -142,6 +142,8 @@ class DelayedEvents:
         requester.check_not_suspended()
         check_text("eventType", type_)
         check_text("stateKey", state_key or "")
+        if state_key is not None:
+            check_may_stick(type_, sticky_ms)
         transaction = None
         if txn_id is not None:
             transaction = make_transaction(requester, room_id, f"send later\n{type_}", txn_id)
@@ -312,8 +314,15 @@ class DelayedEvents:
         if event.state_key is None:
             send = self.sending.send
             return await send(requester, event.room_id, event.type, content, delay_id, event.sticky_ms, is_delayed=True)
-        set_state = self.sending.set_state
-        return await set_state(requester, event.room_id, event.type, event.state_key, content, delay_id=delay_id)
+        return await self.sending.set_state(
+            requester,
+            event.room_id,
+            event.type,
+            event.state_key,
+            content,
+            sticky_ms=event.sticky_ms,
+            delay_id=delay_id,
+        )
 
 
 def _log_failure(failure: Any) -> None:

@@ -73,20 +73,22 @@ class Sending:
         state_key: str,
         content: dict[str, Any],
         *,
+        sticky_ms: int | None = None,
         delay_id: str | None = None,
     ) -> EventId:
-        """Send a state event; setting what is set already is no new event.
+        """Send a state event; setting what is set already is no new event, unless it is to be sticky from now on.
 
         Raises: Forbidden, InvalidParam, BadJson, TooLarge.
         """
         requester.check_not_suspended()
         check_text("eventType", type)
         check_text("stateKey", state_key)
+        check_may_stick(type, sticky_ms)
         if type == MEMBER:
             return await self.membership.change(requester, room_id, parse_user_id(state_key, "stateKey"), content)
         await self.policy.check_state_event(requester, room_id, type, state_key, content)
-        draft = Draft(type, requester.user_id, content, state_key, txn_id=delay_id)
-        same = await self._load_same(room_id, draft)
+        draft = Draft(type, requester.user_id, content, state_key, txn_id=delay_id, sticky_ms=sticky_ms)
+        same = await self._load_same(room_id, draft) if sticky_ms is None else None
         if same is not None:
             return same
         return await self._write(room_id, lambda head: (draft,))
@@ -183,6 +185,12 @@ def _draft(
         txn_id=txn_id,
         sticky_ms=sticky_ms,
     )
+
+
+def check_may_stick(type: str, sticky_ms: int | None) -> None:
+    """Memberships are made by rules of their own, and of other servers' rooms elsewhere. Raises: InvalidParam."""
+    if type == MEMBER and sticky_ms is not None:
+        raise InvalidParam("sticky_duration_ms", "memberships can't be sticky")
 
 
 def check_text(field: str, value: str) -> None:

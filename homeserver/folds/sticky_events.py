@@ -94,6 +94,10 @@ class StickyEvents:
         room = self._rooms.get(room_id)
         return [] if room is None else [one for one in room.events.values() if one.event.order > after]
 
+    def is_sticky(self, event_id: EventId) -> bool:
+        room_id = self._room_of.get(event_id)
+        return room_id is not None and self._rooms[room_id].events[event_id].until_ms > self.clock.time_ms()
+
     def note_until(self, events: Iterable[StoredEvent]) -> None:
         """Tell events that come from the database until when they are sticky."""
         for event in events:

@@ -89,7 +89,14 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
     addresses = AddressInvites(core.writer, membership)
     creation = RoomCreation(config, core.writer, contents, addresses)
     views = RoomViews(
-        core.database, core.heads, core.events, core.histories, core.memberships, core.ignored, core.partial
+        core.database,
+        core.heads,
+        core.events,
+        core.histories,
+        core.memberships,
+        core.ignored,
+        core.sticky,
+        core.partial,
     )
     public_rooms = PublicRooms(core.database)
     core.log.follow(public_rooms.on_rows)

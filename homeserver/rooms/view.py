@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import define, frozen
 
 from homeserver.accounts.ignored_users import NOBODY, IgnoredUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.histories import Histories, UserHistory
 from homeserver.folds.memberships import Memberships
+from homeserver.folds.sticky_events import StickyEvents
 from homeserver.matrix.errors import Forbidden, NotFound
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
@@ -21,18 +24,23 @@ from homeserver.store.state import load_state_at
 _NOT_IN_ROOM = "You are not in this room, or it does not exist"
 
 
+def _nothing_is(_event_id: EventId) -> bool:
+    return False
+
+
 @frozen
 class RoomView:
     """A room as one user may see it.
 
     until: None for those who see the room as it goes on; else the position of the event by which the user left, after
-    which they see nothing (their state is that of the moment they left).
+    which they see nothing (their state is that of the moment they left). is_sticky: of events that no history hides.
     """
 
     head: RoomHead
     history: UserHistory
     until: int | None
     ignored: frozenset[str] = NOBODY
+    is_sticky: Callable[[EventId], bool] = _nothing_is
 
     @property
     def room_id(self) -> RoomId:
@@ -49,6 +57,7 @@ class RoomViews:
     histories: Histories
     memberships: Memberships
     ignored: IgnoredUsers
+    sticky: StickyEvents
     partial: PartialStates | None = None
 
     async def load_full(self, room_id: RoomId, user_id: UserId) -> RoomView:
@@ -69,7 +78,10 @@ class RoomViews:
             raise Forbidden(_NOT_IN_ROOM) from None
         history = await self.load_history(room_id, user_id)
         ignored = await self.ignored.load(user_id)
-        if head.is_joined(user_id) or head.history_visibility == "world_readable":
+        if head.is_joined(user_id):
+            # Spec: MSC4354
+            return RoomView(head, history, None, ignored, self.sticky.is_sticky)
+        if head.history_visibility == "world_readable":
             return RoomView(head, history, None, ignored)
         left = await self._left_position(room_id, user_id, history)
         if left is None:
@@ -132,4 +144,5 @@ def is_visible(view: RoomView, event: StoredEvent) -> bool:
         return False
     if view.until is not None and event.order > view.until:
         return False
-    return (view.history.sees_all and event.sight is None) or view.history.can_see(event)
+    sees_all = view.history.sees_all and event.sight is None
+    return sees_all or view.history.can_see(event) or view.is_sticky(event.event_id)

@@ -57,6 +57,25 @@ def test_a_server_that_joins_gets_what_is_sticky_then(start_federated: Callable[
     assert set(sticky(carol, room)) == {*sent, own}
 
 
+def test_who_joins_sees_what_is_sticky_though_the_rest_of_history_is_hidden(
+    start_federated: Callable[..., Any],
+) -> None:
+    here, there = start_federated("here"), start_federated("there")
+    alice, bob = here.register("alice"), there.register("bob")
+    room = alice.create_room(preset="public_chat", room_alias_name="room")
+    alice.set_state(room, "m.room.history_visibility", {"history_visibility": "joined"})
+    hidden = alice.send(room, "hidden")
+    sent = []
+    for n in range(3):
+        sent.append(stick(alice, room, f"{n}"))
+        alice.send(room, f"between {n}")
+    bob.join(f"#room:{here.server_name}")
+    until(bob, lambda: set(sticky(bob, room)) == set(sent))
+    for event_id in sent:
+        assert bob.get("/rooms/{}/event/{}", at=(room, event_id))["event_id"] == event_id
+    bob.get("/rooms/{}/event/{}", at=(room, hidden), expect="M_NOT_FOUND")
+
+
 def sent_to(outbox: Outbox, server: str) -> list[str]:
     return [pdu["content"]["txn"] for pdu in outbox.peers.pdus(server) if pdu["type"] == "x.sticky"]
 

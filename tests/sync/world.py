@@ -137,7 +137,10 @@ class World:
         ):
             self.log.follow(follower.on_rows)
         self.writer = RoomWriter(SERVER, self.key, self.clock, self.heads, self.events, self.log, NoPush())
-        self.views = RoomViews(self.database, self.heads, self.events, self.histories, self.memberships, self.ignored)
+        self.sticky = StickyEvents(self.database, self.clock)
+        self.views = RoomViews(
+            self.database, self.heads, self.events, self.histories, self.memberships, self.ignored, self.sticky
+        )
         self.paging = Paging(self.database, self.events)
         self.sources = Sources(
             self.database,
@@ -155,7 +158,7 @@ class World:
             Rules(),
             Relations(self.database, self.events, ErasedUsers(), self.ignored, self.histories),
             ErasedUsers(),
-            StickyEvents(self.database, self.clock),
+            self.sticky,
         )
         self.service = SyncService(self.sources, self.notifier)
 

@@ -83,6 +83,36 @@ def test_stickiness_ends_by_time_and_by_redaction(alice: Any, bob: Any, room: st
     assert "msc4354_sticky" not in bob.get("/rooms/{}/event/{}", at=(room, redacted))
 
 
+def test_whoever_is_joined_sees_it_whatever_the_room_s_history_visibility(hearth: Any, alice: Any, room: str) -> None:
+    alice.set_state(room, "m.room.history_visibility", {"history_visibility": "joined"})
+    carol, path = hearth.register("carol"), "/rooms/{}/event/{}"
+    plain, short = alice.send(room, "plain"), stick(alice, room, "short", 1)["event_id"]
+    sent = stick(alice, room, "1")["event_id"]
+    carol.join(room)
+    assert ids(sticky(carol, room)[1]) == [sent]
+    assert ids(slide(carol)[1]["rooms"][room]["events"]) == [sent]
+    assert carol.get(path, at=(room, sent))["event_id"] == sent
+    for hidden in (plain, short):
+        carol.get(path, at=(room, hidden), expect="M_NOT_FOUND")
+    alice.redact(room, sent)
+    carol.get(path, at=(room, sent), expect="M_NOT_FOUND")
+    again = stick(alice, room, "2")["event_id"]
+    carol.leave(room)
+    late = stick(alice, room, "3")["event_id"]
+    carol.get(path, at=(room, late), expect="M_NOT_FOUND")
+    assert carol.get(path, at=(room, again))["event_id"] == again
+
+
+def test_what_a_filter_keeps_from_the_timeline_is_told_beside_it(alice: Any, bob: Any, room: str) -> None:
+    nothing = {"room": {"timeline": {"not_types": ["x.sticky"]}, "state": {"types": []}}}
+    since = bob.get("/sync", query={"filter": nothing})["next_batch"]
+    sent = stick(alice, room, "1")["event_id"]
+    for at in (since, None):
+        joined = bob.get("/sync", query={"since": at, "filter": nothing})["rooms"]["join"][room]
+        assert sent not in ids(joined["timeline"]["events"])
+        assert ids(joined["msc4354_sticky"]["events"]) == [sent]
+
+
 def test_ignored_users_do_not_stick(alice: Any, bob: Any, room: str) -> None:
     stick(alice, room, "1")
     alice.send(room, "later")
@@ -185,6 +215,42 @@ def test_another_name_is_no_join_that_tells_sticky_events_again(alice: Any, bob:
     bob.join(room)
     bob.send(room, "back again")
     assert pages(bob, 5, pos, since)[0] == told
+
+
+def slide_lists(
+    client: Any, pos: str | None, since: str | None, **about: Any
+) -> tuple[str, str | None, dict[str, Any]]:
+    """With lists and subscriptions of one's own: the position and token then, and the events by room."""
+    extension = {"enabled": True, **({"since": since} if since else {})}
+    answer = client.post(SLIDING, {**about, "extensions": {EXTENSION: extension}}, query={"pos": pos, "timeout": 0})
+    told = answer["extensions"].get(EXTENSION, {})
+    rooms = {room: ids(found["events"]) for room, found in told.get("rooms", {}).items()}
+    return answer["pos"], told.get("next_batch", since), rooms
+
+
+def test_only_rooms_are_told_of_that_the_connection_is_about(alice: Any) -> None:
+    plain, space = alice.create_room(), alice.create_room(creation_content={"type": "m.space"})
+    rooms = [plain, space]
+    early = {room: stick(alice, room, "early")["event_id"] for room in rooms}
+    for room in rooms:
+        alice.send(room, "later")
+    room_config = {"timeline_limit": 1, "required_state": []}
+    # Nothing is in its window, which is behind all.
+    spaces = {"lists": {"spaces": {"ranges": [[5, 9]], "filters": {"room_types": ["m.space"]}, **room_config}}}
+    pos, since, told = slide_lists(alice, None, None, **spaces)
+    assert told == {space: [early[space]]}
+    late = {room: stick(alice, room, "late")["event_id"] for room in rooms}
+    for room in rooms:
+        alice.send(room, "later")
+    pos, since, told = slide_lists(alice, pos, since, **spaces)
+    assert told == {space: [late[space]]}
+    assert slide_lists(alice, pos, since, **spaces)[2] == {}
+    both = {**spaces, "room_subscriptions": {plain: room_config}}
+    asked_at = pos, since
+    for _ in range(2):  # an answer that was lost
+        pos, since, told = slide_lists(alice, *asked_at, **both)
+        assert told == {plain: [early[plain], late[plain]]}
+    assert slide_lists(alice, pos, since, **both)[2] == {}
 
 
 @pytest.mark.parametrize("since", ["x", "", "-1", "1_2", "2_1_1", "1_1_1", "1_2_3_4", "_", "1" * 19])

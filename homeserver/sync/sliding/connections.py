@@ -68,7 +68,8 @@ Marks = Mapping[str, ExtensionMark]
 
 @frozen(eq=False)
 class ConnectionState:
-    """What the client has at a position. counts: of each list. marks: of the extensions that it ever asked for."""
+    """What the client has at a position. counts: of each list. marks: of the extensions that it ever asked for. matched: as of
+    Windows."""
 
     serial: int
     position: int
@@ -77,6 +78,7 @@ class ConnectionState:
     counts: Mapping[str, int] = _NO_LISTS
     fingerprint: bytes = b""
     marks: Marks = _NO_MARKS
+    matched: frozenset[RoomId] = frozenset()
 
     def told_upto(self, extension: str) -> int | None:
         """Of what is not of a room; None where the extension was never on."""

@@ -84,7 +84,7 @@ class SlidingExtensions:
             ("account_data", lambda: _account_data(view, request, state, marks["account_data"], windows)),
             ("receipts", lambda: _receipts(view, joined("receipts"), parts)),
             ("typing", lambda: _typing(view, joined("typing"), ignored)),
-            (STICKY_EVENTS, lambda: tell_sticky_events(view, request, state, rooms, parts, ignored)),
+            (STICKY_EVENTS, lambda: tell_sticky_events(view, request, state, rooms, windows.matched, parts, ignored)),
             *(
                 (name, partial(tell_thread_subscriptions, view, request.extension(name), told(name) or 0))
                 for name in THREAD_SUBSCRIPTIONS

@@ -20,7 +20,7 @@ from homeserver.rooms.head import RoomHead
 from homeserver.store.account_data import load_account_data_between
 from homeserver.store.memberships import MembershipRow
 from homeserver.sync.sliding.connections import ConnectionState
-from homeserver.sync.sliding.request import Filters, ListConfig, RoomConfig, SlidingRequest
+from homeserver.sync.sliding.request import STICKY_EVENTS, Filters, ListConfig, RoomConfig, SlidingRequest
 from homeserver.sync.view import Lookup, View
 
 ENCRYPTION = ("m.room.encryption", "")
@@ -29,12 +29,16 @@ _LISTED = frozenset({"join", "invite", "knock"})
 
 @define
 class Windows:
-    """The rooms of a request, the newest first. lists: names of the lists in whose windows a room is."""
+    """The rooms of a request, the newest first. lists: names of the lists in whose windows a room is.
+
+    matched: all that a list is about, in its windows or not, or that is subscribed to; empty unless an extension asks for it.
+    """
 
     configs: dict[RoomId, RoomConfig] = field(factory=dict)
     lists: dict[RoomId, list[str]] = field(factory=dict)
     counts: dict[str, int] = field(factory=dict)
     subscribed: set[RoomId] = field(factory=set)
+    matched: frozenset[RoomId] = frozenset()
 
     def add(self, room_ids: Iterable[RoomId], config: RoomConfig) -> None:
         """The configuration is wanted of the rooms, too."""
@@ -86,11 +90,16 @@ class RoomLists:
                 return None
             marks = _Marks(view)
             for name, config in request.lists.items():
-                self._cut(marks, known, ordered, name, config, found)
+                wanted = ordered if config.filters == Filters() else _filtered(marks, known, ordered, config.filters)
+                _cut(wanted, name, config, found)
+                if request.extension(STICKY_EVENTS).enabled:
+                    found.matched |= frozenset(wanted)
         for room_id, room in request.subscriptions.items():
             if room_id in known:
                 found.add([room_id], room)
                 found.subscribed.add(room_id)
+        if request.extension(STICKY_EVENTS).enabled:
+            found.matched |= found.subscribed
         return found if view.is_complete else None
 
     def bump_stamp(self, room_id: RoomId, membership: MembershipRow) -> int:
@@ -121,23 +130,15 @@ class RoomLists:
             stamps |= {room_id: activity.last for room_id, activity in loaded.items()}
         return sorted(known, key=lambda room_id: -stamps[room_id])
 
-    def _cut(
-        self,
-        marks: _Marks,
-        known: Mapping[RoomId, MembershipRow],
-        ordered: Sequence[RoomId],
-        name: str,
-        config: ListConfig,
-        found: Windows,
-    ) -> None:
-        wanted = ordered if config.filters == Filters() else _filtered(marks, known, ordered, config.filters)
-        found.counts[name] = len(wanted)
-        cut = wanted
-        if config.ranges is not None:
-            cut = [room_id for first, last in config.ranges for room_id in wanted[first : last + 1]]
-        found.add(cut, config.room)
-        for room_id in cut:
-            found.lists.setdefault(room_id, []).append(name)
+
+def _cut(wanted: Sequence[RoomId], name: str, config: ListConfig, found: Windows) -> None:
+    found.counts[name] = len(wanted)
+    cut = wanted
+    if config.ranges is not None:
+        cut = [room_id for first, last in config.ranges for room_id in wanted[first : last + 1]]
+    found.add(cut, config.room)
+    for room_id in cut:
+        found.lists.setdefault(room_id, []).append(name)
 
 
 def _is_listed(row: MembershipRow, unwanted: Unwanted, state: ConnectionState | None) -> bool:

@@ -89,7 +89,7 @@ class SlidingSync:
             rooms, unwanted = view.get_rooms(), view.get_unwanted()
             if rooms is not None and unwanted is not None:
                 if state is not None and self._is_quiet(view, request, state, rooms):
-                    windows: Windows | None = Windows(counts=dict(state.counts))
+                    windows: Windows | None = Windows(counts=dict(state.counts), matched=state.matched)
                 else:
                     if picked is None or picked_at != view.now:
                         picked, picked_at = self.lists.pick(view, request, rooms, unwanted, state), view.now
@@ -129,6 +129,7 @@ class SlidingSync:
             windows.counts,
             request.fingerprint,
             marks,
+            windows.matched,
         )
         return _Built(answer, after, bool(shown) or told.is_news or counts_changed)
 

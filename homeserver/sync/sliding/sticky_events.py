@@ -5,12 +5,15 @@ events that may be older than the position. So a page ends at a place within a s
 end until all of it is told; what comes meanwhile, joins as well, is of the next one. Were the place alone the client's token,
 a page of old events would lead back to where it came from.
 
+Only rooms that the connection's lists and subscriptions are about are told of, in their windows or not. A room that comes to
+them later is told whole at once.
+
 Spec: MSC4354, MSC4480
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -18,7 +21,7 @@ from attrs import evolve, frozen
 
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.errors import InvalidParam
-from homeserver.matrix.ids import RoomId
+from homeserver.matrix.ids import EventId, RoomId
 from homeserver.rooms.client_events import Reader, encode
 from homeserver.store.events import StoredEvent
 from homeserver.store.memberships import MembershipRow
@@ -54,17 +57,20 @@ def tell_sticky_events(
     request: SlidingRequest,
     state: ConnectionState | None,
     rooms: UserRooms,
+    matched: frozenset[RoomId],
     parts: Mapping[RoomId, RoomPart],
     ignored: frozenset[str],
 ) -> tuple[Any, bool]:
     """Those behind the extension's own `since`, the oldest first, but for those that the timelines of the response have."""
     since = parse_sticky_since(request)
+    about = [row for room_id, row in rooms.items() if room_id in matched and row.membership == "join"]
     found = [
         (event, evolve(stretch, told=event.order))
         for stretch in since.stretches(view.now)
-        for event in _unseen(view, rooms, stretch)
+        for event in _unseen(view, about, stretch)
     ]
-    if not view.is_complete or (not found and state is not None):
+    earlier = _of_new_rooms(view, state, about, {event.event_id for event, _ in found})
+    if not view.is_complete or (not found and not earlier and state is not None):
         return None, False
     limit = max(1, min(request.extension(STICKY_EVENTS).limit, MAX_EVENTS))
     shown = {event.event_id for part in parts.values() for event in part.timeline}
@@ -78,7 +84,8 @@ def tell_sticky_events(
         upto = behind
     else:
         upto = StickySince(view.now, view.now)
-    by_room = _encode(view, told, Reader(request.user_id, request.device_id))
+    earlier = [event for event in earlier if event.event_id not in shown and event.pdu.sender not in ignored]
+    by_room = _encode(view, [*earlier, *told], Reader(request.user_id, request.device_id))
     return {"next_batch": str(upto), **({"rooms": by_room} if by_room else {})}, bool(by_room)
 
 
@@ -90,12 +97,24 @@ def _encode(view: View, events: list[StoredEvent], reader: Reader) -> dict[str, 
     return by_room
 
 
-def _unseen(view: View, rooms: UserRooms, stretch: StickySince) -> list[StoredEvent]:
+def _of_new_rooms(
+    view: View, state: ConnectionState | None, rooms: Collection[MembershipRow], found: Collection[EventId]
+) -> list[StoredEvent]:
+    """Those of rooms that the connection was not about until now, but for what is found anyway."""
+    if state is None or state.told_upto(STICKY_EVENTS) is None:
+        return []
+    new = [row.room_id for row in rooms if row.room_id not in state.matched]
+    return [
+        one.event for room_id in new for one in view.sources.sticky.get(room_id, 0) if one.event.event_id not in found
+    ]
+
+
+def _unseen(view: View, rooms: Collection[MembershipRow], stretch: StickySince) -> list[StoredEvent]:
     """What the client lacks of a stretch, in order: of the rooms that the user joined in it, all events. (Rooms joined behind
     it are of the next one.)"""
     found: list[StoredEvent] = []
-    for room_id, row in rooms.items():
-        events = view.sources.sticky.get(room_id, stretch.told) if row.membership == "join" else ()
+    for row in rooms:
+        events = view.sources.sticky.get(row.room_id, stretch.told)
         joined_at = _joined_at(view, row, stretch) if events else None
         if joined_at is not None and joined_at <= stretch.upto:
             after = stretch.since if joined_at <= stretch.since else 0

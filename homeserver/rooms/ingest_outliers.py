@@ -13,12 +13,14 @@ from homeserver.matrix.ids import EventId, RoomId, create_event_id_of
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.versions import RoomVersion
 from homeserver.rooms.receipt_checks import fault_by_auth_events
-from homeserver.runtime.db import Database
+from homeserver.runtime.db import Database, RowExists
 from homeserver.store.events import StoredEvent, load_events, load_rooms_of
 from homeserver.store.log_writer import LogWriter
 from homeserver.store.outliers import MAX_BATCH, outliers_item
 
 logger = logging.getLogger(__name__)
+
+ATTEMPTS = 20
 
 
 @define(eq=False)
@@ -30,14 +32,27 @@ class OutlierStore:
     log: LogWriter
 
     async def store(self, room_id: RoomId, version: RoomVersion, pdus: Sequence[Pdu]) -> set[EventId]:
-        """Events of one room. Returns those that were left out, because what should allow them is not known."""
+        """Events of one room. Returns those that were left out, because what should allow them is not known.
+
+        Raises: RowExists, while others keep storing the same events.
+        """
         pending = {pdu.event_id: pdu for pdu in pdus}
-        new, left_out = await self.database.read(_load_judged, room_id, version, pending)
-        for start in range(0, len(new), MAX_BATCH):
-            batch = new[start : start + MAX_BATCH]
+        for attempt in range(1, ATTEMPTS + 1):
+            new, left_out = await self.database.read(_load_judged, room_id, version, pending)
+            try:
+                await self._save(room_id, new)
+            except RowExists:
+                if attempt == ATTEMPTS:
+                    raise
+            else:
+                break
+        return left_out
+
+    async def _save(self, room_id: RoomId, events: Sequence[StoredEvent]) -> None:
+        for start in range(0, len(events), MAX_BATCH):
+            batch = events[start : start + MAX_BATCH]
             await self.log.submit(outliers_item(room_id, batch))
             self.events.put_all(batch)
-        return left_out
 
 
 def _load_judged(

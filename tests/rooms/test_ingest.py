@@ -19,6 +19,7 @@ from homeserver.rooms.ingest import Ingest, Receipt
 from homeserver.rooms.ingest_errors import MissingEvents
 from homeserver.rooms.partial_states import PartialStates
 from homeserver.rooms.writer import Draft
+from homeserver.runtime.coroutine import gather
 from homeserver.store.log import load_head_position
 from homeserver.store.tables.federated_rooms import event_gaps
 from homeserver.store.tables.rooms import current_state, events, memberships, rooms, state_deltas, state_snapshots
@@ -377,3 +378,17 @@ def test_many_extremities_are_merged_by_an_event_of_ours(server: IngestServer) -
     [dummy] = server.head(room).extremities
     assert server.seen(room)[-1] == dummy
     assert len(server.timeline(base[0].room_id)[-1].pdu.prev_events) == MAX_EXTREMITIES + 1
+
+
+def test_outliers_that_come_from_two_sides_at_once_are_stored_once(server: IngestServer) -> None:
+    room = open_room()
+    server.enter(room)
+    first, second = room.say(ZOE, "first"), room.say(ZOE, "second")
+    store = server.ingest.store_outliers
+
+    async def store_both() -> list[set[EventId]]:
+        return await gather([store(room.version, [first]), store(room.version, [first, second])])
+
+    assert server.wait(store_both()) == [set(), set()]
+    assert server.event(first).is_outlier
+    assert server.event(second).is_outlier

@@ -4,6 +4,9 @@ The order of the timeline are positions of the log for what came live, negative 
 A gap in the middle (this server was away) is filled with numbers that are free between the positions at its ends; most
 positions belong to other rooms. Where they do not suffice, only the newest events get a place.
 
+What is sticky is news, wherever it comes from. It gets no place in the past, if the room's state allows it now, but one at the
+end, as if its server had sent it (rooms/second_looks.py).
+
 Spec: server-server-api#backfilling-and-retrieving-missing-events
 """
 
@@ -56,14 +59,15 @@ class History:
             room = await ingest.heads.load_room(room_id)
             batch = Batch(ingest, room, states)
             await batch.add_all(pdus)
+            await batch.hold_back_news()
             return await self._save(room_id, batch)
 
     async def _save(self, room_id: RoomId, batch: Batch) -> int:
         arrivals = batch.arrivals
         if not arrivals:
             return 0
-        shown = [arrival.event for arrival in arrivals if arrival.event.rejected is None]
-        named = {event.event_id for event in shown}
+        shown = [arrival.event for arrival in arrivals if not arrival.is_hidden]
+        named = {arrival.event.event_id for arrival in arrivals if arrival.event.rejected is None}
         last, free = await self.ingest.database.read(_load_free_places, room_id, named)
         for place, event in zip(range(last, last - free, -1), reversed(shown), strict=False):
             event.timeline_order = place
@@ -101,6 +105,16 @@ class Batch:
                     await self._add(pdu, known)
                 except MissingEvents:
                     continue
+
+    async def hold_back_news(self) -> None:
+        """What is sticky, and allowed now, is soft failed until it takes its place."""
+        ingest, head = self.ingest, self.room.committed
+        now_ms = ingest.partial.clock.time_ms()
+        for arrival in self.arrivals:
+            event = arrival.event
+            if event.sticky_until_ms is not None and event.sticky_until_ms > now_ms:
+                fault = await ingest.checks.find_fault_in(event.pdu, head.create, head.state)
+                event.soft_failed = fault is None
 
     async def _add(self, pdu: Pdu, known: StoredEvent) -> None:
         ingest, head = self.ingest, self.room.committed
@@ -181,8 +195,8 @@ def _load_what_is_known(conn: Connection, pdu: Pdu) -> tuple[set[EventId], Facts
 def _save_all(arrivals: Sequence[Arrival]) -> Callable[[Connection, int], None]:
     saves = [save_arrival(arrival) for arrival in arrivals]
     oldest = next((arrival for arrival in arrivals if arrival.event.timeline_order is not None), None)
-    # What lies behind a rejected event is reached from the oldest one that is shown.
-    behind = {prev_id for arrival in arrivals if arrival.event.rejected is not None for prev_id in arrival.missing}
+    # What lies behind a hidden event is reached from the oldest one that is shown.
+    behind = {prev_id for arrival in arrivals if arrival.is_hidden for prev_id in arrival.missing}
     # For what comes before an event without a place there is no place either.
     lost = {prev_id for arrival in arrivals if arrival.event.timeline_order is None for prev_id in arrival.missing}
 

@@ -58,6 +58,10 @@ class Arrival:
     waits_for: EventId | None = None
 
     @property
+    def is_hidden(self) -> bool:
+        return self.event.rejected is not None or self.event.soft_failed
+
+    @property
     def new(self) -> NewEvent:
         return NewEvent(
             self.event,

@@ -7,6 +7,7 @@ has no position of its own: its nid is made of the batch's position and its plac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -60,12 +61,15 @@ def hidden_item(room_id: RoomId, new: NewEvent, save_more: Save | None = None) -
         if save_more is not None:
             save_more(conn, position)
 
-    sticky = {} if new.event.sticky_until_ms is None else {"sticky_until_ms": new.event.sticky_until_ms}
-    return LogItem(HIDDEN, room_id, {"event_ids": [new.event.event_id], **sticky}, save)
+    return LogItem(HIDDEN, room_id, _hidden_data([new.event], [new.event] if new.event.soft_failed else []), save)
 
 
 def history_item(room_id: RoomId, news: Sequence[NewEvent], save_more: Save | None = None) -> LogItem:
-    """What stores events of the past, outliers until now, at the places in the timeline that they have been given."""
+    """What stores events of the past, outliers until now, at the places in the timeline that they have been given.
+
+    Those that are soft failed wait for a place at its end.
+    """
+    waiting = [new.event for new in news if new.event.soft_failed]
 
     def save(conn: Connection, position: int) -> None:
         unsaved: dict[Snapshot, int] = {}
@@ -73,9 +77,16 @@ def history_item(room_id: RoomId, news: Sequence[NewEvent], save_more: Save | No
             add_unsaved(unsaved, new)
         save_snapshots(conn, list(unsaved.items()))
         save_events(conn, news)
+        save_sticky(conn, waiting)
         save_relations(conn, [new.event for new in news if new.event.timeline_order is not None])
         save_redactions(conn, [new for new in news if new.redacts is not None])
         if save_more is not None:
             save_more(conn, position)
 
-    return LogItem(HIDDEN, room_id, {"event_ids": [new.event.event_id for new in news]}, save)
+    return LogItem(HIDDEN, room_id, _hidden_data([new.event for new in news], waiting), save)
+
+
+def _hidden_data(events: Sequence[StoredEvent], waiting: Sequence[StoredEvent]) -> dict[str, Any]:
+    data: dict[str, Any] = {"event_ids": [event.event_id for event in events]}
+    until_ms = max((event.sticky_until_ms or 0 for event in waiting), default=0)
+    return {**data, "sticky_until_ms": until_ms} if until_ms else data

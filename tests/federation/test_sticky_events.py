@@ -15,7 +15,7 @@ from homeserver.rooms.writer import Draft
 from homeserver.store.outbound import STICKY
 from homeserver.store.tables.outbound import outbound_backlogs
 from tests.federation.outbox import PEER, Outbox
-from tests.kit.client import Client
+from tests.kit.client import Client, bodies
 from tests.kit.reactor import run_in_reactor
 from tests.kit.waiting import until
 
@@ -74,6 +74,35 @@ def test_who_joins_sees_what_is_sticky_though_the_rest_of_history_is_hidden(
     for event_id in sent:
         assert bob.get("/rooms/{}/event/{}", at=(room, event_id))["event_id"] == event_id
     bob.get("/rooms/{}/event/{}", at=(room, hidden), expect="M_NOT_FOUND")
+
+
+def test_what_is_sticky_is_news_though_it_comes_as_history(
+    start_federated: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = start_federated("here"), start_federated("there")
+    alice, bob, carol = here.register("alice"), there.register("bob"), here.register("carol")
+    room = alice.create_room(preset="public_chat", room_alias_name="room")
+    carol.join(room)
+    alice.send(room, "before")
+    sent = [stick(alice, room, f"{n}") for n in range(2)]
+    gone = stick(carol, room, "of one who left")
+    carol.leave(room)
+    alice.send(room, "behind")
+    never: Deferred[None] = Deferred()
+
+    async def hang(_source: StickySource, _row: Any) -> None:
+        await never
+
+    monkeypatch.setattr(StickySource, "load_missing", hang)
+    bob.join(f"#room:{here.server_name}")
+    since = bob.get("/sync")["next_batch"]
+    assert sticky(bob, room) == []
+    until(bob, lambda: "before" in bodies(bob.messages(room, limit=50)["chunk"]))
+    until(bob, lambda: set(sticky(bob, room)) == set(sent))
+    told = bob.get("/sync", query={"since": since})["rooms"]["join"][room]["timeline"]["events"]
+    assert {event["event_id"] for event in told} >= set(sent)
+    history = [event["event_id"] for event in bob.messages(room, limit=50)["chunk"]]
+    assert sorted(event_id for event_id in history if event_id in {gone, *sent}) == sorted([gone, *sent])
 
 
 def sent_to(outbox: Outbox, server: str) -> list[str]:

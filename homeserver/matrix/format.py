@@ -41,8 +41,9 @@ def client_event(pdu: Pdu, *, with_room_id: bool, unsigned: dict[str, Any] | Non
     if pdu.redacts is not None:
         event["redacts"] = pdu.redacts
         event["content"] = {**pdu.content, "redacts": pdu.redacts}
-    if (duration_ms := sticky_duration_ms(pdu)) is not None:
-        event[STICKY] = {"duration_ms": duration_ms}
+    if sticky_duration_ms(pdu) is not None:
+        # As it was sent: clients of all servers order events by it.
+        event[STICKY] = pdu.json[STICKY]
     if unsigned:
         event["unsigned"] = unsigned
     return event

@@ -23,12 +23,12 @@ def names_sticky(pdu: Pdu) -> bool:
 
 
 def sticky_duration_ms(pdu: Pdu) -> int | None:
-    """For how long the event is sticky; None for one that is not. A redacted event is not."""
+    """For how long the event is sticky, an hour at most; None for one that is not. A redacted event is not."""
     sticky = pdu.json.get(STICKY) if _ENCODED in pdu.json_bytes else None
     duration = sticky.get("duration_ms") if isinstance(sticky, dict) else None
-    if not isinstance(duration, int) or isinstance(duration, bool) or not 0 <= duration <= MAX_STICKY_MS:
+    if not isinstance(duration, int) or isinstance(duration, bool) or duration < 0:
         return None
-    return duration
+    return min(duration, MAX_STICKY_MS)
 
 
 def sticky_until_ms(pdu: Pdu, received_ms: int) -> int | None:

@@ -15,6 +15,7 @@ from homeserver.rooms.writer import Draft
 from homeserver.store.outbound import STICKY
 from homeserver.store.tables.outbound import outbound_backlogs
 from tests.federation.outbox import PEER, Outbox
+from tests.federation.peer_room import PeerRoom
 from tests.kit.client import Client, bodies
 from tests.kit.reactor import run_in_reactor
 from tests.kit.waiting import until
@@ -74,6 +75,27 @@ def test_who_joins_sees_what_is_sticky_though_the_rest_of_history_is_hidden(
     for event_id in sent:
         assert bob.get("/rooms/{}/event/{}", at=(room, event_id))["event_id"] == event_id
     bob.get("/rooms/{}/event/{}", at=(room, hidden), expect="M_NOT_FOUND")
+
+
+def test_what_another_server_says_of_stickiness_is_bounded(
+    start_federated: Callable[..., Any], start_peer: Callable[..., Any]
+) -> None:
+    room = PeerRoom.open(start_federated(), start_peer())
+    durations: list[Any] = [2 * HOUR_MS, HOUR_MS, -1, "5", True, None]
+    sent = [room.build("x.sticky", {"n": n}, sticky_ms=duration) for n, duration in enumerate(durations)]
+    assert room.send(*sent).json() == {"pdus": {pdu.event_id: {} for pdu in sent}}
+    room.wait_for_event(sent[-1].event_id)
+    room.alice.send(room.room_id, "later")
+    assert sticky(room.alice, room.room_id) == [sent[0].event_id, sent[1].event_id]
+    events = [room.wait_for_event(pdu.event_id) for pdu in sent]
+    assert [event.get("msc4354_sticky", {}).get("duration_ms") for event in events] == [
+        2 * HOUR_MS,
+        HOUR_MS,
+        *4 * [None],
+    ]
+    left_ms = [event["unsigned"].get("msc4354_sticky_duration_ttl_ms", 0) for event in events]
+    assert HOUR_MS - 120_000 < left_ms[0] <= HOUR_MS
+    assert left_ms[2:] == [0, 0, 0, 0]
 
 
 def test_what_is_sticky_is_news_though_it_comes_as_history(

@@ -52,8 +52,7 @@ from homeserver.rooms.config import RoomsConfig
 from homeserver.runtime.config import Config
 from homeserver.runtime.config_sections import PresenceConfig, RtcConfig, TurnConfig
 
-# What is true beyond the specification's versions. Each entry has a test. Not here, as only a part of it is there: msc4354
-# (what was soft-failed is not checked again when its sender's membership changes).
+# What is true beyond the specification's versions. Each entry has a test.
 UNSTABLE_FEATURES = {
     "im.hearth.stream": True,
     "org.matrix.msc3814.v1": True,
@@ -62,6 +61,7 @@ UNSTABLE_FEATURES = {
     "org.matrix.msc4140.stable": True,
     "org.matrix.msc4143": True,
     "org.matrix.msc4222": True,
+    "org.matrix.msc4354": True,
     "org.matrix.simplified_msc3575": True,
     "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
 }

@@ -316,7 +316,7 @@ def test_wrong_durations_are_refused(alice: Any, room: str, duration: str) -> No
     alice.put(state, {}, at=(room, "x.y", "t"), query={DURATION: duration}, expect="M_INVALID_PARAM")
 
 
-def test_the_flag_is_not_set_while_other_servers_may_miss_some(alice: Any) -> None:
+def test_clients_are_told_that_there_are_sticky_events(alice: Any) -> None:
     features = alice.get("/_matrix/client/versions")["unstable_features"]
-    assert "org.matrix.msc4140" in features
-    assert not {"org.matrix.msc4354", "org.matrix.msc4306"} & features.keys()
+    assert features["org.matrix.msc4354"] is True
+    assert "org.matrix.msc4306" not in features

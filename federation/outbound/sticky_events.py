@@ -21,7 +21,7 @@ from homeserver.folds.room_servers import MEMBER, RoomServers
 from homeserver.folds.sticky_events import StickyEvents
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.runtime.db import Database
-from homeserver.store.log import LogRow
+from homeserver.store.log import LogRow, StateDelta
 from homeserver.store.log_writer import LogItem, LogWriter
 from homeserver.store.outbound import STICKY, load_log_rows
 
@@ -51,14 +51,17 @@ class StickySource:
         return Item(row.position, STICKY, row.key), ()
 
     async def load_missing(self, row: LogRow) -> None:
-        """See to the server that may have joined with the row. If the process ends meanwhile, the row comes again."""
+        """See to the servers that may have joined with the row. If the process ends meanwhile, the row comes again."""
         own = self._own(row)
-        if own and await self._is_new(row):
-            assert row.event is not None
-            server = domain_of(row.event.pdu.sender)
-            told = [self.log.submit(LogItem(STICKY, row.key, {"event_id": each, "server": server})) for each in own]
-            for written in told:
-                await written
+        came = self._came(row) if own else {}
+        new = [server for server, deltas in came.items() if await self._is_new(RoomId(row.key), server, deltas)]
+        told = [
+            self.log.submit(LogItem(STICKY, row.key, {"event_id": each, "server": server}))
+            for server in new
+            for each in own
+        ]
+        for written in told:
+            await written
         self._welcomed = row.position
 
     async def load_bodies(self, items: Sequence[Item]) -> Sequence[dict[str, Any]]:
@@ -76,26 +79,36 @@ class StickySource:
 
     def _own(self, row: LogRow) -> list[EventId]:
         """What a server would have to get that came into the room with this row."""
-        event = row.event
-        if event is None or not row.deltas or event.pdu.membership != "join":
-            return []
-        if domain_of(event.pdu.sender) == self.server_name:
-            return []
-        if not any(delta.key[0] == MEMBER and delta.event_id == event.event_id for delta in row.deltas):
+        if not self._came(row):
             return []
         sticky = self.sticky.get(RoomId(row.key), 0)
         ours = [one.event for one in sticky if domain_of(one.event.pdu.sender) == self.server_name]
         return [event.event_id for event in ours if event.order < row.position]
 
-    async def _is_new(self, row: LogRow) -> bool:
-        """Nobody else of the server is in the room, and the user was not before: who takes another name is not new."""
-        event, room_id = row.event, RoomId(row.key)
-        assert event is not None
+    def _came(self, row: LogRow) -> dict[ServerName, list[StateDelta]]:
+        """The other servers of which users may have joined with the row, also those whose leave was taken back."""
+        event = row.event
+        if event is None:
+            return {}
+        found: dict[ServerName, list[StateDelta]] = {}
+        for delta in row.deltas:
+            if delta.key[0] != MEMBER or delta.event_id is None:
+                continue
+            server = domain_of(UserId(delta.key[1]))
+            is_other = delta.event_id == event.event_id and event.pdu.membership != "join"
+            if server != self.server_name and not is_other:
+                found.setdefault(server, []).append(delta)
+        return found
+
+    async def _is_new(self, room_id: RoomId, server: ServerName, deltas: Sequence[StateDelta]) -> bool:
+        """None of the server is in the room who was before: who takes another name was."""
         members = await self.servers.load(room_id)
-        of_server = members.users.get(domain_of(event.pdu.sender), set())
-        if members.version is None or of_server - {UserId(event.pdu.sender)}:
+        if members.version is None:
             return False
-        if event.replaces is None:
-            return True
-        replaced = await self.events.load(event.replaces, room_id, members.version)
-        return replaced is None or replaced.pdu.membership != "join"
+        ids = {each for delta in deltas for each in (delta.event_id, delta.prev_event_id) if each is not None}
+        events = await self.events.load_many(dict.fromkeys(ids, room_id), {room_id: members.version})
+        joins = {event_id for event_id, event in events.items() if event.pdu.membership == "join"}
+        came = {
+            UserId(delta.key[1]) for delta in deltas if delta.event_id in joins and delta.prev_event_id not in joins
+        }
+        return bool(came) and members.users.get(server, set()) <= came

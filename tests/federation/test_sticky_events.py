@@ -98,6 +98,40 @@ def test_what_another_server_says_of_stickiness_is_bounded(
     assert left_ms[2:] == [0, 0, 0, 0]
 
 
+def test_a_server_whose_kick_is_taken_back_gets_what_it_missed(
+    start_federated: Callable[..., Any], start_peer: Callable[..., Any]
+) -> None:
+    room, other = PeerRoom.open(start_federated(), start_peer()), start_peer()
+    path = "/_matrix/federation/v1/send/"
+    other.answer("PUT", path, {"pdus": {}})
+    dave, carol = f"@dave:{room.peer.server_name}", f"@carol:{other.server_name}"
+    of_other = {"sender": carol, "key": other.key, "server_name": other.server_name}
+    joins = [
+        room.build("m.room.member", {"membership": "join"}, state_key=dave, sender=dave),
+        room.build("m.room.member", {"membership": "join"}, state_key=carol, **of_other),
+    ]
+    room.send(*joins)
+    room.wait_for_member(carol, "join")
+    levels = room.alice.get_state(room.room_id, "m.room.power_levels")
+    users = {**levels["users"], room.bob: 50, dave: 90}
+    room.alice.set_state(room.room_id, "m.room.power_levels", {**levels, "users": users})
+    room.catch_up()
+    kick = room.build("m.room.member", {"membership": "leave"}, state_key=carol, advance=False)
+    ban = room.build("m.room.member", {"membership": "ban"}, state_key=room.bob, sender=dave, advance=False)
+    room.send(kick)
+    room.wait_for_member(carol, "leave")
+    missed = stick(room.alice, room.room_id, "missed")
+    room.send(ban)
+    room.wait_for_member(carol, "join")
+    room.wait_until(lambda: "missed" in [each.get("txn") for each in contents(other.received(path))])
+    assert contents(other.received(path)).count({"txn": "missed"}) == 1
+    assert missed in {event["event_id"] for event in room.alice.messages(room.room_id)["chunk"]}
+
+
+def contents(transactions: list[Any]) -> list[Any]:
+    return [pdu["content"] for transaction in transactions for pdu in transaction.json["pdus"]]
+
+
 def test_what_is_sticky_is_news_though_it_comes_as_history(
     start_federated: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

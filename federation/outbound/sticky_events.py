@@ -1,6 +1,7 @@
 """Our users' sticky events, to the servers that would miss them.
 
-A server that joins gets those that are sticky then: a row of the log for each event and server. A server that was away gets
+A server that joins gets those that are sticky then: a row of the log for each event and server. It gets them once more a moment
+later: Synapse drops, and does not say so, what comes before it has dealt with the answer to its join. A server that was away gets
 each of them, while it is sticky, and not only a room's newest event: the backlog holds them one by one (outbound/backlog.py).
 
 Log rows made here: "sticky" {event_id, server}, keyed by room.
@@ -10,20 +11,27 @@ Spec: MSC4354
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 
 from federation.outbound.items import EVENT, Item, Source, sticky_key
 from homeserver.folds.events import EventCache
 from homeserver.folds.room_servers import MEMBER, RoomServers
 from homeserver.folds.sticky_events import StickyEvents
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of
+from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow, StateDelta
 from homeserver.store.log_writer import LogItem, LogWriter
 from homeserver.store.outbound import STICKY, load_log_rows
+
+logger = logging.getLogger(__name__)
+
+AGAIN_AFTER_MS: Final = 10_000
 
 
 @define(eq=False)
@@ -32,6 +40,7 @@ class StickySource:
 
     server_name: ServerName
     database: Database
+    clock: Clock
     log: LogWriter
     events: EventCache
     servers: RoomServers
@@ -41,6 +50,7 @@ class StickySource:
     log_kinds: Sequence[str] = (EVENT, STICKY)
     most_edus: int = 0
     newest_first: bool = False
+    _timers: set[Any] = field(factory=set, init=False)
     _welcomed: int = field(default=0, init=False)  # the newest row whose server has been seen to
 
     def get_addressed(self, row: LogRow) -> tuple[Item, Sequence[ServerName]] | None:
@@ -55,14 +65,29 @@ class StickySource:
         own = self._own(row)
         came = self._came(row) if own else {}
         new = [server for server, deltas in came.items() if await self._is_new(RoomId(row.key), server, deltas)]
-        told = [
-            self.log.submit(LogItem(STICKY, row.key, {"event_id": each, "server": server}))
-            for server in new
-            for each in own
-        ]
-        for written in told:
-            await written
+        await self._welcome(row.key, own, new)
         self._welcomed = row.position
+        if new:
+            timer = self.clock.call_later(AGAIN_AFTER_MS, lambda: self._welcome_again(timer, row.key, own, new))
+            self._timers.add(timer)
+
+    async def _welcome(self, room: str, events: Sequence[EventId], servers: Sequence[ServerName]) -> None:
+        written = [
+            self.log.submit(LogItem(STICKY, room, {"event_id": event_id, "server": server}))
+            for server in servers
+            for event_id in events
+        ]
+        for each in written:
+            await each
+
+    def _welcome_again(self, timer: Any, room: str, events: Sequence[EventId], servers: Sequence[ServerName]) -> None:
+        self._timers.discard(timer)
+        Deferred.fromCoroutine(self._welcome(room, events, servers)).addErrback(_log_failure)
+
+    def stop(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
 
     async def load_bodies(self, items: Sequence[Item]) -> Sequence[dict[str, Any]]:
         """Those that are sticky still, in their order."""
@@ -112,3 +137,7 @@ class StickySource:
             UserId(delta.key[1]) for delta in deltas if delta.event_id in joins and delta.prev_event_id not in joins
         }
         return bool(came) and members.users.get(server, set()) <= came
+
+
+def _log_failure(failure: Any) -> None:
+    logger.error("Sticky events could not be sent again: %s", failure.value)

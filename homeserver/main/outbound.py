@@ -83,9 +83,12 @@ def build_outbound(
 ) -> OutboundServices:
     servers = RoomServers(core.server_name, core.database)
     events = EventSource(core.server_name, core.database, core.events, servers)
+    sticky = StickySource(
+        core.server_name, core.database, core.clock, core.log, core.events, servers, core.sticky, events
+    )
     sources: tuple[Source, ...] = (
         events,
-        StickySource(core.server_name, core.database, core.log, core.events, servers, core.sticky, events),
+        sticky,
         ToDeviceSource(core.database),
         DeviceListSource(core.server_name, core.database, core.events, core.memberships, servers, encryption.queries),
     )
@@ -102,6 +105,7 @@ def build_outbound(
     received = ReceiptReceiver(core.clock, rooms.receipts, EarlyReceipts(core.database, core.clock))
     receivers = _build_receivers(core, rooms, encryption, presence, received)
     upkeep, relays = MessageUpkeep(core.database, core.clock, received.resume), Relays(core.log)
+    stops = (*stops, sticky.stop)
     return OutboundServices(core, servers, backlog, sender, distributor, relays, receivers, received, upkeep, stops)
 
 

@@ -124,7 +124,6 @@ def test_a_server_whose_kick_is_taken_back_gets_what_it_missed(
     room.send(ban)
     room.wait_for_member(carol, "join")
     room.wait_until(lambda: "missed" in [each.get("txn") for each in contents(other.received(path))])
-    assert contents(other.received(path)).count({"txn": "missed"}) == 1
     assert missed in {event["event_id"] for event in room.alice.messages(room.room_id)["chunk"]}
 
 
@@ -227,8 +226,18 @@ def test_what_is_sticky_is_sent_to_new_servers_only_and_only_by_its_sender_s(out
     outbox.say("and again")
     outbox.expect(["welcome", "and again"], OTHER)
     outbox.expect(["welcome", "and again"])
-    assert sent_to(outbox, OTHER) == sent_to(outbox, PEER) == names
+    assert list(dict.fromkeys(sent_to(outbox, OTHER))) == sent_to(outbox, PEER) == names
     assert max(len(body["pdus"]) for _, body in outbox.peers.transactions[OTHER]) <= 50
+
+
+def test_a_server_that_drops_what_comes_during_its_join_is_sent_it_again(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federation.outbound.sticky_events.AGAIN_AFTER_MS", 100)
+    stick(outbox.alice, outbox.room_id, "one")
+    outbox.settle()
+    outbox.join(UserId(f"@carol:{OTHER}"))
+    outbox.peers.wait_for(lambda: sent_to(outbox, OTHER) == ["one", "one"])
 
 
 def test_a_crash_behind_a_join_loses_no_sticky_event(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,6 +161,7 @@ SETTINGS: dict[str, Any] = {
     # An initial /sync is the newest, not that of two minutes ago.
     "caches": {"sync_response_cache_duration": 0},
     "allow_public_rooms_over_federation": True,
+    "experimental_features": {"msc4354_enabled": True},
     "room_list_publication_rules": [{"action": "allow"}],
     "federation": {
         "client_timeout": 20_000,

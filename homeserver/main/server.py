@@ -156,15 +156,8 @@ async def start_server(
         router.add(endpoints)
     accounts, federation = services.accounts, services.federation
     authentication = Authentication(accounts.access, None if federation is None else federation.auth)
-    app = App(
-        reactor,
-        router,
-        authentication,
-        services.limiter,
-        accounts.last_seen.note,
-        services.media.spooling,
-        services.sync.notifier.outgoing,
-    )
+    spooling, outgoing = services.media.spooling, services.sync.notifier.outgoing
+    app = App(reactor, router, authentication, services.limiter, accounts.last_seen.note, spooling, outgoing)
     listeners = Listeners(app, config)
     lifecycle = Lifecycle(reactor, services.core.clock, listeners)
     for endpoints in operations(config, services.core.clock, router, lifecycle):

@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+from asyncio import get_running_loop
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar
@@ -87,6 +88,18 @@ class Drive:
             throw: Any = result.throwExceptionIntoGenerator
             return throw(self._coroutine)
         return self._coroutine.send(result)
+
+
+def next_turn() -> Deferred[None]:
+    """Fires when the event loop has handled what is ready now; at once where none runs."""
+    turned: Deferred[None] = Deferred()
+    try:
+        loop = get_running_loop()
+    except RuntimeError:
+        turned.callback(None)
+    else:
+        loop.call_soon(turned.callback, None)
+    return turned
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -1,7 +1,8 @@
 """The log writer: one per process, through which every durable change goes.
 
-While a commit is in flight new work queues; then all of it goes in one transaction. So there is no timer: alone, an
-item waits for one commit; under load, the commits grow larger and not more. Inside the transaction:
+While a commit is in flight new work queues; then all of it goes in one transaction, together with what the requests that
+are there already bring. So there is no timer: alone, an item waits for one commit; under load, the commits grow larger and
+not more. Inside the transaction:
 
     1. lock the heads of the rooms, ascending, and compare their versions with what each write was built on
     2. take the positions from the log head, which is held to the commit: positions are commit-ordered
@@ -31,6 +32,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from twisted.internet.defer import Deferred
 
 from homeserver.matrix.ids import EventId, RoomId
+from homeserver.runtime.coroutine import next_turn
 from homeserver.runtime.db import Database
 from homeserver.store.log import (
     LogRow,
@@ -184,9 +186,20 @@ class LogWriter:
                 self._is_behind = False
                 await self._read_foreign(MAX_POSITION)
                 continue
+            await self._gather()
             batch, self._queue = self._queue[:BATCH_ITEMS], self._queue[BATCH_ITEMS:]
             await self._write(batch)
         self._in_flight = None
+
+    async def _gather(self) -> None:
+        """Have the requests that wait to be read handled first, as long as they bring more.
+
+        PERF(a sixth of the CPU of claims by 8 clients): whoever came first had a commit alone, and the others the next one.
+        """
+        seen = 0
+        while seen < len(self._queue) < BATCH_ITEMS:
+            seen = len(self._queue)
+            await next_turn()
 
     async def _write(self, batch: list[_Queued]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,20 @@ def test_flush_waits_for_what_was_submitted(log: Log) -> None:
         return Deferred.fromCoroutine(log.writer.flush()).addCallback(lambda _: succeed(len(log.rows)))
 
     assert run_in_reactor(go) == 2
+
+
+def test_what_is_there_to_be_handled_goes_into_the_same_commit(log: Log) -> None:
+    commits: list[list[str]] = []
+    log.writer.follow(lambda rows: commits.append([row.key for row in rows]))
+
+    def go() -> Deferred[Any]:
+        written: list[Deferred[int]] = [Deferred(), Deferred()]
+        for key, answer in zip(("@b:test", "@c:test"), written, strict=True):
+            asyncio.get_running_loop().call_soon(lambda k=key, a=answer: log.writer.submit(_item(k)).chainDeferred(a))
+        return DeferredList([log.writer.submit(_item("@a:test")), *written])
+
+    run_in_reactor(go)
+    assert commits == [["@a:test", "@b:test", "@c:test"]]
 
 
 def test_rows_of_others_that_could_not_be_read_are_told_later_and_in_order(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from homeserver.accounts.account_data_cache import AccountDataCache
 from homeserver.clientapi.event_json import EventJson
 from homeserver.clientapi.events import EventsEndpoints
 from homeserver.clientapi.initial_sync import InitialSyncEndpoints
@@ -33,6 +34,7 @@ from homeserver.sync.notifier import Notifier
 from homeserver.sync.ports import SyncExtension
 from homeserver.sync.presence import PresenceExtension
 from homeserver.sync.service import SyncService
+from homeserver.sync.sliding.beginnings import Beginnings
 from homeserver.sync.sliding.extensions import SlidingExtensions
 from homeserver.sync.sliding.lists import RoomLists
 from homeserver.sync.sliding.service import SlidingSync
@@ -58,10 +60,11 @@ def build_sync(
     core.log.follow(push_rules.on_rows)
     recent = RecentLog(core.log.position, core.config.section(MemoryConfig).recent_rows)
     tails, activity = RoomTails(core.database), RoomActivity(core.database)
-    notifier = Notifier(core.clock, core.memberships)
-    presence = build_presence(core)
+    notifier, presence = Notifier(core.clock, core.memberships), build_presence(core)
     device_lists, counts = DeviceLists(core.database, core.log.position), DeviceKeyCounts(core.database)
-    for follower in (recent, tails, activity, device_lists, counts, encryption.to_device, notifier):
+    beginnings, account_data = Beginnings(), AccountDataCache(core.database)
+    caches = (recent, tails, activity, beginnings, account_data, device_lists, counts, encryption.to_device)
+    for follower in (*caches, notifier):
         core.log.follow(follower.on_rows)
     core.purges.caches += [tails, activity]
     rooms.typing.follow(notifier.on_ephemeral)
@@ -82,16 +85,15 @@ def build_sync(
         rooms.relations,
         core.erased,
         core.sticky,
+        account_data,
     )
     if presence is not None:
         presence.follow(notifier.on_presence)
     encrypted = EncryptionExtension(encryption.to_device, counts, device_lists)
-    told: list[SyncExtension] = [encrypted]
-    told += [PresenceExtension(presence)] if presence is not None else []
+    told: list[SyncExtension] = [encrypted, *([PresenceExtension(presence)] if presence is not None else [])]
     service = SyncService(sources, notifier, told)
-    sliding = SlidingSync(sources, notifier, RoomLists(activity), SlidingExtensions(encrypted))
-    parser = RequestParser(accounts.filters)
-    legacy = LegacySync(service)
+    sliding = SlidingSync(sources, notifier, RoomLists(activity), SlidingExtensions(encrypted), beginnings=beginnings)
+    parser, legacy = RequestParser(accounts.filters), LegacySync(service)
     json = EventJson(core.events, core.clock, rooms.relations, core.erased)
     return SyncServices(
         notifier,

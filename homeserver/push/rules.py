@@ -7,6 +7,7 @@ Spec: client-server-api#push-rules
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 
 import orjson
@@ -26,6 +27,7 @@ from homeserver.store.push_rules import load_rule_sets, save_rule_set
 
 KIND = "push_rules"
 MAX_CACHED = 20_000
+MAX_CONTENTS = 1_000  # of some 4 KiB each
 MAX_STORED_BYTES = 128 * 1024
 
 Change = Callable[[RuleSet], RuleSet]
@@ -39,6 +41,8 @@ class PushRules:
     log_writer: LogWriter
     kinds: Collection[Kind] = USUAL_KINDS
     _cache: FoldedCache[UserId, RuleSet] = field(factory=lambda: FoldedCache(MAX_CACHED), init=False)
+    # Each with the rules that it was made of.
+    _contents: OrderedDict[UserId, tuple[RuleSet, bytes]] = field(factory=OrderedDict, init=False)
 
     async def load(self, user_id: UserId) -> RuleSet:
         known = self._cache.get(user_id)
@@ -52,8 +56,22 @@ class PushRules:
 
     async def load_content(self, user_id: UserId, /) -> bytes:
         """The content of m.push_rules, as JSON."""
-        rules = await self.load(user_id)
-        return orjson.dumps({"global": rules.to_json(user_id, self.kinds)["global"]})
+        return self._content(user_id, await self.load(user_id))
+
+    def get_content(self, user_id: UserId, /) -> bytes | None:
+        """As load_content, if memory has the rules."""
+        rules = self._cache.get(user_id)
+        return None if rules is None else self._content(user_id, rules)
+
+    def _content(self, user_id: UserId, rules: RuleSet) -> bytes:
+        known = self._contents.get(user_id)
+        if known is not None and known[0] is rules:
+            return known[1]
+        content = orjson.dumps({"global": rules.to_json(user_id, self.kinds)["global"]})
+        self._contents[user_id] = rules, content
+        if len(self._contents) > MAX_CONTENTS:
+            self._contents.popitem(last=False)
+        return content
 
     async def change(self, user_id: UserId, change: Change) -> None:
         """Put what `change` makes of the user's rules in their place.

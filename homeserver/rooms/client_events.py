@@ -9,6 +9,7 @@ Spec: client-server-api#room-event-format
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import orjson
 from attrs import frozen
@@ -64,6 +65,36 @@ def encode(
     return b'%b%b,"unsigned":%b}' % (base_json(event)[:-1], room, unsigned)
 
 
+class Written(NamedTuple):
+    """An event for a reader, all but its age, which changes all the time."""
+
+    base: bytes
+    sent_ts_ms: int
+    behind_age: bytes
+
+    def encode(self, now_ms: int) -> bytes:
+        """As `encode`, at that time."""
+        return b'%b,"unsigned":{"age":%d%b}' % (
+            self.base[:-1],
+            max(0, now_ms - self.sent_ts_ms),
+            self.behind_age,
+        )
+
+
+def write(
+    event: StoredEvent,
+    reader: Reader | None,
+    now_ms: int,
+    *,
+    membership: str | None = None,
+    related: Related = NO_RELATED,
+    bundle: bytes | None = None,
+) -> Written:
+    """The event as `encode` has it, to be encoded more than once; one with a sticky key only now, as that has a time, too."""
+    behind = _behind_age(event, reader, now_ms, membership, related, False, bundle)
+    return Written(base_json(event), event.pdu.origin_server_ts, behind)
+
+
 def encode_for_federation_format(
     event: StoredEvent,
     reader: Reader | None,
@@ -92,9 +123,22 @@ def _unsigned(
     bundle: bytes | None,
 ) -> bytes:
     """Spec: client-server-api#definition-clientevent_unsigneddata"""
+    age = max(0, now_ms - event.pdu.origin_server_ts)
+    return b'{"age":%d%b' % (age, _behind_age(event, reader, now_ms, membership, related, with_room_id, bundle))
+
+
+def _behind_age(
+    event: StoredEvent,
+    reader: Reader | None,
+    now_ms: int,
+    membership: str | None,
+    related: Related,
+    with_room_id: bool,
+    bundle: bytes | None,
+) -> bytes:
+    """The rest of `unsigned`, with the brace that ends it."""
     pdu = event.pdu
-    return b'{"age":%d%b%b%b}' % (
-        max(0, now_ms - pdu.origin_server_ts),
+    return b"%b%b%b}" % (
         _by_reader(event, reader, membership, related, with_room_id),
         _sticky(event, now_ms) if names_sticky(pdu) else b"",
         b"" if bundle is None else b',"m.relations":%b' % bundle,

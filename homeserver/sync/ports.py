@@ -49,6 +49,10 @@ class TypingSource(Protocol):
 class PushRulesSource(Protocol):
     """Implemented by push."""
 
+    def get_content(self, user_id: UserId, /) -> bytes | None:
+        """As load_content, if memory has it."""
+        ...
+
     def load_content(self, user_id: UserId, /) -> Awaitable[bytes]:
         """The content of m.push_rules as JSON, with the predefined rules, after the newest log row of the
         user.

@@ -12,12 +12,11 @@ for, and is good for as long as nothing happened to its room or user behind that
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from attrs import define, field, frozen
-from sqlalchemy import Connection
 
+from homeserver.accounts.account_data_cache import AccountDataCache
 from homeserver.accounts.ignored_users import IgnoredUsers, Unwanted
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
@@ -35,7 +34,6 @@ from homeserver.rooms.unread import Counts
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
-from homeserver.store import account_data as account_data_store
 from homeserver.store.account_data import AccountDataRow
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
@@ -69,6 +67,7 @@ class Sources:
     relations: BundleSource
     erased: ErasedUsers
     sticky: StickyEvents
+    account_data: AccountDataCache
 
 
 class _Loaded(Generic[K, V]):
@@ -123,7 +122,7 @@ class _Kept:
         self.tails: _Loaded[RoomId, RoomLog] = _Loaded(recent, str)
         self.histories: _Loaded[HistoryKey, UserHistory] = _Loaded(recent, lambda key: key[0])
         self.unwanted: _Loaded[UserId, Unwanted] = _Loaded(recent, str)
-        self.account_data: _Loaded[UserId, list[AccountDataRow]] = _Loaded(recent, str)
+        self.account_data: _Loaded[UserId, Sequence[AccountDataRow]] = _Loaded(recent, str)
         self.push_rules: _Loaded[UserId, bytes] = _Loaded(recent, str)
         self.counts: _Loaded[RoomId, Counts] = _Loaded(recent, str)
         self.receipts: _Loaded[RoomId, list[Receipt]] = _Loaded(recent, str)
@@ -145,6 +144,7 @@ class View:
         self.sources = sources
         self.user_id = user_id
         self.now = 0
+        self.began = -1  # where memory was when it was first looked at
         self.now_ms = 0
         self.missing_events = 0  # grows whenever get_event notes a need
         # PERF: nearly all responses find everything in memory, so what else they need is made when there is a need.
@@ -154,6 +154,8 @@ class View:
     def begin(self) -> None:
         """Look at memory as it is now."""
         self.now = self.sources.log_writer.position
+        if self.began < 0:
+            self.began = self.now
         self.now_ms = self.sources.clock.time_ms()
         self._noted = None
 
@@ -300,15 +302,19 @@ class View:
             self._needs.counts.add(room_id)
         return counts
 
-    def get_account_data(self, after: int) -> list[AccountDataRow] | None:
+    def get_account_data(self, after: int) -> Sequence[AccountDataRow] | None:
         """What was last set behind a position (the same one for all of the view's life)."""
-        found = self._kept.account_data.get(self.user_id)
+        found = self.sources.account_data.get(self.user_id) if after == 0 else None
+        if found is None:
+            found = self._kept.account_data.get(self.user_id)
         if found is None:
             self._needs.account_data = after
         return found
 
     def get_push_rules(self) -> bytes | None:
-        found = self._kept.push_rules.get(self.user_id)
+        found = self.sources.push_rules.get_content(self.user_id)
+        if found is None:
+            found = self._kept.push_rules.get(self.user_id)
         if found is None:
             self._needs.push_rules = True
         return found
@@ -419,8 +425,7 @@ class View:
             yield self._load_one(self._kept.unwanted, user_id, lambda: sources.ignored.load_unwanted(user_id))
         if needs.account_data is not None:
             after = needs.account_data
-            read = partial(sources.database.read, _load_account_data, user_id, after)
-            yield self._load_one(self._kept.account_data, user_id, read)
+            yield self._load_one(self._kept.account_data, user_id, lambda: sources.account_data.load(user_id, after))
         if needs.push_rules:
             yield self._load_one(self._kept.push_rules, user_id, lambda: sources.push_rules.load_content(user_id))
         if needs.counts:
@@ -491,7 +496,3 @@ def _targets(rows: Sequence[LogRow]) -> set[EventId]:
 
 def _events(rows: Sequence[LogRow]) -> list[LogRow]:
     return [row for row in rows if row.kind == "event"]
-
-
-def _load_account_data(conn: Connection, user_id: UserId, after: int) -> list[AccountDataRow]:
-    return account_data_store.load_account_data_between(conn, user_id, after, 2**62)

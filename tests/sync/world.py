@@ -12,6 +12,7 @@ import orjson
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from homeserver.accounts.account_data_cache import AccountDataCache
 from homeserver.accounts.ignored_users import IgnoredUsers
 from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
@@ -91,6 +92,9 @@ class Typing:
 
 
 class Rules:
+    def get_content(self, user_id: UserId, /) -> bytes | None:
+        return None
+
     async def load_content(self, user_id: UserId, /) -> bytes:
         return orjson.dumps(DEFAULT_RULE_SET.to_json(user_id))
 
@@ -124,6 +128,7 @@ class World:
         self.recent = RecentLog(position, self.max_rows)
         self.tails = RoomTails(self.database)
         self.ignored = IgnoredUsers(self.database)
+        self.account_data_cache = AccountDataCache(self.database)
         self.notifier = Notifier(self.clock, self.memberships)
         self.typing = Typing(self.clock.time_ms())
         for follower in (
@@ -133,6 +138,7 @@ class World:
             self.recent,
             self.tails,
             self.ignored,
+            self.account_data_cache,
             self.notifier,
         ):
             self.log.follow(follower.on_rows)
@@ -159,6 +165,7 @@ class World:
             Relations(self.database, self.events, ErasedUsers(), self.ignored, self.histories),
             ErasedUsers(),
             self.sticky,
+            self.account_data_cache,
         )
         self.service = SyncService(self.sources, self.notifier)
 

@@ -21,6 +21,7 @@ from homeserver.sync.encoding import encode_account_data, encode_typing
 from homeserver.sync.encryption import SIGNED_CURVE25519, EncryptionExtension
 from homeserver.sync.segments import receipts_of, visible_receipts
 from homeserver.sync.service import PUSH_RULES_TYPE
+from homeserver.sync.sliding.beginnings import Beginning
 from homeserver.sync.sliding.connections import ConnectionState, ExtensionMark, Marks, SentRoom
 from homeserver.sync.sliding.lists import Windows
 from homeserver.sync.sliding.request import STICKY_EVENTS, THREAD_SUBSCRIPTIONS, Extension, SlidingRequest
@@ -171,6 +172,8 @@ def _sent_rooms(
 
 
 def _load_account_data(view: View, after: int) -> Sequence[AccountDataRow] | None:
+    if after == 0:
+        return view.get_account_data(0)
     user_id, database = view.user_id, view.sources.database
 
     async def load() -> Sequence[AccountDataRow]:
@@ -228,11 +231,27 @@ def _receipts(
     """Of rooms that are new, those of the reader and those at events of the timeline; of others, the new ones."""
     found: dict[str, orjson.Fragment] = {}
     for room_id, sent in rooms.items():
-        receipts = _room_receipts(view, room_id, sent, parts.get(room_id))
-        encoded = visible_receipts(receipts, view.user_id) if receipts else None
-        if encoded is not None:
+        part = parts.get(room_id)
+        if sent is None and part is not None and part.beginning is not None:
+            encoded = _begun_receipts(view, room_id, part.beginning)
+        else:
+            receipts = _room_receipts(view, room_id, sent, part)
+            encoded = visible_receipts(receipts, view.user_id) if receipts else None
+        if encoded:
             found[room_id] = orjson.Fragment(encoded)
     return ({"rooms": found}, True) if found else (None, False)
+
+
+def _begun_receipts(view: View, room_id: RoomId, beginning: Beginning) -> bytes | None:
+    """None where the view notes a need."""
+    if beginning.receipts is None:
+        receipts = view.get_receipts(room_id, 0)
+        if receipts is None:
+            return None
+        shown = {event.event_id for event in beginning.events}
+        told = [receipt for receipt in receipts if receipt.user_id == view.user_id or receipt.event_id in shown]
+        beginning.receipts = visible_receipts(told, view.user_id) or b""
+    return beginning.receipts
 
 
 def _room_receipts(
@@ -244,11 +263,11 @@ def _room_receipts(
     receipts = view.get_receipts(room_id, sent.position if sent is not None else 0)
     if receipts is None or sent is not None:
         return receipts
-    if part is not None and not part.is_initial:  # only the extension begins
-        newest = sorted(receipts, key=lambda receipt: -receipt.ts_ms)[:MAX_RECEIPTS_LATER]
-        return [*newest, *(receipt for receipt in receipts if receipt.user_id == view.user_id)]
-    shown = {event.event_id for event in part.timeline} if part is not None else set()
-    return [receipt for receipt in receipts if receipt.user_id == view.user_id or receipt.event_id in shown]
+    own = [receipt for receipt in receipts if receipt.user_id == view.user_id]
+    if part is None:
+        return own
+    # Only the extension begins.
+    return [*sorted(receipts, key=lambda receipt: -receipt.ts_ms)[:MAX_RECEIPTS_LATER], *own]
 
 
 def _typing(view: View, rooms: Mapping[RoomId, SentRoom | None], ignored: frozenset[str]) -> tuple[Any, bool]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import orjson
 from attrs import define, field
@@ -17,7 +16,6 @@ from homeserver.folds.memberships import UserRooms
 from homeserver.folds.room_activity import RoomActivity
 from homeserver.matrix.ids import RoomId
 from homeserver.rooms.head import RoomHead
-from homeserver.store.account_data import load_account_data_between
 from homeserver.store.memberships import MembershipRow
 from homeserver.sync.sliding.connections import ConnectionState
 from homeserver.sync.sliding.request import STICKY_EVENTS, Filters, ListConfig, RoomConfig, SlidingRequest
@@ -193,19 +191,9 @@ def _has_tags(tags: frozenset[str], filters: Filters) -> bool:
     return filters.tags is None or bool(tags & filters.tags)
 
 
-def _account_data(view: View) -> Sequence[Any]:
-    user_id, database = view.user_id, view.sources.database
-
-    async def load() -> Sequence[Any]:
-        return await database.read(load_account_data_between, user_id, 0, 2**62)
-
-    rows: Sequence[Any] | None = view.get_value(Lookup("account_data", user_id, (0,), load))
-    return rows or ()
-
-
 def direct_rooms(view: View) -> set[str]:
     """The rooms in the user's m.direct; empty while the view notes a need."""
-    for row in _account_data(view):
+    for row in view.get_account_data(0) or ():
         if row.type == "m.direct" and not row.room_id:
             content = orjson.loads(row.content)
             return {
@@ -216,7 +204,7 @@ def direct_rooms(view: View) -> set[str]:
 
 def _tags(view: View) -> dict[str, frozenset[str]]:
     found = {}
-    for row in _account_data(view):
+    for row in view.get_account_data(0) or ():
         if row.type == "m.tag" and row.room_id:
             tags = orjson.loads(row.content).get("tags")
             found[row.room_id] = frozenset(tags) if isinstance(tags, dict) else frozenset()

@@ -16,7 +16,8 @@ from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.format import client_event, stripped_state
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
-from homeserver.rooms.client_events import Reader, encode
+from homeserver.matrix.sticky import names_sticky
+from homeserver.rooms.client_events import Reader, Written, related_ids, write
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
@@ -24,6 +25,7 @@ from homeserver.store.memberships import MembershipRow
 from homeserver.store.outside_rooms import OutsideRoom
 from homeserver.store.sync import Gap
 from homeserver.sync.left import STRIPPED
+from homeserver.sync.sliding.beginnings import Beginning, Beginnings, Wish
 from homeserver.sync.sliding.connections import SentRoom
 from homeserver.sync.sliding.request import RoomConfig, Shape, SlidingRequest
 from homeserver.sync.summary import AVATAR, NAME, get_text, pick_heroes, redacted_keys
@@ -41,6 +43,7 @@ class RoomPart:
     sent: SentRoom
     timeline: Sequence[StoredEvent] = ()
     is_initial: bool = False
+    beginning: Beginning | None = None
 
 
 @frozen(eq=False)
@@ -63,7 +66,9 @@ class RoomBuilder:
     direct: set[str]
     ephemeral: int
     base: int
+    beginnings: Beginnings
     _reader: Reader = field(init=False)
+    _wishes: dict[RoomConfig, Wish] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._reader = Reader(self.request.user_id, self.request.device_id)
@@ -171,19 +176,69 @@ class RoomBuilder:
         view, room_id = self.view, membership.room_id
         if sent is not None and not _is_expanded(config, sent.config) and not self._has_rows(room_id, sent.position):
             return self._nothing(sent, config)
+        if sent is None:
+            return self._begin(room_id, config)
         head, history = view.get_head(room_id), view.get_history(room_id)
         if head is None or history is None:
             return None
-        if sent is not None and self._must_begin_anew(membership, config, sent, history):
-            sent = None
-        after = sent.position if sent is not None else 0
-        changed = self._window(head, history, after, config.timeline_limit, with_state=sent is not None)
+        if self._must_begin_anew(membership, config, sent, history):
+            return self._begin(room_id, config)
+        changed = self._window(head, history, sent.position, config.timeline_limit, with_state=True)
         shown = changed
-        if sent is not None and config.timeline_limit > sent.config.timeline_limit:
+        if config.timeline_limit > sent.config.timeline_limit:
             shown = self._window(head, history, 0, config.timeline_limit, with_state=False)
         if changed is None or shown is None:
             return None
-        return self._assemble(config, sent, head, _Windows(shown[0], changed[0], after, shown[1]), history)
+        return self._assemble(config, sent, head, _Windows(shown[0], changed[0], sent.position, shown[1]), history)
+
+    def _begin(self, room_id: RoomId, config: RoomConfig) -> RoomPart | None:
+        wish = self._wishes.get(config)
+        if wish is None:
+            wish = self.beginnings.intern(Wish(self._reader, self.request.shape, config, self.ignored))
+            self._wishes[config] = wish
+        beginning = self.beginnings.get(room_id, wish) or self._build_beginning(room_id, wish)
+        counts = self.view.get_counts(room_id)
+        if beginning is None or counts is None:
+            return None
+        room = beginning.to_json(self.view.now_ms)
+        if self.request.shape is Shape.UNSTABLE:
+            room["notification_count"], room["highlight_count"] = counts.total
+        return RoomPart(room, self._sent(config, beginning.members), beginning.events, True, beginning)
+
+    def _build_beginning(self, room_id: RoomId, wish: Wish) -> Beginning | None:
+        view, config, missing = self.view, wish.config, self.view.missing_events
+        head, history = view.get_head(room_id), view.get_history(room_id)
+        if head is None or history is None:
+            return None
+        window = self._window(head, history, 0, config.timeline_limit, with_state=False)
+        if window is None:
+            return None
+        shown, rows = window
+        keys, members = self._state(config, None, head, _Windows(shown, shown, 0, rows))
+        state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
+        related = view.get_related(shown.events, head, history)
+        redactions = view.get_redactions(state or (), head)
+        bundles = view.get_bundles(shown.events, head, rows)
+        room = {"initial": True, "prev_batch": f"t{shown.prev_batch}", "limited": shown.limited, "num_live": 0}
+        room |= {"joined_count": head.joined, "invited_count": head.invited}
+        is_named = self._add_names(room, head, ())
+        if state is None or bundles is None or not is_named or view.missing_events != missing:
+            return None
+        beginning = Beginning(
+            room,
+            self._write_timeline(shown.events, related, history, bundles),
+            [self._write(event, history.membership_around(event), redactions) for event in state],
+            shown.events,
+            members,
+        )
+        # The rest may change without a row about the room: what relates to events, what they quote, for how long they stick.
+        is_whole = len(state) == len(keys) and len(related) == len(related_ids(shown.events))
+        # Nor is an event kept that was loaded for this response before it was redacted.
+        is_whole = is_whole and view.sources.recent.last_position(room_id) <= view.began
+        is_whole = is_whole and len(redactions) == len({event.redacted_by for event in state} - {None})
+        if is_whole and not bundles and not any(names_sticky(event.pdu) for event in (*shown.events, *state)):
+            self.beginnings.put(room_id, wish, beginning)
+        return beginning
 
     def _must_begin_anew(
         self, membership: MembershipRow, config: RoomConfig, sent: SentRoom, history: UserHistory
@@ -224,15 +279,16 @@ class RoomBuilder:
         return history.can_see(event)
 
     def _assemble(
-        self, config: RoomConfig, sent: SentRoom | None, head: RoomHead, windows: _Windows, history: UserHistory
+        self, config: RoomConfig, sent: SentRoom, head: RoomHead, windows: _Windows, history: UserHistory
     ) -> RoomPart | None:
+        """What is new of a room that the client has."""
         missing = self.view.missing_events
         keys, members = self._state(config, sent, head, windows)
         state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
         self.view.sources.sticky.note_until(windows.shown.events)
         related = self.view.get_related(windows.shown.events, head, history)
         redactions = self.view.get_redactions(state or (), head)
-        is_whole = sent is None or windows.shown is not windows.changes
+        is_whole = windows.shown is not windows.changes
         bundles = self.view.get_bundles(windows.shown.events, head, windows.rows) if is_whole else {}
         counts = self.view.get_counts(head.room_id)
         if state is None or counts is None or bundles is None or self.view.missing_events != missing:
@@ -240,39 +296,29 @@ class RoomBuilder:
         changed = windows.changes.final.keys()
         now = self._sent(config, members)
         has_news = windows.shown.events or keys or changed or windows.changes.limited
-        if sent is not None and not has_news and not self._has_own_receipt(head.room_id, windows.after):
+        if not has_news and not self._has_own_receipt(head.room_id, windows.after):
             return RoomPart(None, now)
         room: dict[str, Any] = {}
-        if sent is None:
-            room["initial"] = True
-        self._add_timeline(room, sent, windows, related, history, bundles)
+        self._add_timeline(room, windows, self._write_timeline(windows.shown.events, related, history, bundles))
         told = [self._encode_one(event, history.membership_around(event), redactions) for event in state]
-        self._add_state(room, sent, keys, told)
+        self._add_state(room, keys, told)
         if self.request.shape is Shape.UNSTABLE:
             room["notification_count"], room["highlight_count"] = counts.total
         renamed = {key for key in (NAME, AVATAR) if key in changed} | redacted_keys(windows.rows, windows.after, head)
-        if sent is None or renamed or any(key[0] == MEMBER for key in changed):
+        if renamed or any(key[0] == MEMBER for key in changed):
             room |= {"joined_count": head.joined, "invited_count": head.invited}
-            if not self._add_names(room, head, renamed if sent is not None else ()):
+            if not self._add_names(room, head, renamed):
                 return None
-        return RoomPart(room, now, windows.shown.events, sent is None)
+        return RoomPart(room, now, windows.shown.events)
 
-    def _add_timeline(
-        self,
-        room: dict[str, Any],
-        sent: SentRoom | None,
-        windows: _Windows,
-        related: Mapping[EventId, StoredEvent],
-        history: UserHistory,
-        bundles: Mapping[EventId, bytes],
-    ) -> None:
+    def _add_timeline(self, room: dict[str, Any], windows: _Windows, written: Sequence[Written]) -> None:
         shown = windows.shown
-        if sent is not None and not shown.events and not shown.limited:
+        if not shown.events and not shown.limited:
             return
-        room["timeline"] = self._encode_timeline(shown.events, related, history, bundles)
+        room["timeline"] = [orjson.Fragment(event.encode(self.view.now_ms)) for event in written]
         room["prev_batch"] = f"t{shown.prev_batch}"
         room["limited"] = shown.limited
-        room["num_live"] = sum(1 for event in shown.events if sent is not None and event.order > windows.after)
+        room["num_live"] = sum(1 for event in shown.events if event.order > windows.after)
         if shown is not windows.changes:
             name = "expanded_timeline" if self.request.shape is Shape.STABLE else "unstable_expanded_timeline"
             room[name] = True
@@ -280,14 +326,13 @@ class RoomBuilder:
     def _add_state(
         self,
         room: dict[str, Any],
-        sent: SentRoom | None,
         keys: Mapping[StateKey, EventId | None],
         encoded: list[orjson.Fragment],
     ) -> None:
         if self.request.shape is Shape.STABLE:
             gone = [{"type": key[0], "state_key": key[1]} for key, event_id in keys.items() if event_id is None]
             encoded += [orjson.Fragment(encode_json(stub)) for stub in gone]
-        if encoded or sent is None:
+        if encoded:
             room["required_state"] = encoded
 
     def _has_own_receipt(self, room_id: RoomId, after: int) -> bool:
@@ -336,27 +381,30 @@ class RoomBuilder:
             return None
         return [event for event in events if event is not None]
 
-    def _encode_timeline(
+    def _write_timeline(
         self,
         events: Sequence[StoredEvent],
         related: Mapping[EventId, StoredEvent],
         history: UserHistory,
         bundles: Mapping[EventId, bytes],
-    ) -> list[orjson.Fragment]:
-        encoded = []
+    ) -> list[Written]:
+        written = []
         for event in events:
             membership = history.membership_around(event)
             shown = self.view.sources.erased.shown(event, membership)
             bundle = bundles.get(event.event_id) if shown is event else None
-            encoded.append(self._encode_one(shown, membership, related, bundle))
-        return encoded
+            written.append(self._write(shown, membership, related, bundle))
+        return written
+
+    def _write(
+        self, event: StoredEvent, membership: str, related: Mapping[EventId, StoredEvent], bundle: bytes | None = None
+    ) -> Written:
+        return write(event, self._reader, self.view.now_ms, membership=membership, related=related, bundle=bundle)
 
     def _encode_one(
-        self, event: StoredEvent, membership: str, related: Mapping[EventId, StoredEvent], bundle: bytes | None = None
+        self, event: StoredEvent, membership: str, related: Mapping[EventId, StoredEvent]
     ) -> orjson.Fragment:
-        now_ms = self.view.now_ms
-        json = encode(event, self._reader, now_ms, membership=membership, related=related, bundle=bundle)
-        return orjson.Fragment(json)
+        return orjson.Fragment(self._write(event, membership, related).encode(self.view.now_ms))
 
     # -- names -------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.ids import RoomId
 from homeserver.sync.notifier import Notifier
 from homeserver.sync.service import ATTEMPTS, SyncBusy
+from homeserver.sync.sliding.beginnings import Beginnings
 from homeserver.sync.sliding.connections import Connections, ConnectionState, Key, SentRoom, next_marks
 from homeserver.sync.sliding.extensions import SlidingExtensions
 from homeserver.sync.sliding.lists import RoomLists, Windows, direct_rooms
@@ -37,6 +38,7 @@ class SlidingSync:
     lists: RoomLists
     extensions: SlidingExtensions
     connections: Connections = field(factory=Connections)
+    beginnings: Beginnings = field(factory=Beginnings)
 
     async def sync(self, request: SlidingRequest) -> bytes:
         """The response's JSON, as soon as it says something or the timeout is over.
@@ -147,7 +149,7 @@ class SlidingSync:
         if not windows.configs:
             return parts
         base = state.serial if state is not None else 0
-        builder = RoomBuilder(view, request, ignored, direct_rooms(view), ephemeral, base)
+        builder = RoomBuilder(view, request, ignored, direct_rooms(view), ephemeral, base, self.beginnings)
         for room_id, config in windows.configs.items():
             sent = state.rooms.get(room_id) if state is not None else None
             bump = self.lists.bump_stamp(room_id, rooms[room_id])

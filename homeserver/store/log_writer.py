@@ -49,6 +49,7 @@ from homeserver.store.room_writes import NewEvent, RoomWrite, load_transactions,
 logger = logging.getLogger(__name__)
 
 BATCH_ITEMS = 256
+QUIET_TURNS = 3  # of the event loop, of some 10 us each
 FOREIGN_ROWS = 1_000  # read at once
 MAX_POSITION = 2**62
 
@@ -142,6 +143,7 @@ class LogWriter:
     _in_flight: Deferred[None] | None = field(default=None, init=False)
     _followers: list[Follower] = field(factory=list, init=False)
     _rooms: WriteObserver | None = field(default=None, init=False)
+    _last_size: int = field(default=0, init=False)
     _is_behind: bool = field(default=False, init=False)
 
     def follow(self, follower: Follower) -> None:
@@ -194,12 +196,17 @@ class LogWriter:
     async def _gather(self) -> None:
         """Have the requests that wait to be read handled first, as long as they bring more.
 
-        PERF(a sixth of the CPU of claims by 8 clients): whoever came first had a commit alone, and the others the next one.
+        PERF(a quarter of the CPU of claims by 8 clients): whoever came first had a commit alone, and the others the next one.
+        Those whom the last commit answered mostly come again: while there are less, a few turns more are waited.
         """
-        seen = 0
-        while seen < len(self._queue) < BATCH_ITEMS:
+        seen = quiet = 0
+        while len(self._queue) < BATCH_ITEMS:
+            quiet = quiet + 1 if len(self._queue) == seen else 0
+            if quiet > (QUIET_TURNS if seen < self._last_size else 0):
+                break
             seen = len(self._queue)
             await next_turn()
+        self._last_size = len(self._queue)
 
     async def _write(self, batch: list[_Queued]) -> None:
         try:

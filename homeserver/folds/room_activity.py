@@ -32,6 +32,7 @@ class RoomActivity:
             database, load=_load, keys_of=_rooms_of, apply=_apply, max_entries=max_rooms
         )
         self.get = self._fold.get
+        self.get_many = self._fold.get_many
         self.load_many = self._fold.load_many
         self.on_rows = self._fold.on_rows
 

@@ -8,7 +8,7 @@ Spec: client-server-api#room-event-format
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import orjson
@@ -72,13 +72,13 @@ class Written(NamedTuple):
     sent_ts_ms: int
     behind_age: bytes
 
-    def encode(self, now_ms: int) -> bytes:
-        """As `encode`, at that time."""
-        return b'%b,"unsigned":{"age":%d%b}' % (
-            self.base[:-1],
-            max(0, now_ms - self.sent_ts_ms),
-            self.behind_age,
-        )
+
+def encode_written(events: Iterable[Written], now_ms: int) -> list[bytes]:
+    """As `encode` has them, at that time."""
+    return [
+        b'%b,"unsigned":{"age":%d%b}' % (base[:-1], max(0, now_ms - sent_ts_ms), behind_age)
+        for base, sent_ts_ms, behind_age in events
+    ]
 
 
 def write(

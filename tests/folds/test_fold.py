@@ -58,3 +58,17 @@ def test_what_was_loaded_ahead_of_the_followers_is_not_applied_once_more(hearth:
     run_in_reactor(follow, loaded, loaded + 1)
     run_in_reactor(follow, loaded + 2)
     assert fold.get("a") == (loaded, loaded + 1, loaded + 2)
+
+
+def test_those_that_are_asked_for_together_are_used_up_last(hearth: Any) -> None:
+    fold: Fold[str, str] = Fold(
+        hearth.running.services.core.database,
+        load=lambda _conn, keys: {key: key.upper() for key in keys},
+        keys_of=lambda _row: (),
+        apply=lambda _key, value, _row: value,
+        max_entries=3,
+    )
+    run_in_reactor(fold.load_many, ["a", "b", "c"])
+    assert run_in_reactor(fold.get_many, ["a", "b", "x"]) == {"a": "A", "b": "B"}
+    run_in_reactor(fold.load, "d")
+    assert [fold.peek(key) for key in "abcd"] == ["A", "B", None, "D"]

@@ -16,7 +16,7 @@ import orjson
 from attrs import define, field, frozen
 
 from homeserver.matrix.ids import RoomId, UserId
-from homeserver.rooms.client_events import Reader, Written
+from homeserver.rooms.client_events import Reader, Written, encode_written
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
 from homeserver.sync.sliding.request import RoomConfig, Shape
@@ -66,7 +66,7 @@ class Beginning:
 
 
 def _encode(events: Sequence[Written], now_ms: int) -> orjson.Fragment:
-    return orjson.Fragment(b"[%b]" % b",".join([event.encode(now_ms) for event in events]))
+    return orjson.Fragment(b"[%b]" % b",".join(encode_written(events, now_ms)))
 
 
 @define(eq=False)
@@ -86,7 +86,10 @@ class Beginnings:
 
     def get(self, room_id: RoomId, wish: Wish) -> Beginning | None:
         of_room = self._rooms.get(room_id)
-        return of_room.get(wish) if of_room is not None else None
+        if of_room is None:
+            return None
+        self._rooms.move_to_end(room_id)
+        return of_room.get(wish)
 
     def put(self, room_id: RoomId, wish: Wish, beginning: Beginning) -> None:
         """Keep what is true now."""

@@ -80,7 +80,11 @@ class RoomLists:
         state: ConnectionState | None,
     ) -> Windows | None:
         """None where the view notes needs."""
-        known = {room_id: row for room_id, row in rooms.items() if _is_listed(row, unwanted, state)}
+        known = {
+            room_id: row
+            for room_id, row in rooms.items()
+            if (row.membership == "join" and not row.forgotten) or _is_listed(row, unwanted, state)
+        }
         found = Windows()
         if request.lists:
             ordered = self._order(view, known)
@@ -108,25 +112,19 @@ class RoomLists:
 
     def _order(self, view: View, known: Mapping[RoomId, MembershipRow]) -> Sequence[RoomId] | None:
         """By the newest event; of rooms that the user is not in, by the user's membership."""
-        stamps: dict[RoomId, int] = {}
-        missing = []
-        for room_id, row in known.items():
-            if row.membership != "join":
-                stamps[room_id] = row.position
-                continue
-            activity = self.activity.get(room_id)
-            if activity is None:
-                missing.append(room_id)
-            else:
-                stamps[room_id] = activity.last
+        joined = [room_id for room_id, row in known.items() if row.membership == "join"]
+        activities = self.activity.get_many(joined)
+        missing = [room_id for room_id in joined if room_id not in activities] if len(activities) < len(joined) else []
         if missing:
             loaded = view.get_value(
                 Lookup("activity", view.user_id, tuple(missing), lambda: self.activity.load_many(missing))
             )
             if loaded is None:
                 return None
-            stamps |= {room_id: activity.last for room_id, activity in loaded.items()}
-        return sorted(known, key=lambda room_id: -stamps[room_id])
+            activities |= loaded
+        stamps = {room_id: row.position for room_id, row in known.items()}
+        stamps |= {room_id: activity.last for room_id, activity in activities.items()}
+        return sorted(known, key=stamps.__getitem__, reverse=True)
 
 
 def _cut(wanted: Sequence[RoomId], name: str, config: ListConfig, found: Windows) -> None:

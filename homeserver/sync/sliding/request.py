@@ -135,6 +135,15 @@ EXTENSIONS: Final = (
 _OFF: Final = Extension()
 
 
+@frozen(eq=False)
+class Wanted:
+    """What a request asks for. Requests share it, so nobody may change it."""
+
+    lists: Mapping[str, ListConfig]
+    subscriptions: Mapping[RoomId, RoomConfig]
+    extensions: Mapping[str, Extension]
+
+
 @define(eq=False)
 class SlidingRequest:
     user_id: UserId
@@ -159,6 +168,13 @@ class Parser:
     def __init__(self, user_id: UserId, shape: Shape) -> None:
         self._user_id = user_id
         self._stable = shape is Shape.STABLE
+
+    def wanted(self, body: Mapping[str, Any]) -> Wanted:
+        return Wanted(
+            self.lists(body.get("lists")),
+            self.subscriptions(body.get("room_subscriptions")),
+            self.extensions(body.get("extensions")),
+        )
 
     def lists(self, value: object) -> dict[str, ListConfig]:
         given = _object(value, "lists")

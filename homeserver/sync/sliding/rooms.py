@@ -17,7 +17,7 @@ from homeserver.matrix.format import client_event, stripped_state
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
 from homeserver.matrix.sticky import names_sticky
-from homeserver.rooms.client_events import Reader, Written, related_ids, write
+from homeserver.rooms.client_events import Reader, Written, encode_written, related_ids, write
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
@@ -88,6 +88,10 @@ class RoomBuilder:
 
     def _picked_part(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
         """Built once for all attempts at a response, if nothing happens in the room meanwhile."""
+        if sent is None and membership.membership == "join":
+            beginning = self.beginnings.get(membership.room_id, self._wish(config))
+            if beginning is not None:
+                return self._tell_beginning(membership.room_id, beginning, config)
         key = (membership.room_id, "part")
         known: tuple[RoomConfig, RoomPart] | None = self.view.picked.get(key)
         if known is not None and known[0] is config:
@@ -192,11 +196,18 @@ class RoomBuilder:
         return self._assemble(config, sent, head, _Windows(shown[0], changed[0], sent.position, shown[1]), history)
 
     def _begin(self, room_id: RoomId, config: RoomConfig) -> RoomPart | None:
+        wish = self._wish(config)
+        beginning = self.beginnings.get(room_id, wish) or self._build_beginning(room_id, wish)
+        return self._tell_beginning(room_id, beginning, config)
+
+    def _wish(self, config: RoomConfig) -> Wish:
         wish = self._wishes.get(config)
         if wish is None:
             wish = self.beginnings.intern(Wish(self._reader, self.request.shape, config, self.ignored))
             self._wishes[config] = wish
-        beginning = self.beginnings.get(room_id, wish) or self._build_beginning(room_id, wish)
+        return wish
+
+    def _tell_beginning(self, room_id: RoomId, beginning: Beginning | None, config: RoomConfig) -> RoomPart | None:
         counts = self.view.get_counts(room_id)
         if beginning is None or counts is None:
             return None
@@ -315,7 +326,7 @@ class RoomBuilder:
         shown = windows.shown
         if not shown.events and not shown.limited:
             return
-        room["timeline"] = [orjson.Fragment(event.encode(self.view.now_ms)) for event in written]
+        room["timeline"] = [orjson.Fragment(json) for json in encode_written(written, self.view.now_ms)]
         room["prev_batch"] = f"t{shown.prev_batch}"
         room["limited"] = shown.limited
         room["num_live"] = sum(1 for event in shown.events if event.order > windows.after)
@@ -404,7 +415,8 @@ class RoomBuilder:
     def _encode_one(
         self, event: StoredEvent, membership: str, related: Mapping[EventId, StoredEvent]
     ) -> orjson.Fragment:
-        return orjson.Fragment(self._write(event, membership, related).encode(self.view.now_ms))
+        [json] = encode_written([self._write(event, membership, related)], self.view.now_ms)
+        return orjson.Fragment(json)
 
     # -- names -------------------------------------------------------------------------------------------------------
 

@@ -60,13 +60,11 @@ class Fold(Generic[K, V]):
 
     def get_many(self, keys: Iterable[K]) -> dict[K, V]:
         """Those of the values that are in memory. PERF: a third of the CPU of that many `get`."""
-        entries, move = self._entries, self._entries.move_to_end
-        found = {}
-        for key in keys:
-            value = entries.get(key)
-            if value is not None:
-                move(key)
-                found[key] = value
+        entries = self._entries
+        found = {key: value for key in keys if (value := entries.get(key)) is not None}
+        if len(entries) > self._max_entries // 2:
+            for key in found:
+                entries.move_to_end(key)
         return found
 
     def peek(self, key: K) -> V | None:

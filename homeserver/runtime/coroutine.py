@@ -90,15 +90,15 @@ class Drive:
         return self._coroutine.send(result)
 
 
-def next_turn() -> Deferred[None]:
-    """Fires when the event loop has handled what is ready now; at once where none runs."""
-    turned: Deferred[None] = Deferred()
+def next_turn() -> Deferred[float]:
+    """Fires when the event loop has handled what is ready now, with the loop's time in seconds; at once where none runs."""
+    turned: Deferred[float] = Deferred()
     try:
         loop = get_running_loop()
     except RuntimeError:
-        turned.callback(None)
+        turned.callback(0.0)
     else:
-        loop.call_soon(turned.callback, None)
+        loop.call_soon(lambda: turned.callback(loop.time()))
     return turned
 
 

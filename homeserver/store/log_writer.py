@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_ITEMS = 256
 QUIET_TURNS = 3  # of the event loop, of some 10 us each
+GATHER_S = 0.01  # and one turn, however much others have to do in it
 FOREIGN_ROWS = 1_000  # read at once
 MAX_POSITION = 2**62
 
@@ -200,12 +201,16 @@ class LogWriter:
         Those whom the last commit answered mostly come again: while there are less, a few turns more are waited.
         """
         seen = quiet = 0
+        until_s: float | None = None
         while len(self._queue) < BATCH_ITEMS:
             quiet = quiet + 1 if len(self._queue) == seen else 0
             if quiet > (QUIET_TURNS if seen < self._last_size else 0):
                 break
             seen = len(self._queue)
-            await next_turn()
+            now_s = await next_turn()
+            until_s = until_s or now_s + GATHER_S
+            if now_s >= until_s:
+                break
         self._last_size = len(self._queue)
 
     async def _write(self, batch: list[_Queued]) -> None:

@@ -301,6 +301,26 @@ def test_held_answers_go_out_at_the_end_or_before_their_connection_closes(
     assert staying.answer().json == {"raw": 1}
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [b"GARBAGE\r\n\r\n", build_request("PUT", "/wait", headers={"Expect": "100-continue", "Content-Length": "2"})],
+)
+def test_held_answer_comes_before_what_answers_the_next_request(
+    served: Served, handlers: Handlers, in_reactor: Callable[..., Any], behind: bytes
+) -> None:
+    connection = served.connect()
+    connection.send(build_request("GET", "/wait") + behind)
+    assert handlers.entered.wait(TIMEOUT_S)
+
+    def answer() -> None:
+        with served.site.outgoing.together():
+            handlers.waiting[0].callback(1)
+
+    in_reactor(answer)
+    assert connection.answer().json["value"] == 1
+    assert connection.line().startswith((b"HTTP/1.1 400", b"HTTP/1.1 100"))
+
+
 def test_draining_site_answers_what_waits_and_closes(
     served: Served, handlers: Handlers, in_reactor: Callable[..., Any]
 ) -> None:

@@ -225,10 +225,15 @@ class Channel(_HTTPChannel):  # type: ignore[misc]  # Any, see above
         self._respondToBadRequestAndDisconnect()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
+        self.release()
         body = b'{"errcode":"M_UNKNOWN","error":"Bad HTTP request"}'
         head = self.site.heads.json(400)
         self.transport.write(b"%b%d\r\nConnection: close\r\n\r\n%b" % (head, len(body), body))
         self.loseConnection()
+
+    def _send100Continue(self) -> None:
+        self.release()
+        super()._send100Continue()
 
     # ---- Another protocol ----
 

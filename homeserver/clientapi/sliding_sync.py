@@ -27,7 +27,8 @@ from homeserver.sync.sliding.request import (
 from homeserver.sync.sliding.service import SlidingSync
 
 TAG = "Room participation"
-MAX_WANTED = 1_000  # of some 4 KiB each
+MAX_WANTED = 1_000
+MAX_WANTED_BYTES = 4 * 1024  # as JSON; what asks for more is parsed each time
 STATES = ("online", "offline", "unavailable")
 
 
@@ -74,10 +75,16 @@ class SlidingSyncEndpoints:
     ) -> SlidingRequest:
         """Raises: InvalidParam."""
         asked = {name: body.get(name) for name in ("lists", "room_subscriptions", "extensions")}
-        fingerprint = blake2b(encode_json(asked), digest_size=16).digest()
-        wanted = self._parse_wanted(requester.user_id, shape, asked, fingerprint)
+        encoded = encode_json(asked)
+        fingerprint = blake2b(encoded, digest_size=16).digest()
+        is_small, user_id = len(encoded) <= MAX_WANTED_BYTES, requester.user_id
+        wanted = self._wanted.get((user_id, shape, fingerprint))
+        if wanted is None:
+            wanted = Parser(user_id, shape).wanted(asked)
+        if is_small:
+            self._remember((user_id, shape, fingerprint), wanted)
         return SlidingRequest(
-            requester.user_id,
+            user_id,
             device_of(requester),
             shape,
             _text(body, "conn_id") or "",
@@ -88,18 +95,14 @@ class SlidingSyncEndpoints:
             wanted.subscriptions,
             wanted.extensions,
             fingerprint,
+            is_small,
         )
 
-    def _parse_wanted(self, user_id: UserId, shape: Shape, asked: dict[str, Any], fingerprint: bytes) -> Wanted:
-        key = (user_id, shape, fingerprint)
-        wanted = self._wanted.get(key)
-        if wanted is not None:
-            self._wanted.move_to_end(key)
-            return wanted
-        wanted = self._wanted[key] = Parser(user_id, shape).wanted(asked)
+    def _remember(self, key: tuple[UserId, Shape, bytes], wanted: Wanted) -> None:
+        self._wanted[key] = wanted
+        self._wanted.move_to_end(key)
         if len(self._wanted) > MAX_WANTED:
             self._wanted.popitem(last=False)
-        return wanted
 
     async def _answer(self, request: SlidingRequest, state: object) -> RawJson:
         if not isinstance(state, str) or state not in STATES:

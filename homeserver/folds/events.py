@@ -51,10 +51,10 @@ class EventCache:
             event.redact(redacted_by)
         known = self._events.setdefault(event.event_id, event)
         if _is_outdated(known, event):
-            self._bytes -= _cost(known)
+            self._bytes -= cost_of(known)
             known = self._events[event.event_id] = event
         if known is event:
-            self._bytes += _cost(event)
+            self._bytes += cost_of(event)
             self._evict()
         return known
 
@@ -88,7 +88,7 @@ class EventCache:
     def drop_room(self, room_id: RoomId) -> None:
         """The room's events are stored no more. O(n)."""
         for event in [event for event in self._events.values() if event.pdu.room_id == room_id]:
-            self._bytes -= _cost(self._events.pop(event.event_id))
+            self._bytes -= cost_of(self._events.pop(event.event_id))
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         """Keep what is new (it will be asked for at once), redact what a redaction names."""
@@ -117,19 +117,20 @@ class EventCache:
     def _drop(self, event_id: EventId) -> None:
         event = self._events.pop(event_id, None)
         if event is not None:
-            self._bytes -= _cost(event)
+            self._bytes -= cost_of(event)
 
     def _evict(self) -> None:
         while self._bytes > self._max_bytes and self._events:
             _, event = self._events.popitem(last=False)
-            self._bytes -= _cost(event)
+            self._bytes -= cost_of(event)
 
 
 def _is_outdated(known: StoredEvent, event: StoredEvent) -> bool:
     return (known.is_outlier and not event.is_outlier) or (known.soft_failed and not event.soft_failed)
 
 
-def _cost(event: StoredEvent) -> int:
+def cost_of(event: StoredEvent) -> int:
+    """What an event takes in memory, in bytes, about."""
     return BYTES_PER_EVENT + BYTES_PER_JSON_BYTE * len(event.pdu.json_bytes)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from homeserver.clientapi.sliding_sync import SlidingSyncEndpoints
 from homeserver.runtime.db import Database
-from homeserver.sync.sliding.beginnings import Beginnings
+from homeserver.sync.sliding.beginnings import BASE_BYTES, MAX_RECEIPTS_BYTES, Beginning, Beginnings
 from tests.sync.test_sliding_extensions import ignore, set_data
 from tests.sync.test_sliding_sync import STABLE, ask, room_list
 
@@ -170,14 +171,37 @@ def test_another_device_and_another_user_have_their_own(
 
 
 def test_memory_is_bounded() -> None:
-    beginnings = Beginnings(max_events=10)
+    beginnings = Beginnings(max_bytes=10)
     kept: list[Any] = []
     for number in range(8):
         kept.append(_Sized(3))
         beginnings.put(f"!{number}:test", "wish", kept[-1])  # type: ignore[arg-type]
     assert [beginnings.get(f"!{n}:test", "wish") for n in range(8)] == [None] * 5 + kept[5:]  # type: ignore[arg-type]
-    beginnings.put("!huge:test", "wish", _Sized(1_000))  # type: ignore[arg-type]
+    beginnings.put("!huge:test", "wish", _Sized(1024**2))  # type: ignore[arg-type]
     assert beginnings.get("!huge:test", "wish") is None  # type: ignore[arg-type]
+
+
+def test_what_large_requests_ask_for_is_not_kept(hearth: Any, alice: Any) -> None:
+    endpoints = hearth.running.services.sync.endpoints
+    (sliding,) = [each for each in endpoints if isinstance(each, SlidingSyncEndpoints)]
+    beginnings = sliding._service.beginnings
+    room = alice.create_room()
+    for letter, kept in (("x", 1), ("y", 1), ("", 2)):
+        body = {"lists": {"all": {"ranges": [[0, 9]], "timeline_limit": 0, "required_state": [[letter * 5_000, ""]]}}}
+        body["extensions"] = {"receipts": {"enabled": not letter}}
+        assert room in ask(alice, body)["rooms"]
+        assert room in ask(alice, BODY)["rooms"]
+        assert (len(sliding._wanted), len(beginnings._rooms[room]), len(beginnings._wishes)) == (kept, kept, kept)
+    empty = min(each.size for each in beginnings._rooms[room].values())
+    assert empty == BASE_BYTES
+
+
+def test_many_receipts_are_not_kept() -> None:
+    beginning = Beginning({}, [], [], [], frozenset())
+    beginning.keep_receipts(b"{}" + b" " * MAX_RECEIPTS_BYTES)
+    assert beginning.receipts is None
+    beginning.keep_receipts(b"")
+    assert beginning.receipts == b""
 
 
 class _Sized:

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import orjson
 from attrs import define, field, frozen
 
+from homeserver.folds.events import cost_of
 from homeserver.matrix.ids import RoomId, UserId
 from homeserver.rooms.client_events import Reader, Written, encode_written
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
 from homeserver.sync.sliding.request import RoomConfig, Shape
 
-# Events, an event counted once for each reader. They take some 150 bytes, and 500 more where no cache has them otherwise.
-MAX_EVENTS = 30_000
-MAX_EVENTS_OF_ROOM = 200
+MAX_BYTES = 64 * 1024 * 1024
+MAX_BYTES_OF_ONE = 512 * 1024
+# What one takes beside its events, with its receipts.
+BASE_BYTES = 6 * 1024
+MAX_RECEIPTS_BYTES = 4 * 1024
 MAX_WISHES = 2_000
 
 
@@ -42,7 +46,7 @@ class Beginning:
     """A joined room for a client that has nothing of it.
 
     parts: of the room's object, what stays as it is. members: those of whom the client has the events then. receipts: the ones
-    to tell, as JSON, b"" where there are none; None where they have to be loaded.
+    to tell, as JSON, b"" where there are none; None where they have to be loaded, or are too many to be kept.
     """
 
     parts: Mapping[str, Any]
@@ -52,9 +56,15 @@ class Beginning:
     members: frozenset[UserId]
     receipts: bytes | None = None
 
-    @property
+    @cached_property
     def size(self) -> int:
-        return len(self.timeline) + len(self.state)
+        """In bytes, about; as if no cache had its events otherwise."""
+        written = (len(one.base) + len(one.behind_age) for one in (*self.timeline, *self.state))
+        return BASE_BYTES + sum(written) + sum(map(cost_of, self.events))
+
+    def keep_receipts(self, receipts: bytes) -> None:
+        if len(receipts) <= MAX_RECEIPTS_BYTES:
+            self.receipts = receipts
 
     def to_json(self, now_ms: int) -> dict[str, Any]:
         """A new object, to which more may be added."""
@@ -73,9 +83,9 @@ def _encode(events: Sequence[Written], now_ms: int) -> orjson.Fragment:
 class Beginnings:
     """Follows the log. The rooms that were not asked for the longest go first."""
 
-    max_events: int = MAX_EVENTS
+    max_bytes: int = MAX_BYTES
     _rooms: OrderedDict[RoomId, dict[Wish, Beginning]] = field(factory=OrderedDict, init=False)
-    _events: int = field(default=0, init=False)
+    _bytes: int = field(default=0, init=False)
     _wishes: dict[Wish, Wish] = field(factory=dict, init=False)
 
     def intern(self, wish: Wish) -> Wish:
@@ -93,21 +103,21 @@ class Beginnings:
 
     def put(self, room_id: RoomId, wish: Wish, beginning: Beginning) -> None:
         """Keep what is true now."""
-        if beginning.size > MAX_EVENTS_OF_ROOM:
+        if beginning.size > MAX_BYTES_OF_ONE:
             return
         of_room = self._rooms.setdefault(room_id, {})
         self._rooms.move_to_end(room_id)
         known = of_room.get(wish)
-        self._events += beginning.size - (known.size if known is not None else 0)
+        self._bytes += beginning.size - (known.size if known is not None else 0)
         of_room[wish] = beginning
-        while self._events > self.max_events:
+        while self._bytes > self.max_bytes:
             self._drop(next(iter(self._rooms)))
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
             if row.kind == "user" and row.data.get("erased"):
                 self._rooms.clear()
-                self._events = 0
+                self._bytes = 0
             elif row.key in self._rooms:
                 self._on_row(RoomId(row.key), row)
 
@@ -119,4 +129,4 @@ class Beginnings:
             self._drop(room_id)
 
     def _drop(self, room_id: RoomId) -> None:
-        self._events -= sum(beginning.size for beginning in self._rooms.pop(room_id).values())
+        self._bytes -= sum(beginning.size for beginning in self._rooms.pop(room_id).values())

@@ -250,7 +250,9 @@ def _begun_receipts(view: View, room_id: RoomId, beginning: Beginning) -> bytes 
             return None
         shown = {event.event_id for event in beginning.events}
         told = [receipt for receipt in receipts if receipt.user_id == view.user_id or receipt.event_id in shown]
-        beginning.receipts = visible_receipts(told, view.user_id) or b""
+        encoded = visible_receipts(told, view.user_id) or b""
+        beginning.keep_receipts(encoded)
+        return encoded
     return beginning.receipts
 
 

@@ -157,6 +157,7 @@ class SlidingRequest:
     subscriptions: Mapping[RoomId, RoomConfig]
     extensions: Mapping[str, Extension]
     fingerprint: bytes = field(default=b"")
+    is_small: bool = False  # enough that what it asks for may be kept in memory
 
     def extension(self, name: str) -> Extension:
         return self.extensions.get(name, _OFF)

@@ -203,8 +203,8 @@ class RoomBuilder:
     def _wish(self, config: RoomConfig) -> Wish:
         wish = self._wishes.get(config)
         if wish is None:
-            wish = self.beginnings.intern(Wish(self._reader, self.request.shape, config, self.ignored))
-            self._wishes[config] = wish
+            wish = Wish(self._reader, self.request.shape, config, self.ignored)
+            self._wishes[config] = wish = self.beginnings.intern(wish) if self.request.is_small else wish
         return wish
 
     def _tell_beginning(self, room_id: RoomId, beginning: Beginning | None, config: RoomConfig) -> RoomPart | None:
@@ -235,6 +235,7 @@ class RoomBuilder:
         is_named = self._add_names(room, head, ())
         if state is None or bundles is None or not is_named or view.missing_events != missing:
             return None
+        view.sources.sticky.note_until(shown.events)
         beginning = Beginning(
             room,
             self._write_timeline(shown.events, related, history, bundles),
@@ -247,6 +248,7 @@ class RoomBuilder:
         # Nor is an event kept that was loaded for this response before it was redacted.
         is_whole = is_whole and view.sources.recent.last_position(room_id) <= view.began
         is_whole = is_whole and len(redactions) == len({event.redacted_by for event in state} - {None})
+        is_whole = is_whole and self.request.is_small
         if is_whole and not bundles and not any(names_sticky(event.pdu) for event in (*shown.events, *state)):
             self.beginnings.put(room_id, wish, beginning)
         return beginning

@@ -27,6 +27,7 @@ from homeserver.store.log_writer import LogItem, LogWriter
 
 # User -> device -> algorithm.
 Wanted = Mapping[UserId, Mapping[DeviceId, str]]
+# User -> device -> name of the key -> key; those of local users are JSON (orjson.Fragment).
 Claimed = dict[UserId, dict[DeviceId, dict[str, Any]]]
 
 
@@ -68,7 +69,7 @@ class KeyClaims:
         await self.log_writer.submit(LogItem(ONE_TIME_KEYS, first, data, save, also))
         found: Claimed = {}
         for claim, key in taken.items():
-            found.setdefault(claim.user_id, {})[claim.device_id] = {key.name: orjson.loads(key.json)}
+            found.setdefault(claim.user_id, {})[claim.device_id] = {key.name: orjson.Fragment(key.json)}
         return found
 
     async def _fetch(

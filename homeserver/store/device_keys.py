@@ -31,13 +31,10 @@ KEYS_IN_A_ROW = 100
 class UploadedKey(NamedTuple):
     """A one-time or fallback key. name: "<algorithm>:<key id>". json: what clients get."""
 
+    name: str
     algorithm: str
     key_id: str
     json: bytes
-
-    @property
-    def name(self) -> str:
-        return f"{self.algorithm}:{self.key_id}"
 
 
 class KeyUploadRow(NamedTuple):
@@ -272,13 +269,17 @@ def claim_keys(conn: Connection, claims: Iterable[Claim]) -> dict[Claim, Uploade
         row = _TAKE.first(conn, names)
         if row is not None:
             place = row[0] - 1
-            found[claim] = UploadedKey(claim.algorithm, orjson.loads(row[1])[place], bytes(row[2]).split(b"\n")[place])
+            found[claim] = _claimed(claim, orjson.loads(row[1])[place], bytes(row[2]).split(b"\n")[place])
             continue
         row = _FALLBACK.first(conn, names)
         if row is not None:
             _USE_FALLBACK.run(conn, {"user": claim.user_id, "device": claim.device_id, "of": claim.algorithm})
-            found[claim] = UploadedKey(claim.algorithm, row[0], bytes(row[1]))
+            found[claim] = _claimed(claim, row[0], bytes(row[1]))
     return found
+
+
+def _claimed(claim: Claim, key_id: str, json: bytes) -> UploadedKey:
+    return UploadedKey(f"{claim.algorithm}:{key_id}", claim.algorithm, key_id, json)
 
 
 def delete_keys_of_devices(conn: Connection, user_id: str, device_ids: Collection[str]) -> None:

@@ -8,7 +8,7 @@ Spec: client-server-api#room-event-format
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -79,6 +79,30 @@ def encode_written(events: Iterable[Written], now_ms: int) -> list[bytes]:
         b'%b,"unsigned":{"age":%d%b}' % (base[:-1], max(0, now_ms - sent_ts_ms), behind_age)
         for base, sent_ts_ms, behind_age in events
     ]
+
+
+@frozen
+class WrittenList:
+    """A JSON list of events for a reader, all but their ages: in the template there is a %d for each.
+
+    PERF(a tenth of the CPU of a connection's first response): the ages of a list are put in together.
+    """
+
+    template: bytes
+    sent_ts_ms: Sequence[int]
+
+    @classmethod
+    def of(cls, events: Sequence[Written]) -> WrittenList:
+        parts = [
+            b'%b,"unsigned":{"age":%%d%b}' % (base[:-1].replace(b"%", b"%%"), behind_age.replace(b"%", b"%%"))
+            for base, _, behind_age in events
+        ]
+        return cls(b"[%b]" % b",".join(parts), [event.sent_ts_ms for event in events])
+
+    def encode(self, now_ms: int) -> bytes:
+        """The list of what `encode` has, at that time."""
+        ages = [now_ms - sent_ts_ms if sent_ts_ms < now_ms else 0 for sent_ts_ms in self.sent_ts_ms]
+        return self.template % tuple(ages)
 
 
 def write(

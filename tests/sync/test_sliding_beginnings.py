@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from homeserver.clientapi.sliding_sync import SlidingSyncEndpoints
+from homeserver.rooms.client_events import WrittenList
 from homeserver.runtime.db import Database
 from homeserver.sync.sliding.beginnings import BASE_BYTES, MAX_RECEIPTS_BYTES, Beginning, Beginnings
 from tests.sync.test_sliding_extensions import ignore, set_data
@@ -193,11 +194,22 @@ def test_what_large_requests_ask_for_is_not_kept(hearth: Any, alice: Any) -> Non
         assert room in ask(alice, BODY)["rooms"]
         assert (len(sliding._wanted), len(beginnings._rooms[room]), len(beginnings._wishes)) == (kept, kept, kept)
     empty = min(each.size for each in beginnings._rooms[room].values())
-    assert empty == BASE_BYTES
+    assert empty == BASE_BYTES + len(b"[][]")
+
+
+def test_percent_signs_stay_what_they_are(alice: Any) -> None:
+    """Memory has events as templates for their ages."""
+    room, text = alice.create_room(), "%d of 100 % (%%s)"
+    sent = alice.put("/rooms/{}/send/m.room.message/{}", {"msgtype": "m.text", "body": text}, at=(room, text))
+    for _ in range(2):
+        event = ask(alice, BODY)["rooms"][room]["timeline"][-1]
+        assert (event["event_id"], event["content"]["body"]) == (sent["event_id"], text)
+        assert event["unsigned"]["transaction_id"] == text
+        assert 0 <= event["unsigned"]["age"] < 1_000_000
 
 
 def test_many_receipts_are_not_kept() -> None:
-    beginning = Beginning({}, [], [], [], frozenset())
+    beginning = Beginning({}, WrittenList.of([]), WrittenList.of([]), [], frozenset())
     beginning.keep_receipts(b"{}" + b" " * MAX_RECEIPTS_BYTES)
     assert beginning.receipts is None
     beginning.keep_receipts(b"")

@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 
 from homeserver.folds.events import cost_of
 from homeserver.matrix.ids import RoomId, UserId
-from homeserver.rooms.client_events import Reader, Written, encode_written
+from homeserver.rooms.client_events import Reader, WrittenList
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
 from homeserver.sync.sliding.request import RoomConfig, Shape
@@ -50,8 +50,8 @@ class Beginning:
     """
 
     parts: Mapping[str, Any]
-    timeline: Sequence[Written]
-    state: Sequence[Written]
+    timeline: WrittenList
+    state: WrittenList
     events: Sequence[StoredEvent]
     members: frozenset[UserId]
     receipts: bytes | None = None
@@ -59,8 +59,8 @@ class Beginning:
     @cached_property
     def size(self) -> int:
         """In bytes, about; as if no cache had its events otherwise."""
-        written = (len(one.base) + len(one.behind_age) for one in (*self.timeline, *self.state))
-        return BASE_BYTES + sum(written) + sum(map(cost_of, self.events))
+        written = len(self.timeline.template) + len(self.state.template)
+        return BASE_BYTES + written + sum(map(cost_of, self.events))
 
     def keep_receipts(self, receipts: bytes) -> None:
         if len(receipts) <= MAX_RECEIPTS_BYTES:
@@ -70,13 +70,9 @@ class Beginning:
         """A new object, to which more may be added."""
         return {
             **self.parts,
-            "timeline": _encode(self.timeline, now_ms),
-            "required_state": _encode(self.state, now_ms),
+            "timeline": orjson.Fragment(self.timeline.encode(now_ms)),
+            "required_state": orjson.Fragment(self.state.encode(now_ms)),
         }
-
-
-def _encode(events: Sequence[Written], now_ms: int) -> orjson.Fragment:
-    return orjson.Fragment(b"[%b]" % b",".join(encode_written(events, now_ms)))
 
 
 @define(eq=False)

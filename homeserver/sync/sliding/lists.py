@@ -122,9 +122,10 @@ class RoomLists:
             if loaded is None:
                 return None
             activities |= loaded
-        stamps = {room_id: row.position for room_id, row in known.items()}
-        stamps |= {room_id: activity.last for room_id, activity in activities.items()}
-        return sorted(known, key=stamps.__getitem__, reverse=True)
+        stamps = {room_id: activity.last for room_id, activity in activities.items()}
+        if len(stamps) < len(known):
+            stamps |= {room_id: row.position for room_id, row in known.items() if row.membership != "join"}
+        return sorted(stamps, key=stamps.__getitem__, reverse=True)
 
 
 def _cut(wanted: Sequence[RoomId], name: str, config: ListConfig, found: Windows) -> None:

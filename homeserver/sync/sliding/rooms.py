@@ -17,7 +17,7 @@ from homeserver.matrix.format import client_event, stripped_state
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
 from homeserver.matrix.sticky import names_sticky
-from homeserver.rooms.client_events import Reader, Written, encode_written, related_ids, write
+from homeserver.rooms.client_events import Reader, Written, WrittenList, encode_written, related_ids, write
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.store.events import StoredEvent
 from homeserver.store.log import LogRow
@@ -238,8 +238,8 @@ class RoomBuilder:
         view.sources.sticky.note_until(shown.events)
         beginning = Beginning(
             room,
-            self._write_timeline(shown.events, related, history, bundles),
-            [self._write(event, history.membership_around(event), redactions) for event in state],
+            WrittenList.of(self._write_timeline(shown.events, related, history, bundles)),
+            WrittenList.of([self._write(event, history.membership_around(event), redactions) for event in state]),
             shown.events,
             members,
         )

@@ -17,10 +17,17 @@ from sqlalchemy import Connection
 
 from homeserver.e2ee.limits import MAX_DEVICE_KEYS_BYTES, MAX_SIGNATURES, check_count, check_object, encode_bounded
 from homeserver.e2ee.queries import KeyQueries, public_key_of
-from homeserver.e2ee.uploads import DEVICE_LIST, check_signatures
-from homeserver.matrix.errors import BadSignature, Forbidden, InvalidParam, MatrixError, MissingParam, NotFound
+from homeserver.e2ee.signatures import (
+    InvalidSignature,
+    check_signatures,
+    check_signed,
+    parse_device_key,
+    parse_verify_key,
+)
+from homeserver.e2ee.uploads import DEVICE_LIST
+from homeserver.matrix.errors import Forbidden, InvalidParam, MatrixError, MissingParam, NotFound
 from homeserver.matrix.ids import UserId, parse_user_id
-from homeserver.matrix.signing import VerifyKey, verify_json
+from homeserver.matrix.signing import VerifyKey
 from homeserver.runtime.db import Database
 from homeserver.store import cross_signing as store
 from homeserver.store.cross_signing import MASTER, SELF_SIGNING, USER_SIGNING, KeySignature
@@ -32,12 +39,6 @@ SIGNATURES = "signatures"
 USAGES = (MASTER, SELF_SIGNING, USER_SIGNING)
 
 KnownKeys = Mapping[str, dict[str, Any]]  # by usage
-
-
-class InvalidSignature(MatrixError):
-    """A signature that is missing, or not that key's over that object."""
-
-    errcode = "M_INVALID_SIGNATURE"
 
 
 class KeysChanged(Exception):
@@ -147,7 +148,7 @@ def check_keys(user_id: UserId, body: Mapping[str, Any], known: KnownKeys) -> Ke
         raise MissingParam("master_key")
     for usage in (SELF_SIGNING, USER_SIGNING):
         if usage in keys:
-            _check_signed(keys[usage], user_id, _verify_key(master), f"{usage}_key")
+            check_signed(keys[usage], user_id, _verify_key(master), f"{usage}_key")
     return KeySet(keys)
 
 
@@ -184,7 +185,7 @@ class _Keys:
             key = may_sign.get(key_id)
             if key is None:
                 continue
-            _check_signed(
+            check_signed(
                 {**_unsigned(given), "signatures": {self.signer: {key_id: signature}}}, self.signer, key, target
             )
             signatures.append(KeySignature(user_id, target, self.signer, key_id, signature))
@@ -210,12 +211,9 @@ class _Keys:
             return self._own(SELF_SIGNING)
         if user_id != self.signer:
             return self._own(USER_SIGNING)
-        found = {}
-        for device_id, device in self.devices.get(self.signer, {}).items():
-            key_id = f"ed25519:{device_id}"
-            if key_id in device["keys"]:
-                found[key_id] = _parse_verify_key(key_id, device["keys"][key_id])
-        return {key_id: key for key_id, key in found.items() if key is not None}
+        devices = self.devices.get(self.signer, {})
+        found = [parse_device_key(device, device_id) for device_id, device in devices.items()]
+        return {str(key.key_id): key for key in found if key is not None}
 
     def _own(self, usage: str) -> dict[str, VerifyKey]:
         key = self.cross_signing.get(usage, {}).get(self.signer)
@@ -236,7 +234,7 @@ def _check_key(user_id: UserId, value: object, usage: str) -> dict[str, Any]:
     if len(keys) != 1:
         raise InvalidParam(f"{field}.keys", "must hold one key")
     [(name, public)] = keys.items()
-    if not isinstance(public, str) or name != f"ed25519:{public}" or _parse_verify_key(name, public) is None:
+    if not isinstance(public, str) or name != f"ed25519:{public}" or parse_verify_key(name, public) is None:
         raise InvalidParam(f"{field}.keys", "must be an ed25519 public key in unpadded base64, named after itself")
     if "signatures" in key:
         check_signatures(key["signatures"], field)
@@ -247,20 +245,6 @@ def _check_key(user_id: UserId, value: object, usage: str) -> dict[str, Any]:
 def _verify_key(key: Mapping[str, Any]) -> VerifyKey:
     [(name, public)] = key["keys"].items()
     return VerifyKey.from_base64(name, public)
-
-
-def _parse_verify_key(key_id: str, public: object) -> VerifyKey | None:
-    try:
-        return VerifyKey.from_base64(key_id, public) if isinstance(public, str) else None
-    except ValueError:
-        return None
-
-
-def _check_signed(json: dict[str, Any], signer: UserId, key: VerifyKey, field: str) -> None:
-    try:
-        verify_json(json, signer, key)
-    except BadSignature as error:
-        raise InvalidSignature(f"{field}: {error.error}") from None
 
 
 def _unsigned(key: Mapping[str, Any]) -> dict[str, Any]:

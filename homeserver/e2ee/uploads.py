@@ -29,6 +29,7 @@ from homeserver.e2ee.limits import (
     check_string,
     encode_bounded,
 )
+from homeserver.e2ee.signatures import check_signatures
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import InvalidParam, LimitExceeded, MatrixError
 from homeserver.matrix.ids import DeviceId, UserId
@@ -206,16 +207,6 @@ def parse_device_keys(user_id: UserId, device_id: DeviceId, value: object) -> by
     check_signatures(keys.get("signatures"), field)
     own = {name: part for name, part in keys.items() if name != "unsigned"}
     return encode_bounded(own, field, MAX_DEVICE_KEYS_BYTES)
-
-
-def check_signatures(value: object, field: str) -> dict[str, dict[str, str]]:
-    """The `signatures` of an object: user -> key id -> signature. Raises: InvalidParam."""
-    field = f"{field}.signatures"
-    signatures = check_object(value, field)
-    for signer, by_key in signatures.items():
-        for key_id, signature in check_object(by_key, f"{field}.{signer}").items():
-            check_string(signature, f"{field}.{signer}.{key_id}", MAX_KEY_BYTES)
-    return signatures
 
 
 def _parse_keys(value: object, field: str) -> list[UploadedKey]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from homeserver.e2ee.limits import MAX_DEVICE_KEYS_BYTES, encode_bounded
 from homeserver.e2ee.to_device import ToDevice
-from homeserver.e2ee.uploads import KeyUpload, UploadWrite
+from homeserver.e2ee.uploads import KeyUpload, UploadWrite, check_own_signatures
 from homeserver.matrix.errors import Forbidden, InvalidParam, NotFound
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.clock import Clock
@@ -37,6 +37,7 @@ class DehydratedDevices:
     log_writer: LogWriter
     clock: Clock
     to_device: ToDevice
+    checks_signatures: bool
 
     async def load(self, user_id: UserId) -> tuple[DeviceId, Any]:
         """Its id and data. Raises: NotFound."""
@@ -50,12 +51,15 @@ class DehydratedDevices:
     ) -> None:
         """Put the device in the place of the one before it, if there is one, with its keys: all of it in one transaction.
 
-        Raises: InvalidParam, TooLarge; Forbidden when a device that is logged in has that id.
+        Raises: InvalidParam, TooLarge; Forbidden when a device that is logged in has that id; InvalidSignature where
+            signatures are checked.
         """
         if data.get("algorithm") not in ALGORITHMS:
             raise InvalidParam("device_data.algorithm", "not known")
         encoded = encode_bounded(data, "device_data", MAX_DEVICE_KEYS_BYTES)
         await self.database.read(_check_id, user_id, device_id)
+        if self.checks_signatures:
+            await check_own_signatures(self.database, user_id, device_id, keys)
         upload = UploadWrite(user_id, device_id, keys)
         row: dict[str, Any] = {}
 

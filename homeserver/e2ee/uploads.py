@@ -29,10 +29,11 @@ from homeserver.e2ee.limits import (
     check_string,
     encode_bounded,
 )
-from homeserver.e2ee.signatures import check_signatures
-from homeserver.matrix.canonical import encode_json
+from homeserver.e2ee.signatures import InvalidSignature, check_signatures, check_signed, parse_device_key
+from homeserver.matrix.canonical import decode_json, encode_json
 from homeserver.matrix.errors import InvalidParam, LimitExceeded, MatrixError
 from homeserver.matrix.ids import DeviceId, UserId
+from homeserver.runtime.coroutine import next_turn
 from homeserver.runtime.db import Database
 from homeserver.store import device_keys as store
 from homeserver.store.cross_signing import delete_signatures
@@ -42,6 +43,8 @@ from homeserver.store.log_writer import LogItem, LogWriter
 
 DEVICE_LIST = "device_list"
 ONE_TIME_KEYS = "one_time_keys"
+SIGNED_ALGORITHM = "signed_curve25519"
+CHECKS_PER_TURN = 16  # some 60 us each
 _ESCAPED_NUL = b"\\u0000"
 
 
@@ -57,17 +60,31 @@ class KeyUpload:
     def has_keys(self) -> bool:
         return bool(self.one_time_keys or self.fallback_keys)
 
+    def signed(self) -> list[tuple[str, bytes]]:
+        """What the device has to sign: the field, and its value as JSON."""
+        device_keys = [("device_keys", self.device_keys)] if self.device_keys is not None else []
+        return device_keys + [
+            (f"{field}.{key.name}", key.json)
+            for field, keys in (("one_time_keys", self.one_time_keys), ("fallback_keys", self.fallback_keys))
+            for key in keys
+            if key.algorithm == SIGNED_ALGORITHM
+        ]
+
 
 @define(eq=False)
 class KeyUploads:
     database: Database
     log_writer: LogWriter
+    checks_signatures: bool
 
     async def upload(self, user_id: UserId, device_id: DeviceId, upload: KeyUpload) -> dict[str, int]:
         """Store the keys, all in one transaction; how many one-time keys there are then, by algorithm.
 
-        Raises: MatrixError (400) for a one-time key whose id stands for another key already; LimitExceeded.
+        Raises: MatrixError (400) for a one-time key whose id stands for another key already; LimitExceeded;
+            InvalidSignature where signatures are checked.
         """
+        if self.checks_signatures:
+            await check_own_signatures(self.database, user_id, device_id, upload)
         if upload.device_keys is None and not upload.has_keys:
             return (await self.database.read(store.load_key_counts, user_id, device_id)).one_time
         done = UploadWrite(user_id, device_id, upload)
@@ -76,6 +93,30 @@ class KeyUploads:
         if done.error is not None:
             raise done.error
         return done.counts
+
+
+async def check_own_signatures(database: Database, user_id: UserId, device_id: DeviceId, upload: KeyUpload) -> None:
+    """That the device itself signed what it uploads, by the identity keys that come along, else by those it has.
+
+    Raises: InvalidSignature.
+
+    Spec: client-server-api#key-and-signature-security
+    """
+    signed = upload.signed()
+    if not signed:
+        return
+    device_keys = upload.device_keys
+    if device_keys is None:
+        # Other identity keys may be stored before this upload is. That does no harm: both were under way at once, and it is
+        # as if this one had come first; the keys that a device has stay when it uploads other identity keys.
+        device_keys = await database.read(store.load_one_device_keys, user_id, device_id)
+    key = parse_device_key(decode_json(device_keys), device_id) if device_keys is not None else None
+    if key is None:
+        raise InvalidSignature(f"{signed[0][0]}: the device has no key ed25519:{device_id} to sign it with")
+    for count, (where, json) in enumerate(signed, 1):
+        check_signed(decode_json(json), user_id, key, where)
+        if count % CHECKS_PER_TURN == 0:
+            await next_turn()
 
 
 @define(eq=False)

@@ -8,6 +8,7 @@ from homeserver.clientapi.dehydrated_devices import DehydratedDeviceEndpoints
 from homeserver.clientapi.key_backup import KeyBackupEndpoints
 from homeserver.clientapi.to_device import ToDeviceEndpoints
 from homeserver.e2ee.claims import KeyClaims
+from homeserver.e2ee.config import EncryptionConfig
 from homeserver.e2ee.cross_signing import CrossSigning
 from homeserver.e2ee.dehydrated_devices import DehydratedDevices
 from homeserver.e2ee.key_backups import KeyBackups
@@ -39,7 +40,8 @@ def build_encryption(core: Core) -> EncryptionServices:
     remote = NoRemoteKeys()
     remote_devices = RemoteDevices(core.server_name, database, log, remote)
     queries = KeyQueries(core.server_name, database, remote, remote_devices)
-    uploads = KeyUploads(database, log)
+    checks_signatures = core.config.section(EncryptionConfig).check_key_signatures
+    uploads = KeyUploads(database, log, checks_signatures)
     to_device = ToDevice(core.server_name, database, log, core.clock)
     log.follow(remote_devices.on_rows)
     log.follow(queries.on_rows)
@@ -53,6 +55,6 @@ def build_encryption(core: Core) -> EncryptionServices:
         [
             ToDeviceEndpoints(to_device),
             KeyBackupEndpoints(KeyBackups(database)),
-            DehydratedDeviceEndpoints(DehydratedDevices(database, log, core.clock, to_device)),
+            DehydratedDeviceEndpoints(DehydratedDevices(database, log, core.clock, to_device, checks_signatures)),
         ],
     )

@@ -6,6 +6,7 @@ from typing import Final
 
 from federation.config import FederationConfig, PolicyServerConfig
 from homeserver.accounts.config import LoginConfig, RegistrationConfig, WellKnownConfig
+from homeserver.e2ee.config import EncryptionConfig
 from homeserver.main.memory import MemoryConfig
 from homeserver.rooms.config import IdentityServersConfig, RoomsConfig
 from homeserver.runtime.config import ServerConfig
@@ -20,6 +21,7 @@ SECTIONS: Final[tuple[type, ...]] = (
     WellKnownConfig,
     RoomsConfig,
     IdentityServersConfig,
+    EncryptionConfig,
     FederationConfig,
     PolicyServerConfig,
     MediaConfig,

@@ -178,6 +178,13 @@ def test_encrypted_messages_go_both_ways(hearth: Any, tmp_path: Path) -> None:
     _run(_on_one(hearth), tmp_path, story)
 
 
+def test_keys_pass_where_the_server_checks_signatures(start_local: Any, tmp_path: Path) -> None:
+    async def story(start: Any) -> None:
+        await _talk(await start("alice"), await start("bob"))
+
+    _run(_on_one(start_local({"encryption": {"check_key_signatures": True}})), tmp_path, story)
+
+
 @pytest.mark.parametrize("pair", PAIRS, indirect=True)
 def test_users_of_two_servers_talk_and_verify_each_other(pair: Pair, tmp_path: Path) -> None:
     async def story(start: Any) -> None:

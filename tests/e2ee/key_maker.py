@@ -16,7 +16,7 @@ def make_key(version: str = "1") -> SigningKey:
 
 
 def one_time_keys(*names: str) -> dict[str, Any]:
-    """Signed curve25519 keys; nobody checks their signatures but clients."""
+    """Curve25519 keys with random signatures, which clients check, and servers that are told to."""
     return {f"signed_curve25519:{name}": _one_time_key() for name in names}
 
 
@@ -30,7 +30,7 @@ def fallback_key(name: str) -> dict[str, Any]:
 
 
 class Device:
-    """The identity keys of a device."""
+    """The identity keys of a device, and other keys that it signs."""
 
     def __init__(self, user_id: str, device_id: str) -> None:
         self.user_id = user_id
@@ -48,7 +48,16 @@ class Device:
             },
             **more,
         }
-        return sign_json(keys, self.user_id, self.key)
+        return self.sign(keys)
+
+    def one_time_keys(self, *names: str) -> dict[str, Any]:
+        return {f"signed_curve25519:{name}": self.sign({"key": encode_base64(token_bytes(32))}) for name in names}
+
+    def fallback_key(self, name: str) -> dict[str, Any]:
+        return {f"signed_curve25519:{name}": self.sign({"key": encode_base64(token_bytes(32)), "fallback": True})}
+
+    def sign(self, json: dict[str, Any]) -> dict[str, Any]:
+        return sign_json(json, self.user_id, self.key)
 
 
 class SigningKeys:

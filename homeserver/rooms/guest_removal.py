@@ -34,8 +34,9 @@ class GuestRemoval:
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
-            changed = [delta.key for delta in row.deltas]
-            if row.event is not None and GUEST_ACCESS in changed and not _admits_guests(row.event):
+            if row.event is None or not any(delta.key == GUEST_ACCESS for delta in row.deltas):
+                continue
+            if not _admits_guests(row.event):
                 Deferred.fromCoroutine(self._remove(RoomId(row.key)))
 
     async def _remove(self, room_id: RoomId) -> None:

@@ -78,8 +78,7 @@ class KeyCounts:
     unused_fallback: Sequence[str]
 
 
-@frozen
-class Claim:
+class Claim(NamedTuple):
     """One key of that algorithm is wanted from the device."""
 
     user_id: UserId

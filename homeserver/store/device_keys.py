@@ -268,7 +268,7 @@ def claim_keys(conn: Connection, claims: Iterable[Claim]) -> dict[Claim, Uploade
         row = _TAKE.first(conn, names)
         if row is not None:
             place = row[0] - 1
-            found[claim] = _claimed(claim, orjson.loads(row[1])[place], bytes(row[2]).split(b"\n")[place])
+            found[claim] = _claimed(claim, orjson.loads(row[1])[place], bytes(row[2]).split(b"\n", place + 1)[place])
             continue
         row = _FALLBACK.first(conn, names)
         if row is not None:

@@ -119,7 +119,7 @@ class RelationEndpoints:
         event_type: str | None,
     ) -> RawJson:
         view = await self._views.load(parse_room_id(path.room_id), requester.user_id)
-        target = await self._views.load_event(view, parse_event_id(path.event_id))
+        target = await self._views.load_target(view, parse_event_id(path.event_id))
         page = await self._relations.load_page(
             view,
             target.event_id,

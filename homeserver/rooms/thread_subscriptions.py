@@ -78,7 +78,7 @@ class ThreadSubscriptions:
     async def _check_thread(self, user_id: UserId, room_id: RoomId, root: EventId) -> RoomView:
         try:
             view = await self.views.load(room_id, user_id)
-            await self.views.load_event(view, root)
+            await self.views.load_target(view, root)
         except MatrixError:
             raise NotFound("No such thread") from None
         return view

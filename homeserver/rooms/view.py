@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from homeserver.accounts.ignored_users import NOBODY, IgnoredUsers
 from homeserver.folds.events import EventCache
@@ -107,6 +107,10 @@ class RoomViews:
         if event is None or not is_visible(view, event):
             raise NotFound("Event not found")
         return event
+
+    async def load_target(self, view: RoomView, event_id: EventId) -> StoredEvent:
+        """As `load_event`, and what users say whom the reader ignores: others' answers to it are not hidden. Not to be shown."""
+        return await self.load_event(evolve(view, ignored=NOBODY), event_id)
 
     async def load_state(self, view: RoomView, at: int | None = None) -> dict[StateKey, EventId]:
         """The room's state as the user may see it, or as it was at an earlier position."""

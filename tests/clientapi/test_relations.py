@@ -229,6 +229,21 @@ def test_threads_are_ordered_by_what_the_reader_is_told_of_them(hearth: Any, ali
     assert [event_id for page in pages for event_id in ids(page)] == [second, first, by_bob]
 
 
+def test_a_thread_that_an_ignored_user_began_can_be_read(hearth: Any, alice: Any, bob: Any, room: str) -> None:
+    carol = hearth.register("carol")
+    carol.join(room)
+    root = bob.send(room, "root")
+    told = relate(carol, room, root, "m.thread")
+    relate(bob, room, root, "m.thread")
+    path = "/user/{}/account_data/m.ignored_user_list"
+    alice.put(path, {"ignored_users": {bob.user_id: {}}}, at=[alice.user_id])
+    for kind in ("", "/m.thread", "/m.thread/m.room.message"):
+        assert ids(alice.get(RELATIONS + kind, at=(room, root))) == [told]
+    subscription = "/_matrix/client/unstable/io.element.msc4306/rooms/{}/thread/{}/subscription"
+    alice.put(subscription, {"automatic": told}, at=(room, root))
+    assert alice.get(subscription, at=(room, root)) == {"automatic": True}
+
+
 def test_replies_that_the_reader_may_not_see_move_no_thread(hearth: Any, alice: Any, bob: Any, room: str) -> None:
     first, second = alice.send(room, "first"), alice.send(room, "second")
     for root in (first, second):

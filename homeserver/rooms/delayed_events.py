@@ -6,8 +6,9 @@ either. Before its time, an event that can't be sent goes on waiting.
 
 What is to be sent is marked first: from then on nobody is told that they have taken it back, or that its time begins anew. An
 event is sent under its delay id as the transaction id, and finalised after: a crash in between sends it again, to the same
-effect as none. One timer waits for the next that is due. What became of an event is kept for a while: its user can look it up,
-and the same request again has the same answer.
+effect as none. One timer waits for the next that is due, and looks now and then for what other processes were to send, which may
+have ended since. What became of an event is kept for a while: its user can look it up, and the same request again has the same
+answer.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ MAX_OF_USER: Final = 100
 MAX_CONTENT_BYTES: Final = 65_536
 BATCH: Final = 50
 RETRY_MS: Final = 10_000
+LOOK_AGAIN_MS: Final = 30_000
 # For how long it is kept what became of a user's events, and of how many of them.
 KEPT_MS: Final = 7 * 24 * 60 * 60 * 1000
 KEPT_OF_USER: Final = 1_000
@@ -89,6 +91,9 @@ class DelayedEvents:
     # State that something waits to set, or did; each with a number that changes when there is more.
     _state_keys: dict[_StateKey, int] = field(factory=dict, init=False)
     _scheduled: int = field(default=0, init=False)
+    _look_at_ms: int = field(default=0, init=False)
+    # What was being sent at the last look; None before the first.
+    _begun: set[str] | None = field(default=None, init=False)
 
     async def start(self) -> None:
         """Send what came due while no process ran, and wait for the rest."""
@@ -274,6 +279,7 @@ class DelayedEvents:
         self._wait_until(self.clock.time_ms() + RETRY_MS)
 
     async def _send_due(self) -> None:
+        await self._send_abandoned()
         while not self._stopped:
             now_ms = self.clock.time_ms()
             due, following_ms = await self.database.read(store.load_due, now_ms, BATCH)
@@ -282,9 +288,19 @@ class DelayedEvents:
                     continue
                 await self._send_in_time(event)
             if not due:
-                if following_ms is not None:
-                    self._wait_until(following_ms)
+                self._wait_until(self._look_at_ms if following_ms is None else min(following_ms, self._look_at_ms))
                 return
+
+    async def _send_abandoned(self) -> None:
+        """Send what was being sent at the last look and still is: whoever began it has ended."""
+        now_ms = self.clock.time_ms()
+        if now_ms < self._look_at_ms:
+            return
+        begun, before = await self.database.read(store.load_begun), self._begun
+        for event in begun:
+            if before is None or event.delay_id in before:
+                await self._send_in_time(event)
+        self._begun, self._look_at_ms = {event.delay_id for event in begun}, now_ms + LOOK_AGAIN_MS
 
     async def _send_in_time(self, event: DelayedEvent) -> None:
         """Send it, or give it up."""

@@ -100,10 +100,16 @@ def load_finalised_event(conn: Connection, delay_id: str) -> FinalisedEvent | No
 
 
 def load_due(conn: Connection, now_ms: int, limit: int) -> tuple[list[DelayedEvent], int | None]:
-    """Those whose time has come, and when the next one's does."""
-    due = conn.execute(select(*_COLUMNS).where(d.c.due_ts_ms <= now_ms).order_by(d.c.due_ts_ms).limit(limit))
+    """Those whose time has come and that nobody sends yet, and when the next one's time does."""
+    is_due = (d.c.due_ts_ms > _BEING_SENT, d.c.due_ts_ms <= now_ms)
+    due = conn.execute(select(*_COLUMNS).where(*is_due).order_by(d.c.due_ts_ms).limit(limit))
     following: int | None = conn.scalar(select(func.min(d.c.due_ts_ms)).where(d.c.due_ts_ms > now_ms))
     return [DelayedEvent(*row) for row in due], following
+
+
+def load_begun(conn: Connection) -> list[DelayedEvent]:
+    """Those that are being sent, or were when the process ended that did."""
+    return [DelayedEvent(*row) for row in conn.execute(select(*_COLUMNS).where(d.c.due_ts_ms == _BEING_SENT))]
 
 
 def restart_delayed_event(conn: Connection, delay_id: str, now_ms: int) -> int | None:
@@ -127,8 +133,10 @@ def _waiting(delay_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
 
 
 def begin_sending(conn: Connection, delay_id: str, now_ms: int) -> bool:
-    """From here on it is sent; False if it was taken back since it was found due, or its time began anew."""
-    due = update(d).where(d.c.delay_id == delay_id, d.c.due_ts_ms <= now_ms)
+    """From here on it is sent; False if it was taken back since it was found due, its time began anew, or another process
+    sends it.
+    """
+    due = update(d).where(d.c.delay_id == delay_id, d.c.due_ts_ms > _BEING_SENT, d.c.due_ts_ms <= now_ms)
     return conn.execute(due.values(due_ts_ms=_BEING_SENT)).rowcount == 1
 
 

@@ -17,6 +17,8 @@ from homeserver.store.delayed_events import (
     begin_sending,
     finalise_delayed_event,
     finalise_outdated,
+    load_begun,
+    load_due,
     load_finalised_event,
     save_delayed_event,
 )
@@ -296,6 +298,42 @@ def test_what_is_being_sent_is_not_taken_back_and_what_is_taken_back_is_not_sent
         rounds.get(timeout=120)
         assert answers == [404, 404, 200, 200]
         assert sent(alice, room) == wanted
+
+
+def test_what_a_process_took_on_that_ended_is_sent_by_another(
+    start_local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeserver.rooms.delayed_events.LOOK_AGAIN_MS", 300)
+    one, two = start_local(), start_local()
+    alice = one.register("alice")
+    room = alice.create_room()
+    schedule(alice, room, 1_000)
+    one.stop()
+    alice.base_url = two.url
+    until(alice, lambda: sent(alice, room) == ["later"])
+    one.start()
+
+
+def test_what_is_due_in_two_processes_is_begun_by_one(database_url: str) -> None:
+    with transaction(database_url) as connection:
+        event = DelayedEvent(UserId("@a:x"), "one", None, RoomId("!r"), "m.a", None, b"{}", 1, 0, 1)
+        save_delayed_event(connection, event, 10, None)
+        assert load_due(connection, 2, 10) == ([event], None)
+        assert [begin_sending(connection, "one", 2) for _ in range(2)] == [True, False]
+        assert load_due(connection, 2, 10) == ([], None)
+        assert [begun.delay_id for begun in load_begun(connection)] == ["one"]
+
+
+def test_what_a_process_was_sending_when_it_ended_is_sent_by_another(
+    start_local: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeserver.rooms.delayed_events.LOOK_AGAIN_MS", 300)
+    alice = start_local().register("alice")
+    room = alice.create_room()
+    delay_id = schedule(alice, room, LATER)
+    with transaction(database_url) as connection:
+        assert begin_sending(connection, delay_id, 2**62)
+    until(alice, lambda: sent(alice, room) == ["later"])
 
 
 @pytest.mark.parametrize("delay", [0, -1, "soon"])

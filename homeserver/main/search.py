@@ -36,7 +36,7 @@ class SearchServices:
 def build_search(core: Core, rooms: RoomServices) -> SearchServices:
     index = SearchIndex(core.database, core.clock, index_events, concerns_words)
     core.log.follow(index.on_rows)
-    search = Search(core.database, index, core.events, core.memberships, rooms.views)
+    search = Search(core.database, index, core.events, core.memberships, rooms.views, core.erased)
     json = EventJson(core.events, core.clock, rooms.relations, core.erased)
     members = SearchIndex(core.database, core.clock, index_members, concerns_members)
     core.log.follow(members.on_rows)

@@ -1,7 +1,8 @@
 """Searching the rooms that a user is or was in.
 
 The index names events that may fit (store/search.py); each is then loaded, and found if the user may see it and it really
-contains the words. So what is hidden, redacted, of ignored users or in encrypted rooms is neither found nor counted.
+contains the words as they see it. So what is hidden, redacted, of ignored users or in encrypted rooms is neither found nor
+counted; nor is what erased users said while the searcher was not there.
 
 Spec: client-server-api#server-side-search
 """
@@ -13,6 +14,7 @@ from typing import Final, Literal
 
 from attrs import define, field, frozen
 
+from homeserver.folds.erased_users import ErasedUsers
 from homeserver.folds.events import EventCache
 from homeserver.folds.memberships import Memberships
 from homeserver.matrix.errors import Forbidden
@@ -89,6 +91,7 @@ class Search:
     events: EventCache
     memberships: Memberships
     views: RoomViews
+    erased: ErasedUsers
 
     async def search(self, user_id: UserId, criteria: Criteria, place: Place, limit: int) -> Results:
         types = [type_ for type_ in criteria.types if criteria.filter.types.matches(type_)]
@@ -183,6 +186,7 @@ class _Looking:
         return (
             event.redacted_by is None
             and is_visible(view, event)
+            and self.search.erased.shown(event, view.history.membership_around(event)) is event
             and self.criteria.filter.matches_in_room(pdu.type, pdu.sender, pdu.content)
             and contains(searched_text(pdu.type, pdu.content), self.criteria.words)
         )

@@ -14,6 +14,8 @@ from homeserver.store.search import CURSOR
 from tests.kit.client import Client
 from tests.kit.reactor import run_in_reactor
 
+PASSWORD = "password of the tests"
+
 
 def search(client: Any, term: str, *, next_batch: str | None = None, **more: Any) -> Any:
     body = {"search_categories": {"room_events": {"search_term": term, "order_by": "recent", **more}}}
@@ -87,6 +89,21 @@ def test_ignored_users_and_encrypted_rooms_are_left_out(alice: Any, bob: Any) ->
     assert found(alice, "badger") == [own]
     alice.set_state(room, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
     assert found(alice, "badger") == []
+
+
+def test_what_erased_users_said_is_found_by_those_who_were_there(hearth: Any, alice: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    bob, carol = hearth.client(), hearth.register("carol")
+    bob.register("bob", PASSWORD)
+    bob.join(room)
+    said = bob.send(room, "ferret secret")
+    identifier = {"type": "m.id.user", "user": "bob"}
+    auth = {"type": "m.login.password", "identifier": identifier, "password": PASSWORD}
+    bob.post("/account/deactivate", {"erase": True, "auth": auth})
+    carol.join(room)
+    for order_by in ("recent", "rank"):
+        assert found(alice, "ferret", order_by=order_by) == [said]
+        assert search(carol, "ferret", order_by=order_by)["count"] == 0
 
 
 def test_filters_choose_rooms_senders_types_and_urls(alice: Any, bob: Any) -> None:

@@ -141,10 +141,15 @@ def _shared_segment(build: Build, room_id: RoomId) -> Segment | None:
     segment = build.segments.get(key)
     if segment is None:
         segment = _segment(build, room_id, None)
-        # What remains of stickiness is told as of now.
-        if segment is not None and not any(names_sticky(event.pdu) for event in segment.window.events):
+        if segment is not None and _is_everybodys(build, segment):
             build.segments.put(key, segment)
     return segment
+
+
+def _is_everybodys(build: Build, segment: Segment) -> bool:
+    """What remains of stickiness is told as of now, and what is bundled is the reader's."""
+    is_sticky = any(names_sticky(event.pdu) for event in segment.window.events)
+    return not (is_sticky or segment.bundles or (segment.window.limited and build.ignored))
 
 
 def _build_changed(build: Build, room_id: RoomId, history: UserHistory | None) -> bytes | None:

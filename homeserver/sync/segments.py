@@ -107,8 +107,9 @@ def build_segment(
     """None while something has to be loaded. limited: say so whatever the window says.
 
     sees: whether the reader may have an event; None for one who may have all. history: the reader's, if they were not in the
-    room at all of the events. with_bundles: the reader may have missed
-    relations of the events.
+    room at all of the events. with_bundles: the reader may have missed relations of the events, although there is no gap.
+
+    Spec: client-server-api#aggregations-of-child-events
     """
     matches = _matcher(request.filter.room.timeline, head.room_id, sees)
     window = pick_window(log, head.state, after=after, upto=upto, limit=request.timeline_limit, matches=matches)
@@ -116,7 +117,7 @@ def build_segment(
     related = view.get_related(window.events, head, history)
     if view.missing_events != missing:
         return None
-    bundles = view.get_bundles(window.events, head, log.rows) if with_bundles else _NO_BUNDLES
+    bundles = view.get_bundles(window.events, head, log.rows) if with_bundles or window.limited else _NO_BUNDLES
     if bundles is None:
         return None
     view.sources.sticky.note_until(window.events)

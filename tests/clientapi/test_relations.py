@@ -98,6 +98,24 @@ def test_the_newest_valid_edit_is_bundled_everywhere(alice: Any, bob: Any, room:
     assert bundled(bob, room, event_id) == [None] * 5
 
 
+def test_relations_are_bundled_for_each_reader_behind_a_gap(hearth: Any, alice: Any, bob: Any, room: str) -> None:
+    carol = hearth.register("carol")
+    carol.join(room)
+    for client in (alice, bob, carol):
+        client.sync()
+    for number in range(3):
+        alice.send(room, f"{number}")
+    root = alice.send(room, "root")
+    newest = edit(alice, room, root, "edited")
+    relate(bob, room, root, "m.thread")
+    for client, participated in ((carol, False), (bob, True), (alice, True)):
+        told = client.sync(filter={"room": {"timeline": {"limit": 3}}})["rooms"]["join"][room]["timeline"]
+        assert told["limited"]
+        relations = told["events"][0]["unsigned"]["m.relations"]
+        assert relations["m.replace"]["event_id"] == newest
+        assert relations["m.thread"]["current_user_participated"] is participated
+
+
 def test_threads_and_references_are_bundled(hearth: Any, alice: Any, bob: Any, room: str) -> None:
     root = alice.send(room, "root")
     relate(bob, room, root, "m.thread", "one")

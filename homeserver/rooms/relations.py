@@ -23,8 +23,9 @@ from homeserver.rooms.view import RoomView, is_visible
 from homeserver.runtime.db import Database
 from homeserver.store import relations as store
 from homeserver.store.events import StoredEvent
-from homeserver.store.relations import MAX_RECURSION, Bundle
+from homeserver.store.relations import MAX_RECURSION, Bundle, RelatedFilter
 
+RELATED_AT_ONCE = 200
 Encoded = Mapping[EventId, bytes]
 NOTHING: Encoded = {}
 
@@ -60,21 +61,19 @@ class Relations:
     ) -> RelatedPage:
         """The visible events that relate to an event, between two places of the timeline."""
         depth = MAX_RECURSION if recurse else 1
-        related = await self.database.read(store.load_related, view.room_id, target, depth)
         low, high = (stop, start) if backwards else (start, stop)
-        wanted = [
-            found.event_id
-            for found in related
-            if (rel_type is None or found.rel_type == rel_type)
-            and (event_type is None or found.type == event_type)
-            and (low is None or found.order > low)
-            and (high is None or found.order <= high)
-        ]
-        events = await self._load(view.room_id, view.head.version, wanted)
-        visible = [event for event in events if is_visible(view, event)]
-        ordered = visible[::-1] if backwards else visible
-        page = ordered[:limit]
-        if len(ordered) <= limit or not page:
+        wanted = RelatedFilter(rel_type, event_type, low, high, backwards)
+        at_once = max(limit + 1, RELATED_AT_ONCE)
+        found: list[StoredEvent] = []
+        while len(found) <= limit:
+            related = await self.database.read(store.load_related, view.room_id, target, depth, wanted, at_once)
+            events = await self._load(view.room_id, view.head.version, [one.event_id for one in related])
+            found += [event for event in events if is_visible(view, event)]
+            if len(related) < at_once:
+                break
+            wanted = wanted.behind(related[-1].order)
+        page = found[:limit]
+        if len(found) <= limit:
             return RelatedPage(page, None)
         return RelatedPage(page, page[-1].order - 1 if backwards else page[-1].order)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
-from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, insert, or_, select
+from attrs import evolve, frozen
+from sqlalchemy import CTE, ColumnElement, Connection, Select, and_, false, func, insert, literal, or_, select
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.relations import REFERENCE, REPLACE, THREAD, relation_of
@@ -16,7 +16,6 @@ from homeserver.store.tables.relations import event_relations as r
 from homeserver.store.tables.rooms import events as e
 
 MAX_RECURSION = 3
-MAX_RECURSED = 5_000
 MAX_REFERENCES = 100
 # Parts of a room's history that a reader may see, of which the newest are looked at.
 MAX_SPANS = 100
@@ -32,7 +31,8 @@ _TARGETS = Statement(
     ),
     texts=("ids",),
 )
-_JOINED = r.join(e, and_(e.c.room_id == r.c.room_id, e.c.nid == r.c.nid))
+_SAME = and_(e.c.room_id == r.c.room_id, e.c.nid == r.c.nid)
+_JOINED = r.join(e, _SAME)
 _THERE = (
     e.c.timeline_order.is_not(None),
     e.c.rejected.is_(None),
@@ -47,8 +47,28 @@ class RelatedEvent:
 
     event_id: EventId
     order: int
-    rel_type: str
-    type: str
+
+
+@frozen
+class RelatedFilter:
+    """Which of the related events are wanted; those in (low, high] of the timeline. None: whatever it is."""
+
+    rel_type: str | None
+    event_type: str | None
+    low: int | None
+    high: int | None
+    backwards: bool
+
+    def conditions(self, related: CTE) -> list[ColumnElement[bool]]:
+        of = related.c
+        found = [] if self.rel_type is None else [of.rel_type == self.rel_type]
+        found += [] if self.event_type is None else [of.type == self.event_type]
+        found += [] if self.low is None else [of.timeline_order > self.low]
+        return found + ([] if self.high is None else [of.timeline_order <= self.high])
+
+    def behind(self, order: int) -> RelatedFilter:
+        """What comes behind an event that was found."""
+        return evolve(self, high=order - 1) if self.backwards else evolve(self, low=order)
 
 
 @frozen
@@ -91,17 +111,21 @@ def _row(event: StoredEvent) -> dict[str, Any] | None:
     }
 
 
-def load_related(conn: Connection, room_id: RoomId, target: EventId, depth: int) -> list[RelatedEvent]:
-    """What relates to the event, directly or (depth > 1) by way of others, oldest first; at most MAX_RECURSED."""
-    found: dict[EventId, RelatedEvent] = {}
-    targets: list[EventId] = [target]
-    for _ in range(depth):
-        level = [event for event in _load_level(conn, room_id, targets) if event.event_id not in found]
-        found |= {event.event_id: event for event in level}
-        targets = [event.event_id for event in level]
-        if not targets or len(found) >= MAX_RECURSED:
-            break
-    return sorted(found.values(), key=lambda event: event.order)[:MAX_RECURSED]
+def load_related(
+    conn: Connection, room_id: RoomId, target: EventId, depth: int, wanted: RelatedFilter, limit: int
+) -> list[RelatedEvent]:
+    """The first of what relates to the event, directly or (depth > 1) by way of others, in the order that is wanted."""
+    columns = (r.c.room_id, r.c.event_id, e.c.timeline_order, r.c.rel_type, e.c.type)
+    of_target = select(*columns, literal(1).label("depth")).select_from(_JOINED)
+    level = of_target.where(r.c.room_id == room_id, r.c.target_id == target, *_THERE).cte("level", recursive=True)
+    # By the room of what is found, not by the room's id: SQLite would go through all relations of the room for each.
+    of_level = and_(r.c.target_id == level.c.event_id, r.c.room_id == level.c.room_id)
+    by_level = level.join(r, of_level).join(e, _SAME)
+    further = select(*columns, level.c.depth + 1).select_from(by_level)
+    level = level.union(further.where(level.c.depth < depth, *_THERE))
+    order = level.c.timeline_order.desc() if wanted.backwards else level.c.timeline_order
+    found = select(level.c.event_id, level.c.timeline_order).where(*wanted.conditions(level)).order_by(order)
+    return [RelatedEvent(*row) for row in conn.execute(found.distinct().limit(limit))]
 
 
 def load_related_by(
@@ -127,20 +151,6 @@ def load_related_by(
             select(r.c.target_id).distinct().select_from(_JOINED).where(r.c.target_id.in_(chunk), *wanted)
         )
     }
-
-
-def _load_level(conn: Connection, room_id: RoomId, targets: Sequence[EventId]) -> list[RelatedEvent]:
-    columns = (r.c.event_id, e.c.timeline_order, r.c.rel_type, e.c.type)
-    return [
-        RelatedEvent(*row)
-        for chunk in chunked(targets)
-        for row in conn.execute(
-            select(*columns)
-            .select_from(_JOINED)
-            .where(r.c.room_id == room_id, r.c.target_id.in_(chunk), *_THERE)
-            .limit(MAX_RECURSED)
-        )
-    ]
 
 
 def load_bundles(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sqlalchemy import update
+import pytest
+from sqlalchemy import insert, select, update
 
 from homeserver.store.migrations import m0012_event_relations
 from homeserver.store.tables import rooms
+from homeserver.store.tables.relations import event_relations
 from tests.kit.databases import transaction
 
 RELATIONS = "/_matrix/client/v1/rooms/{}/relations/{}"
@@ -53,6 +55,47 @@ def test_relations_are_listed_by_kind_in_both_directions_and_pages(alice: Any, b
         assert "next_batch" not in second
     stranger = alice.get(RELATIONS, at=(room, "$unknown"), expect=404)
     assert stranger["errcode"] == "M_NOT_FOUND"
+
+
+def test_however_much_relates_to_an_event_the_newest_is_told_first(alice: Any, room: str, database_url: str) -> None:
+    root = alice.send(room, "root")
+    told = relate(alice, room, root, "m.thread")
+    add_copies(database_url, told, 5_500)
+    for query in ({"limit": 2}, {"limit": 2, "recurse": True}):
+        newest = alice.get(RELATIONS + "/m.thread", at=(room, root), query=query)
+        assert ids(newest) == [f"{told}5500", f"{told}5499"]
+        following = alice.get(RELATIONS, at=(room, root), query={**query, "from": newest["next_batch"]})
+        assert ids(following) == [f"{told}5498", f"{told}5497"]
+        assert ids(alice.get(RELATIONS, at=(room, root), query={**query, "dir": "f"})) == [told, f"{told}1"]
+
+
+def add_copies(database_url: str, event_id: str, count: int) -> None:
+    """Of an event and of its relation, in the database alone; their ids are the event's with a number behind it."""
+    events, relations = rooms.events, event_relations
+    with transaction(database_url) as connection:
+        event = connection.execute(select(events).where(events.c.event_id == event_id)).one()._mapping
+        relation = connection.execute(select(relations).where(relations.c.event_id == event_id)).one()._mapping
+        ids = [{"event_id": f"{event_id}{n}", "nid": event["nid"] + n} for n in range(1, count + 1)]
+        connection.execute(insert(events), [{**event, **names, "timeline_order": names["nid"]} for names in ids])
+        connection.execute(insert(relations), [{**relation, **names} for names in ids])
+
+
+def test_hidden_relations_do_not_end_a_page(alice: Any, bob: Any, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homeserver.rooms.relations.RELATED_AT_ONCE", 3)
+    root = alice.send(room, "root")
+    told = []
+    for number in range(3):
+        told.append(relate(alice, room, root, "m.thread", f"{number}"))
+        for _ in range(4):
+            relate(bob, room, root, "m.thread")
+    alice.put("/user/{}/account_data/m.ignored_user_list", {"ignored_users": {bob.user_id: {}}}, at=[alice.user_id])
+    for direction, expected in (("b", told[::-1]), ("f", told)):
+        first = alice.get(RELATIONS, at=(room, root), query={"dir": direction, "limit": 2})
+        assert ids(first) == expected[:2]
+        query = {"dir": direction, "limit": 2, "from": first["next_batch"]}
+        second = alice.get(RELATIONS, at=(room, root), query=query)
+        assert ids(second) == expected[2:]
+        assert "next_batch" not in second
 
 
 def test_strangers_see_no_relations(hearth: Any, alice: Any) -> None:

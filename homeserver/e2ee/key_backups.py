@@ -8,6 +8,7 @@ Spec: client-server-api#server-side-key-backups
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -17,7 +18,7 @@ from sqlalchemy import Connection
 from homeserver.e2ee.limits import MAX_AUTH_DATA_BYTES, check_string, encode_bounded
 from homeserver.matrix.errors import InvalidParam, MatrixError, NotFound
 from homeserver.matrix.ids import UserId
-from homeserver.runtime.db import Database
+from homeserver.runtime.db import Database, RowExists
 from homeserver.store import key_backups as store
 from homeserver.store.key_backups import BackedUpSession, BackupVersion
 
@@ -54,7 +55,9 @@ class KeyBackups:
         """Raises: InvalidParam, TooLarge."""
         check_string(algorithm, "algorithm")
         encoded = encode_bounded(auth_data, "auth_data", MAX_AUTH_DATA_BYTES)
-        return str(await self.database.run(store.create_version, user_id, algorithm, encoded))
+        while True:  # once more for each that another device makes at the same moment
+            with suppress(RowExists):
+                return str(await self.database.run(store.create_version, user_id, algorithm, encoded))
 
     async def update(
         self, user_id: UserId, version: str, algorithm: str, auth_data: dict[str, Any], given_version: str | None

@@ -83,6 +83,7 @@ def save_auth_data(conn: Connection, user_id: str, version: int, auth_data: byte
 
 def delete_version(conn: Connection, user_id: str, version: int) -> bool:
     """The row stays, so that its number is not used again; False where there is none to delete."""
+    _lock(conn, user_id, version)  # what is being saved into it goes with it
     conn.execute(delete(s).where(s.c.user_id == user_id, s.c.version == version))
     where = (b.c.user_id == user_id, b.c.version == version, b.c.is_deleted.is_(False))
     return conn.execute(update(b).where(*where).values(is_deleted=True, auth_data=b"{}", key_count=0)).rowcount == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -118,6 +119,14 @@ def test_keys_go_to_the_newest_version_only(hearth: Any) -> None:
     assert (error["errcode"], error["current_version"]) == ("M_WRONG_ROOM_KEYS_VERSION", new)
     assert put(alice, "99", session(), expect=404)["errcode"] == "M_NOT_FOUND"
     assert put(alice, "x", session(), expect=404)["errcode"] == "M_NOT_FOUND"
+
+
+def test_backups_that_are_made_at_once_are_versions_of_their_own(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    with ThreadPoolExecutor(8) as threads:
+        made = [*threads.map(create, [alice.another_device() for _ in range(24)])]
+    assert sorted(map(int, made)) == [*range(1, 25)]
+    assert alice.get(VERSION)["version"] == "24"
 
 
 def test_auth_data_is_replaced_and_the_algorithm_is_not(hearth: Any) -> None:

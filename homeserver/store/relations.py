@@ -73,8 +73,8 @@ class RelatedFilter:
 
 @frozen
 class Bundle:
-    """What is told with an event. edits: candidates, newest first. thread_aside: the newest of the thread's events that say
-    themselves who sees them (StoredEvent.sight); they are neither counted, nor the latest."""
+    """What is told with an event. edits: candidates, by its sender, newest first. thread_aside: the newest of the thread's
+    events that say themselves who sees them (StoredEvent.sight); they are neither counted, nor the latest."""
 
     edits: Sequence[EventId] = ()
     references: Sequence[EventId] = ()
@@ -196,7 +196,11 @@ def _load_bundle(
         found = select(r.c.event_id).select_from(_JOINED).where(*of_type, *there)
         return found.order_by(e.c.timeline_order.desc())
 
-    edits = conn.scalars(related(REPLACE).limit(MAX_REFERENCES)).all()
+    target_event = e.alias("target")
+    edited = (target_event.c.room_id == room_id, target_event.c.event_id == target)
+    # Of others none is valid, and however many they send, they hide none that is.
+    by_author = e.c.sender == select(target_event.c.sender).where(*edited).scalar_subquery()
+    edits = conn.scalars(related(REPLACE).where(by_author).limit(MAX_REFERENCES)).all()
     references = conn.scalars(related(REFERENCE).limit(MAX_REFERENCES)).all()
     of_thread = (r.c.room_id == room_id, r.c.target_id == target, r.c.rel_type == THREAD, *there)
     counts = select(func.count(), func.count(e.c.sight)).select_from(_JOINED).where(*of_thread)

@@ -141,6 +141,16 @@ def test_the_newest_valid_edit_is_bundled_everywhere(alice: Any, bob: Any, room:
     assert bundled(bob, room, event_id) == [None] * 5
 
 
+def test_forged_edits_do_not_hide_an_edit(alice: Any, bob: Any, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homeserver.store.relations.MAX_REFERENCES", 3)
+    event_id = alice.send(room, "first")
+    edited = edit(alice, room, event_id, "second")
+    for _ in range(4):
+        edit(bob, room, event_id, "forged")
+    for relations in bundled(bob, room, event_id):
+        assert relations["m.replace"]["event_id"] == edited
+
+
 def test_relations_are_bundled_for_each_reader_behind_a_gap(hearth: Any, alice: Any, bob: Any, room: str) -> None:
     carol = hearth.register("carol")
     carol.join(room)

@@ -101,7 +101,7 @@ class Relations:
 
         Spec: client-server-api#aggregations-of-child-events
         """
-        wanted = [(event.pdu.room_id, event.event_id) for event in events if event.redacted_by is None]
+        wanted = [(event.pdu.room_id, event.event_id) for event in events]
         if not wanted:
             return NOTHING
         ignored = await self.ignored.load(reader)
@@ -117,7 +117,7 @@ class Relations:
         now_ms: int,
     ) -> Encoded:
         """As `load_bundles`, of what was read with the events: which is more, where not all of them are shown."""
-        by_id = {event.event_id: event for event in events if event.redacted_by is None} if bundles else {}
+        by_id = {event.event_id: event for event in events} if bundles else {}
         bundles = {event_id: bundle for event_id, bundle in bundles.items() if event_id in by_id}
         if not bundles:
             return NOTHING
@@ -212,7 +212,11 @@ def _encode(event: StoredEvent, bundle: Bundle, quotes: _Quotes) -> bytes | None
 def _newest_edit(event: StoredEvent, candidates: Sequence[StoredEvent]) -> StoredEvent | None:
     """Spec: client-server-api#server-side-aggregation-of-mreplace-relationships"""
     relation = relation_of(event.pdu.content)
-    if event.pdu.state_key is not None or (relation is not None and relation.rel_type == REPLACE):
+    if (
+        event.redacted_by is not None
+        or event.pdu.state_key is not None
+        or (relation is not None and relation.rel_type == REPLACE)
+    ):
         return None
     valid = [edit for edit in candidates if _is_valid_edit(event, edit)]
     return max(valid, key=lambda edit: (edit.pdu.origin_server_ts, edit.event_id), default=None)

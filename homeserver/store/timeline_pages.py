@@ -39,5 +39,5 @@ def load_timeline_page(
     """See load_timeline, load_gap and load_bundles."""
     gap = load_gap(conn, room_id, after, upto) if backwards else None
     events = load_timeline(conn, room_id, version, after, upto, limit, backwards, peek)
-    wanted = [(room_id, event.event_id) for event in events if event.redacted_by is None]
+    wanted = [(room_id, event.event_id) for event in events]
     return TimelinePage(events, gap, load_bundles(conn, wanted, reader, ignored) if wanted else {})

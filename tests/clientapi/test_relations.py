@@ -141,6 +141,19 @@ def test_the_newest_valid_edit_is_bundled_everywhere(alice: Any, bob: Any, room:
     assert bundled(bob, room, event_id) == [None] * 5
 
 
+def test_a_thread_stays_when_its_root_is_redacted(alice: Any, bob: Any, room: str) -> None:
+    root = alice.send(room, "root")
+    edit(alice, room, root, "edited")
+    latest, reference = relate(bob, room, root, "m.thread"), relate(bob, room, root, "m.reference")
+    alice.redact(room, root)
+    for relations in bundled(bob, room, root):
+        assert relations.keys() == {"m.thread", "m.reference"}
+        assert relations["m.thread"]["latest_event"]["event_id"] == latest
+        assert relations["m.reference"] == {"chunk": [{"event_id": reference}]}
+    [listed] = alice.get(THREADS, at=[room])["chunk"]
+    assert (listed["content"], listed["unsigned"]["m.relations"]["m.thread"]["count"]) == ({}, 1)
+
+
 def test_forged_edits_do_not_hide_an_edit(alice: Any, bob: Any, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homeserver.store.relations.MAX_REFERENCES", 3)
     event_id = alice.send(room, "first")

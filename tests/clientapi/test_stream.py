@@ -103,6 +103,23 @@ def test_requests_are_done_in_order_and_once(alice: Any, bob: Any, open_stream: 
     assert [event["event_id"] for event in chunk] == sent[19::-1]
 
 
+def test_what_has_no_answer_when_the_connection_ends_is_repeated_and_done_once(alice: Any, open_stream: Any) -> None:
+    room = alice.create_room()
+    content = {"body": "hello", "msgtype": "m.text"}
+    asked = [
+        {"room_id": room, "event_type": "m.room.message", "content": content, "txn_id": f"t{n}"} for n in range(20)
+    ]
+    lost = open_stream(alice)
+    for params in asked:
+        lost.send({"id": params["txn_id"], "method": "send", "params": params})
+    lost.answer("t0")
+    lost.close()
+    again = open_stream(alice)
+    sent = [again.call("send", **params)["event_id"] for params in asked]
+    chunk = alice.get("/rooms/{}/messages", at=[room], query={"dir": "b", "limit": 50})["chunk"]
+    assert [event["event_id"] for event in chunk if event["type"] == "m.room.message"] == sent[::-1]
+
+
 def test_state_typing_markers_and_presence_over_a_stream(start_local: Any, open_stream: Any) -> None:
     server = start_local({"presence": {"enabled": True}})
     alice, bob = server.register("alice"), server.register("bob")

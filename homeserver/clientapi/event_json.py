@@ -69,7 +69,7 @@ class EventJson:
                 membership=membership,
                 related=related,
                 with_room_id=True,
-                bundle=told.get(event.event_id) if shown is event else None,
+                bundle=told.get(event.event_id),
             )
             encoded.append(json)
         return encoded

@@ -183,6 +183,10 @@ class _Quotes:
         event = self.events.get(event_id) if event_id is not None else None
         return event if event is not None and self.history.can_see(event) else None
 
+    def is_erased(self, event: StoredEvent) -> bool:
+        """The reader gets the event as if it were redacted."""
+        return self.erased.shown(event, self.history.membership_around(event)) is not event
+
     def encode(self, event: StoredEvent) -> bytes:
         membership = self.history.membership_around(event)
         shown = self.erased.shown(event, membership)
@@ -192,7 +196,7 @@ class _Quotes:
 def _encode(event: StoredEvent, bundle: Bundle, quotes: _Quotes) -> bytes | None:
     parts = []
     edit = _newest_edit(event, [found for event_id in bundle.edits if (found := quotes.get(event_id)) is not None])
-    if edit is not None:
+    if edit is not None and not quotes.is_erased(event):
         parts.append(b'"m.replace":%b' % quotes.encode(edit))
     if bundle.references:
         chunk = [{"event_id": event_id} for event_id in bundle.references]

@@ -125,7 +125,7 @@ def build_segment(
     for event in window.events:
         membership = membership_at(event)
         shown = view.sources.erased.shown(event, membership)
-        bundle = bundles.get(event.event_id) if shown is event else None
+        bundle = bundles.get(event.event_id)
         encoded.append(
             encode_event(
                 shown, None, view.now_ms, request.filter, membership=membership, related=related, bundle=bundle

@@ -154,6 +154,25 @@ def test_a_thread_stays_when_its_root_is_redacted(alice: Any, bob: Any, room: st
     assert (listed["content"], listed["unsigned"]["m.relations"]["m.thread"]["count"]) == ({}, 1)
 
 
+def test_a_thread_stays_when_its_root_s_sender_is_erased(hearth: Any, alice: Any, room: str) -> None:
+    gone, carol, password = hearth.client(), hearth.register("carol"), "password of the tests"
+    gone.register("gone", password)
+    gone.join(room)
+    root = gone.send(room, "root")
+    edit(gone, room, root, "secret")
+    latest = relate(alice, room, root, "m.thread")
+    auth = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "gone"}, "password": password}
+    gone.post("/account/deactivate", {"erase": True, "auth": auth})
+    carol.join(room)
+    synced = carol.sync(filter={"room": {"timeline": {"limit": 50}}})["rooms"]["join"][room]["timeline"]["events"]
+    listed = carol.get(THREADS, at=[room])["chunk"]
+    for event in (*listed, *(event for event in synced if event["event_id"] == root)):
+        assert event["content"] == {}
+        assert event["unsigned"]["m.relations"].keys() == {"m.thread"}
+        assert event["unsigned"]["m.relations"]["m.thread"]["latest_event"]["event_id"] == latest
+    assert "m.replace" in alice.get("/rooms/{}/event/{}", at=(room, root))["unsigned"]["m.relations"]
+
+
 def test_forged_edits_do_not_hide_an_edit(alice: Any, bob: Any, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homeserver.store.relations.MAX_REFERENCES", 3)
     event_id = alice.send(room, "first")

@@ -75,6 +75,11 @@ class UserHistory:
             found.append((begin, high))
         return found
 
+    @property
+    def was_joined(self) -> bool:
+        """The user is or was in the room."""
+        return any(value == "join" for _, value in self.memberships)
+
     def membership_at(self, position: int) -> str | None:
         """The membership after the event at that position."""
         return _value_at(self.memberships, position)

@@ -48,7 +48,7 @@ def build_left(build: Build, room_id: RoomId, membership: MembershipRow) -> byte
         return None
     after = request.after
     was = history.membership_at(after) if request.since is not None else None
-    until = _left_at(history, after, membership.position)
+    until = left_at(history, after, membership.position)
     joined = any(value == "join" and after < at <= until for at, value in history.memberships)
     has_state = was == "join"
     log = view.get_room_log(Gap(room_id, after, until, wanted_events(request), has_state))
@@ -103,7 +103,7 @@ def _build_ended(build: Build, outside: OutsideRoom) -> bytes:
     )
 
 
-def _left_at(history: UserHistory, after: int, position: int) -> int:
+def left_at(history: UserHistory, after: int, position: int) -> int:
     """Where the user left, behind `after`; `position`, of their newest membership, if they were not in the
     room.
     """

@@ -83,7 +83,7 @@ class RoomLists:
         known = {
             room_id: row
             for room_id, row in rooms.items()
-            if (row.membership == "join" and not row.forgotten) or _is_listed(row, unwanted, state)
+            if (row.membership == "join" and not row.forgotten) or _is_listed(view, row, unwanted, state)
         }
         found = Windows()
         if request.lists:
@@ -138,8 +138,9 @@ def _cut(wanted: Sequence[RoomId], name: str, config: ListConfig, found: Windows
         found.lists.setdefault(room_id, []).append(name)
 
 
-def _is_listed(row: MembershipRow, unwanted: Unwanted, state: ConnectionState | None) -> bool:
-    """Rooms that the user left are told of only where the client has them; from which others removed the user, too.
+def _is_listed(view: View, row: MembershipRow, unwanted: Unwanted, state: ConnectionState | None) -> bool:
+    """Rooms that the user left are told of only where the client has them; from which others removed the user, too, but not
+    those from which they are banned without having been there.
 
     Neither an invite by somebody whom the user ignores is told, nor its end; to those who block invites, none.
     Spec: client-server-api#ignoring-users
@@ -149,8 +150,14 @@ def _is_listed(row: MembershipRow, unwanted: Unwanted, state: ConnectionState | 
     is_ignored = row.sender in unwanted.users
     if row.membership in _LISTED:
         return not (row.membership == "invite" and unwanted.is_invite_of(row.sender))
-    was_sent = state is not None and row.room_id in state.rooms
-    return was_sent or (row.membership in ("leave", "ban") and row.sender != row.user_id and not is_ignored)
+    if state is not None and row.room_id in state.rooms:
+        return True
+    if row.membership not in ("leave", "ban") or row.sender == row.user_id or is_ignored:
+        return False
+    if row.membership == "leave":
+        return True
+    history = view.get_history(row.room_id)
+    return history is not None and history.was_joined
 
 
 def _filtered(

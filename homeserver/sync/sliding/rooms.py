@@ -6,6 +6,7 @@ Spec: MSC4186
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from heapq import nsmallest
 from typing import Any
 
 import orjson
@@ -24,13 +25,13 @@ from homeserver.store.log import LogRow
 from homeserver.store.memberships import MembershipRow
 from homeserver.store.outside_rooms import OutsideRoom
 from homeserver.store.sync import Gap
-from homeserver.sync.left import STRIPPED
+from homeserver.sync.left import STRIPPED, left_at
 from homeserver.sync.sliding.beginnings import Beginning, Beginnings, Wish
 from homeserver.sync.sliding.connections import SentRoom
 from homeserver.sync.sliding.request import RoomConfig, Shape, SlidingRequest
-from homeserver.sync.summary import AVATAR, NAME, get_text, pick_heroes, redacted_keys
+from homeserver.sync.summary import AVATAR, MAX_HEROES, NAME, get_text, pick_heroes, redacted_keys
 from homeserver.sync.view import View
-from homeserver.sync.window import Window, pick_end, pick_window
+from homeserver.sync.window import Window, pick_end, pick_window, state_after
 
 MAX_LAZY_MEMBERS = 2_000
 
@@ -144,12 +145,12 @@ class RoomBuilder:
     def _stripped_name(self) -> str:
         return "stripped_state" if self.request.shape is Shape.STABLE else "invite_state"
 
-    def _build_outside(self, outside: OutsideRoom, now: SentRoom) -> RoomPart:
-        """An invite or a knock in a room that this server is not in."""
+    def _build_outside(self, outside: OutsideRoom, now: SentRoom, *, is_initial: bool = True) -> RoomPart:
+        """An invite or a knock in a room that this server is not in, or the end of one."""
         told = [*outside.state, stripped_state(outside.event)]
-        room: dict[str, Any] = {"initial": True, self._stripped_name: told}
+        room: dict[str, Any] = {"initial": is_initial, self._stripped_name: told}
         _describe(room, {(entry["type"], entry["state_key"]): entry["content"] for entry in outside.state})
-        return RoomPart(room, now, is_initial=True)
+        return RoomPart(room, now, is_initial=is_initial)
 
     def _build_left(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
         """The client sees the event by which the user went, and what came before it."""
@@ -157,15 +158,21 @@ class RoomBuilder:
             return self._nothing(sent, config)
         outside = self.view.get_outside_room(membership)
         if outside is not None:
+            if self.request.shape is Shape.STABLE:
+                return self._build_outside(outside, self._sent(config), is_initial=sent is None)
             told = [client_event(outside.event, with_room_id=False)]
             ended = {"initial": sent is None, "timeline": told, "required_state": told, "limited": False, "num_live": 1}
             return RoomPart(ended, self._sent(config), is_initial=sent is None)
-        head = self.view.get_head(membership.room_id)
-        event = self.view.get_event(membership.event_id, head) if head is not None else None
-        if head is None or event is None:
-            return None
         missing = self.view.missing_events
-        history = self.view.get_history(membership.room_id)
+        head, history = self.view.get_head(membership.room_id), self.view.get_history(membership.room_id)
+        event = self.view.get_event(membership.event_id, head) if head is not None else None
+        if head is None or history is None or event is None:
+            return None
+        if not history.was_joined and self.request.shape is Shape.STABLE:
+            ended = {"initial": sent is None, self._stripped_name: [stripped_state(event.pdu)]}
+            return RoomPart(ended, self._sent(config), is_initial=sent is None)
+        if history.was_joined and sent is None:
+            return self._begin_left(membership, config, head, history)
         related = self.view.get_related([event], head, history)
         if self.view.missing_events != missing:
             return None
@@ -173,6 +180,45 @@ class RoomBuilder:
         room = {"initial": sent is None, "timeline": encoded, "required_state": encoded, "limited": sent is not None}
         room |= {"prev_batch": f"t{event.order - 1}", "num_live": 0 if sent is None else 1}
         return RoomPart(room, self._sent(config), [event], sent is None)
+
+    def _begin_left(
+        self, membership: MembershipRow, config: RoomConfig, head: RoomHead, history: UserHistory
+    ) -> RoomPart | None:
+        """The room as it was when the user went, for a client that has nothing of it."""
+        view, missing = self.view, self.view.missing_events
+        until = left_at(history, 0, membership.position)
+        log = view.get_room_log(Gap(head.room_id, 0, until, config.timeline_limit + 1, False))
+        if log is None:
+            return None
+        window = pick_window(
+            log, head.state, after=0, upto=until, limit=config.timeline_limit, matches=lambda e: self._sees(history, e)
+        )
+        current = state_after(window, head.state)
+        current[(MEMBER, membership.user_id)] = membership.event_id
+        keys = _wanted(config, current)
+        members = _timeline_members(window.events) if config.is_lazy else frozenset()
+        told = {membership.user_id, *members}
+        keys |= {(MEMBER, user): current[(MEMBER, user)] for user in told if (MEMBER, user) in current}
+        state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
+        related = view.get_related(window.events, head, history)
+        redactions = view.get_redactions(state or (), head)
+        bundles = view.get_bundles(window.events, head, log.rows)
+        named = self._events([current[key] for key in (NAME, AVATAR) if key in current], head)
+        heroes = self._events([current[key] for key in _some_members(current, membership.user_id)], head)
+        if state is None or bundles is None or named is None or heroes is None or view.missing_events != missing:
+            return None
+        room: dict[str, Any] = {"initial": True, "prev_batch": f"t{window.prev_batch}", "limited": window.limited}
+        _describe(room, {event.pdu.key: event.pdu.content for event in named})
+        if "name" not in room:
+            present = [event for event in heroes if event.pdu.membership in ("join", "invite")]
+            room["heroes"] = [_hero(UserId(event.pdu.key[1]), event) for event in (present or heroes)[:MAX_HEROES]]
+        written = self._write_timeline(window.events, related, history, bundles)
+        room["timeline"] = [orjson.Fragment(json) for json in encode_written(written, view.now_ms)]
+        room["required_state"] = [
+            self._encode_one(event, history.membership_around(event), redactions) for event in state
+        ]
+        room["num_live"] = 0
+        return RoomPart(room, self._sent(config, members), window.events, True)
 
     # -- rooms that the user is in -----------------------------------------------------------------------------------
 
@@ -364,10 +410,10 @@ class RoomBuilder:
         keys: dict[StateKey, EventId | None] = {}
         changes = windows.changes
         if sent is None:
-            keys |= _wanted(config, head)
+            keys |= _wanted(config, head.state)
         else:
             if config.states - sent.config.states:
-                new = _wanted(config, head)
+                new = _wanted(config, head.state)
                 keys |= {key: event_id for key, event_id in new.items() if not sent.config.wants(key)}
             all_members = config.is_lazy and not changes.limited
             keys |= {
@@ -458,14 +504,19 @@ def _is_expanded(config: RoomConfig, before: RoomConfig) -> bool:
     return config.timeline_limit > before.timeline_limit or bool(config.states - before.states)
 
 
-def _wanted(config: RoomConfig, head: RoomHead) -> dict[StateKey, EventId | None]:
-    """Of the current state, what the configuration asks for."""
+def _some_members(current: Mapping[StateKey, EventId], user_id: UserId) -> list[StateKey]:
+    """Where the first of the room's members are, as far as they may be among its heroes."""
+    others = (key for key in current if key[0] == MEMBER and key[1] != user_id)
+    return nsmallest(4 * MAX_HEROES, others)
+
+
+def _wanted(config: RoomConfig, current: Mapping[StateKey, EventId]) -> dict[StateKey, EventId | None]:
+    """Of that state, what the configuration asks for."""
     found: dict[StateKey, EventId | None] = {}
-    current = head.state
     for state in config.states:
         exact = state.exact_keys
         if exact is None:
-            found |= {key: event_id for key, event_id in head.state.items() if state.matches(key)}
+            found |= {key: event_id for key, event_id in current.items() if state.matches(key)}
         else:
             found |= {key: event_id for key in exact if (event_id := current.get(key)) is not None}
     return found

@@ -117,12 +117,13 @@ def load_related(
     """The first of what relates to the event, directly or (depth > 1) by way of others, in the order that is wanted."""
     columns = (r.c.room_id, r.c.event_id, e.c.timeline_order, r.c.rel_type, e.c.type)
     of_target = select(*columns, literal(1).label("depth")).select_from(_JOINED)
-    level = of_target.where(r.c.room_id == room_id, r.c.target_id == target, *_THERE).cte("level", recursive=True)
-    # By the room of what is found, not by the room's id: SQLite would go through all relations of the room for each.
-    of_level = and_(r.c.target_id == level.c.event_id, r.c.room_id == level.c.room_id)
-    by_level = level.join(r, of_level).join(e, _SAME)
-    further = select(*columns, level.c.depth + 1).select_from(by_level)
-    level = level.union(further.where(level.c.depth < depth, *_THERE))
+    level = of_target.where(r.c.room_id == room_id, r.c.target_id == target, *_THERE).cte("level", recursive=depth > 1)
+    if depth > 1:
+        # By the room of what is found, not by the room's id: SQLite would go through all relations of the room for each.
+        of_level = and_(r.c.target_id == level.c.event_id, r.c.room_id == level.c.room_id)
+        by_level = level.join(r, of_level).join(e, _SAME)
+        further = select(*columns, level.c.depth + 1).select_from(by_level)
+        level = level.union(further.where(level.c.depth < depth, *_THERE))
     order = level.c.timeline_order.desc() if wanted.backwards else level.c.timeline_order
     found = select(level.c.event_id, level.c.timeline_order).where(*wanted.conditions(level)).order_by(order)
     return [RelatedEvent(*row) for row in conn.execute(found.distinct().limit(limit))]

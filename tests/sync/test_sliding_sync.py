@@ -288,6 +288,44 @@ def test_the_stable_shape(alice: Any, bob: Any) -> None:
     assert room not in second["rooms"]
 
 
+def test_relations_are_bundled_behind_a_gap(alice: Any, bob: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    pos = ask(bob, room_list(limit=3))["pos"]
+    for number in range(3):
+        alice.send(room, f"{number}")
+    root = alice.send(room, "root")
+    reply = {"body": "reply", "m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    edit = {"body": "* x", "m.new_content": {"body": "x"}, "m.relates_to": {"rel_type": "m.replace", "event_id": root}}
+    latest, newest = bob.send(room, reply), alice.send(room, edit)
+    told = ask(bob, room_list(limit=3), pos)["rooms"][room]
+    assert told["limited"] is True
+    assert [event["event_id"] for event in told["timeline"]] == [root, latest, newest]
+    relations = told["timeline"][0]["unsigned"]["m.relations"]
+    assert relations["m.replace"]["event_id"] == newest
+    assert relations["m.thread"]["latest_event"]["event_id"] == latest
+    assert relations["m.thread"]["current_user_participated"] is True
+
+
+def test_a_thread_is_bundled_with_a_root_whose_sender_is_erased(hearth: Any, alice: Any, bob: Any) -> None:
+    room, carol = alice.create_room(preset="public_chat"), hearth.register("carol")
+    bob.join(room)
+    root = bob.send(room, "secret")
+    reply = {"body": "reply", "m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    edit = {"body": "* x", "m.new_content": {"body": "x"}, "m.relates_to": {"rel_type": "m.replace", "event_id": root}}
+    latest = alice.send(room, reply)
+    bob.send(room, edit)
+    user = {"type": "m.id.user", "user": bob.user_id}
+    auth = {"type": "m.login.password", "identifier": user, "password": "password of the tests"}
+    bob.post("/account/deactivate", {"erase": True, "auth": auth})
+    carol.join(room)
+    events = ask(carol, room_list(limit=50))["rooms"][room]["timeline"]
+    [shown] = [event for event in events if event["event_id"] == root]
+    assert shown["content"] == {}
+    assert shown["unsigned"]["m.relations"].keys() == {"m.thread"}
+    assert shown["unsigned"]["m.relations"]["m.thread"]["latest_event"]["event_id"] == latest
+
+
 @pytest.mark.parametrize(
     ("body", "named"),
     [

@@ -340,15 +340,18 @@ class RoomBuilder:
     def _assemble(
         self, config: RoomConfig, sent: SentRoom, head: RoomHead, windows: _Windows, history: UserHistory
     ) -> RoomPart | None:
-        """What is new of a room that the client has."""
+        """What is new of a room that the client has.
+
+        Spec: client-server-api#aggregations-of-child-events
+        """
         missing = self.view.missing_events
         keys, members = self._state(config, sent, head, windows)
         state = self._events([event_id for event_id in keys.values() if event_id is not None], head)
         self.view.sources.sticky.note_until(windows.shown.events)
         related = self.view.get_related(windows.shown.events, head, history)
         redactions = self.view.get_redactions(state or (), head)
-        is_whole = windows.shown is not windows.changes
-        bundles = self.view.get_bundles(windows.shown.events, head, windows.rows) if is_whole else {}
+        has_missed = windows.shown.limited or windows.shown is not windows.changes
+        bundles = self.view.get_bundles(windows.shown.events, head, windows.rows) if has_missed else {}
         counts = self.view.get_counts(head.room_id)
         if state is None or counts is None or bundles is None or self.view.missing_events != missing:
             return None
@@ -451,8 +454,7 @@ class RoomBuilder:
         for event in events:
             membership = history.membership_around(event)
             shown = self.view.sources.erased.shown(event, membership)
-            bundle = bundles.get(event.event_id) if shown is event else None
-            written.append(self._write(shown, membership, related, bundle))
+            written.append(self._write(shown, membership, related, bundles.get(event.event_id)))
         return written
 
     def _write(

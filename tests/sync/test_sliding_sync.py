@@ -288,6 +288,20 @@ def test_the_stable_shape(alice: Any, bob: Any) -> None:
     assert room not in second["rooms"]
 
 
+def test_a_room_that_is_only_subscribed_to_names_no_lists(alice: Any) -> None:
+    listed, other = alice.create_room(is_direct=True), alice.create_room()
+    alice.put("/user/{}/account_data/m.direct", {alice.user_id: [listed]}, at=[alice.user_id])
+    wanted = {"timeline_limit": 1, "required_state": {}}
+    body: dict[str, Any] = {"room_subscriptions": dict.fromkeys((listed, other), wanted)}
+    body["lists"] = {"direct": {**wanted, "filters": {"is_dm": True}}}
+    first = alice.post(STABLE, body)
+    assert first["rooms"][listed]["lists"] == ["direct"]
+    assert first["rooms"][other]["membership"] == "join"
+    assert "lists" not in first["rooms"][other]
+    alice.send(other, "hi")
+    assert "lists" not in alice.post(STABLE, {**body, "pos": first["pos"]})["rooms"][other]
+
+
 def test_relations_are_bundled_behind_a_gap(alice: Any, bob: Any) -> None:
     room = alice.create_room(preset="public_chat")
     bob.join(room)

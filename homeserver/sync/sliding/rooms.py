@@ -10,7 +10,7 @@ from heapq import nsmallest
 from typing import Any
 
 import orjson
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from homeserver.folds.histories import UserHistory
 from homeserver.matrix.canonical import encode_json
@@ -78,14 +78,16 @@ class RoomBuilder:
         self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None, lists: Sequence[str], bump: int
     ) -> RoomPart | None:
         part = self._picked_part(membership, config, sent)
-        if part is not None and part.json is not None:
-            part.json["bump_stamp"] = bump
-            if membership.membership == "join" and membership.room_id in self.direct:
-                part.json["is_dm"] = True
-            if self.request.shape is Shape.STABLE:
-                part.json["membership"] = membership.membership
-                part.json["lists"] = sorted(lists)
-        return part
+        if part is None or part.json is None:
+            return part
+        room = {**part.json, "bump_stamp": bump}
+        if membership.membership == "join" and membership.room_id in self.direct:
+            room["is_dm"] = True
+        if self.request.shape is Shape.STABLE:
+            room["membership"] = membership.membership
+            if lists:
+                room["lists"] = sorted(lists)
+        return evolve(part, json=room)
 
     def _picked_part(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
         """Built once for all attempts at a response, if nothing happens in the room meanwhile."""

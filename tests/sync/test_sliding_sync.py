@@ -288,6 +288,40 @@ def test_the_stable_shape(alice: Any, bob: Any) -> None:
     assert room not in second["rooms"]
 
 
+@pytest.mark.parametrize("shape", [UNSTABLE, STABLE])
+def test_events_since_the_last_answer_are_live_in_rooms_that_are_new_to_the_client(
+    alice: Any, bob: Any, shape: str
+) -> None:
+    old, left, new = (alice.create_room(preset="public_chat") for _ in range(3))
+    for room in (old, left, new):
+        bob.join(room)
+        alice.send(room, "before")
+    window = {"ranges": [[0, 0]], "range": [0, 0], "timeline_limit": 4}
+    body = {"lists": {"all": {**window, "required_state": [] if shape == UNSTABLE else {}}}}
+
+    def told(pos: str | None, room: str) -> tuple[str, Any, int, int]:
+        answer = bob.post(shape, {**body, "pos": pos} if pos else body, query={"pos": pos})
+        [shown] = answer["rooms"].items()
+        assert shown[0] == room
+        return answer["pos"], shown[1].get("initial", False), len(shown[1]["timeline"]), shown[1]["num_live"]
+
+    pos, *begun = told(None, new)
+    assert begun == [True, 4, 0]
+    alice.send(new, "out of the window")
+    alice.send(old, "one")
+    alice.send(old, "two")
+    pos, *entered = told(pos, old)
+    assert entered == [True, 4, 2]
+    alice.send(new, "in the window")
+    pos, *back = told(pos, new)
+    assert back == [False, 2, 1]
+    alice.kick(left, bob.user_id)
+    assert told(pos, left)[1:] == (True, 4, 1)
+    alice.send(old, "three")
+    assert told(pos, old)[1:] == (False, 1, 1)
+    assert told(None, old)[1:] == (True, 4, 0)
+
+
 def test_a_room_that_is_only_subscribed_to_names_no_lists(alice: Any) -> None:
     listed, other = alice.create_room(is_direct=True), alice.create_room()
     alice.put("/user/{}/account_data/m.direct", {alice.user_id: [listed]}, at=[alice.user_id])

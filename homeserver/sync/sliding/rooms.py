@@ -59,7 +59,10 @@ class _Windows:
 
 @define(eq=False)
 class RoomBuilder:
-    """Builds the rooms of one response. The methods answer None where the view notes needs."""
+    """Builds the rooms of one response. The methods answer None where the view notes needs.
+
+    since: where the connection's last response stood: events behind it are live, whether the client has their room or not.
+    """
 
     view: View
     request: SlidingRequest
@@ -67,6 +70,7 @@ class RoomBuilder:
     direct: set[str]
     ephemeral: int
     base: int
+    since: int | None
     beginnings: Beginnings
     _reader: Reader = field(init=False)
     _wishes: dict[RoomConfig, Wish] = field(factory=dict, init=False)
@@ -81,6 +85,8 @@ class RoomBuilder:
         if part is None or part.json is None:
             return part
         room = {**part.json, "bump_stamp": bump}
+        if part.timeline and self.since is not None:
+            room["num_live"] = sum(1 for event in part.timeline if event.order > self.since)
         if membership.membership == "join" and membership.room_id in self.direct:
             room["is_dm"] = True
         if self.request.shape is Shape.STABLE:
@@ -382,7 +388,7 @@ class RoomBuilder:
         room["timeline"] = [orjson.Fragment(json) for json in encode_written(written, self.view.now_ms)]
         room["prev_batch"] = f"t{shown.prev_batch}"
         room["limited"] = shown.limited
-        room["num_live"] = sum(1 for event in shown.events if event.order > windows.after)
+        room["num_live"] = 0
         if shown is not windows.changes:
             name = "expanded_timeline" if self.request.shape is Shape.STABLE else "unstable_expanded_timeline"
             room[name] = True

@@ -149,7 +149,8 @@ class SlidingSync:
         if not windows.configs:
             return parts
         base = state.serial if state is not None else 0
-        builder = RoomBuilder(view, request, ignored, direct_rooms(view), ephemeral, base, self.beginnings)
+        since = state.position if state is not None else None
+        builder = RoomBuilder(view, request, ignored, direct_rooms(view), ephemeral, base, since, self.beginnings)
         for room_id, config in windows.configs.items():
             sent = state.rooms.get(room_id) if state is not None else None
             bump = self.lists.bump_stamp(room_id, rooms[room_id])

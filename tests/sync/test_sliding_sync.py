@@ -288,6 +288,82 @@ def test_the_stable_shape(alice: Any, bob: Any) -> None:
     assert room not in second["rooms"]
 
 
+def set_direct(client: Client, *rooms: str) -> None:
+    client.put("/user/{}/account_data/m.direct", {client.user_id: rooms}, at=[client.user_id])
+
+
+@pytest.mark.parametrize("shape", [UNSTABLE, STABLE])
+def test_rooms_that_become_or_stop_being_direct_are_told(alice: Any, shape: str) -> None:
+    room, other = alice.create_room(), alice.create_room()
+    body = {"lists": {"all": {"timeline_limit": 1, "required_state": [] if shape == UNSTABLE else {}}}}
+    body["lists"]["all"]["ranges"] = [[0, 9]]
+    always = {"bump_stamp", "membership", "lists"} if shape == STABLE else {"bump_stamp"}
+    always |= {"notification_count", "highlight_count"} if shape == UNSTABLE else set()
+
+    def told(pos: str | None, timeout: int = 0) -> Any:
+        about = {"pos": pos, "timeout": timeout} if pos else {}
+        return alice.post(shape, {**body, **(about if shape == STABLE else {})}, query=about)
+
+    first = told(None)
+    assert set(first["rooms"]) == {room, other}
+    assert "is_dm" not in str(first)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(told, first["pos"], 60_000)
+        set_direct(alice, room)
+        second = waiting.result(120)
+    for answer in (second, told(first["pos"])):
+        assert set(answer["rooms"]) == {room}
+        assert answer["rooms"][room].keys() == always | {"is_dm"}
+        assert answer["rooms"][room]["is_dm"] is True
+    alice.put("/user/{}/account_data/m.x", {}, at=[alice.user_id])
+    third = told(second["pos"])
+    assert third["rooms"] == {}
+    alice.send(room, "hi")
+    set_direct(alice, room, other)
+    fourth = told(third["pos"])["rooms"]
+    assert (texts(fourth[room]), fourth[room]["is_dm"], fourth[other]["is_dm"]) == (["hi"], True, True)
+    set_direct(alice)
+    fifth = told(third["pos"])
+    assert set(fifth["rooms"]) == {room}
+    assert (texts(fifth["rooms"][room]), fifth["rooms"][room]["is_dm"]) == (["hi"], False)
+    alice.send(room, "again")
+    assert "is_dm" not in told(fifth["pos"])["rooms"][room]
+
+
+def test_a_room_out_of_the_window_comes_back_with_what_its_directness_became(alice: Any) -> None:
+    room, other = alice.create_room(), alice.create_room()
+    set_direct(alice, other)
+    first = ask(alice, room_list(last=1))
+    assert [first["rooms"][each].get("is_dm") for each in (room, other)] == [None, True]
+    alice.send(other, "the newest")
+    second = ask(alice, room_list(last=0), first["pos"])
+    set_direct(alice, room)
+    third = ask(alice, room_list(last=0), second["pos"])
+    assert {key: each["is_dm"] for key, each in third["rooms"].items()} == {other: False}
+    fourth = ask(alice, room_list(last=1), third["pos"])
+    assert {key: each["is_dm"] for key, each in fourth["rooms"].items()} == {room: True}
+    assert ask(alice, room_list(last=1), fourth["pos"])["rooms"] == {}
+
+
+def test_which_rooms_are_direct_is_looked_up_when_something_happened_to_the_user(
+    alice: Any, bob: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    set_direct(alice, room)
+    first = ask(alice, room_list())
+    looked_up: list[Any] = []
+    monkeypatch.setattr("homeserver.sync.sliding.rooms.direct_rooms", lambda view: looked_up.append(view) or {room})
+    bob.send(room, "hi")
+    second = ask(alice, room_list(), first["pos"])
+    assert (texts(second["rooms"][room]), second["rooms"][room]["is_dm"], looked_up) == (["hi"], True, [])
+    ask(alice, room_list(), second["pos"])
+    assert looked_up == []
+    alice.put("/user/{}/account_data/m.x", {}, at=[alice.user_id])
+    ask(alice, room_list(), second["pos"])
+    assert looked_up
+
+
 @pytest.mark.parametrize("shape", [UNSTABLE, STABLE])
 def test_events_since_the_last_answer_are_live_in_rooms_that_are_new_to_the_client(
     alice: Any, bob: Any, shape: str

@@ -38,7 +38,7 @@ class UnknownPos(MatrixError):
 
 @frozen(eq=False)
 class SentRoom:
-    """How far a room is told, what was wanted of it, and which members were sent lazily.
+    """How far a room is told, what was wanted of it, which members were sent lazily, and whether it was told to be direct.
 
     position, ephemeral: as of the last response in whose windows the room was; behind the connection's own, that is, where
     the room was out of them since, or nothing happened. base: the serial that this response was asked for with.
@@ -49,6 +49,7 @@ class SentRoom:
     config: RoomConfig
     members: frozenset[UserId] = frozenset()
     base: int = 0
+    is_dm: bool = False
 
 
 @frozen(eq=False)

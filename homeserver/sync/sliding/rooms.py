@@ -6,6 +6,7 @@ Spec: MSC4186
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from heapq import nsmallest
 from typing import Any
 
@@ -28,6 +29,7 @@ from homeserver.store.sync import Gap
 from homeserver.sync.left import STRIPPED, left_at
 from homeserver.sync.sliding.beginnings import Beginning, Beginnings, Wish
 from homeserver.sync.sliding.connections import SentRoom
+from homeserver.sync.sliding.lists import direct_rooms
 from homeserver.sync.sliding.request import RoomConfig, Shape, SlidingRequest
 from homeserver.sync.summary import AVATAR, MAX_HEROES, NAME, get_text, pick_heroes, redacted_keys
 from homeserver.sync.view import View
@@ -67,7 +69,6 @@ class RoomBuilder:
     view: View
     request: SlidingRequest
     ignored: frozenset[str]
-    direct: set[str]
     ephemeral: int
     base: int
     since: int | None
@@ -82,18 +83,49 @@ class RoomBuilder:
         self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None, lists: Sequence[str], bump: int
     ) -> RoomPart | None:
         part = self._picked_part(membership, config, sent)
+        if part is not None and membership.membership == "join":
+            part = self._with_directness(part, membership.room_id, sent)
         if part is None or part.json is None:
             return part
         room = {**part.json, "bump_stamp": bump}
         if part.timeline and self.since is not None:
             room["num_live"] = sum(1 for event in part.timeline if event.order > self.since)
-        if membership.membership == "join" and membership.room_id in self.direct:
-            room["is_dm"] = True
         if self.request.shape is Shape.STABLE:
             room["membership"] = membership.membership
             if lists:
                 room["lists"] = sorted(lists)
         return evolve(part, json=room)
+
+    def _with_directness(self, part: RoomPart, room_id: RoomId, sent: SentRoom | None) -> RoomPart | None:
+        """With is_dm where the room is direct, and where that changed, though nothing else may have."""
+        was_direct = sent is not None and sent.is_dm
+        is_known = sent is not None and not part.is_initial and sent.position >= self._user_changed
+        is_direct = was_direct if is_known else room_id in self._direct
+        if is_direct == was_direct and not (is_direct and part.json is not None):
+            return part
+        room = part.json if part.json is not None else self._unread(room_id)
+        if room is None:
+            return None
+        return evolve(part, json={**room, "is_dm": is_direct}, sent=evolve(part.sent, is_dm=is_direct))
+
+    @cached_property
+    def _direct(self) -> set[str]:
+        return direct_rooms(self.view)
+
+    @cached_property
+    def _user_changed(self) -> int:
+        """A position behind which nothing happened to the user, so that no room became direct or stopped being so."""
+        return self.view.sources.recent.last_position(self.request.user_id)
+
+    def _unread(self, room_id: RoomId) -> dict[str, Any] | None:
+        """The stable shape has none. None where the view notes a need."""
+        if self.request.shape is Shape.STABLE:
+            return {}
+        counts = self.view.get_counts(room_id)
+        if counts is None:
+            return None
+        notifications, highlights = counts.total
+        return {"notification_count": notifications, "highlight_count": highlights}
 
     def _picked_part(self, membership: MembershipRow, config: RoomConfig, sent: SentRoom | None) -> RoomPart | None:
         """Built once for all attempts at a response, if nothing happens in the room meanwhile."""
@@ -115,12 +147,15 @@ class RoomBuilder:
             self.view.picked.put_all({key: (config, part)}, self.view.now)
         return part
 
-    def _sent(self, config: RoomConfig, members: frozenset[UserId] = frozenset()) -> SentRoom:
-        return SentRoom(self.view.now, self.ephemeral, config, members, self.base)
+    def _sent(
+        self, config: RoomConfig, members: frozenset[UserId] = frozenset(), before: SentRoom | None = None
+    ) -> SentRoom:
+        is_dm = before is not None and before.is_dm
+        return SentRoom(self.view.now, self.ephemeral, config, members, self.base, is_dm)
 
     def _nothing(self, sent: SentRoom, config: RoomConfig) -> RoomPart:
         """The client has the room as it is."""
-        return RoomPart(None, self._sent(config, sent.members))
+        return RoomPart(None, self._sent(config, sent.members, sent))
 
     # -- rooms that the user is not in -------------------------------------------------------------------------------
 
@@ -262,12 +297,10 @@ class RoomBuilder:
         return wish
 
     def _tell_beginning(self, room_id: RoomId, beginning: Beginning | None, config: RoomConfig) -> RoomPart | None:
-        counts = self.view.get_counts(room_id)
-        if beginning is None or counts is None:
+        unread = self._unread(room_id)
+        if beginning is None or unread is None:
             return None
-        room = beginning.to_json(self.view.now_ms)
-        if self.request.shape is Shape.UNSTABLE:
-            room["notification_count"], room["highlight_count"] = counts.total
+        room = {**beginning.to_json(self.view.now_ms), **unread}
         return RoomPart(room, self._sent(config, beginning.members), beginning.events, True, beginning)
 
     def _build_beginning(self, room_id: RoomId, wish: Wish) -> Beginning | None:
@@ -360,11 +393,11 @@ class RoomBuilder:
         redactions = self.view.get_redactions(state or (), head)
         has_missed = windows.shown.limited or windows.shown is not windows.changes
         bundles = self.view.get_bundles(windows.shown.events, head, windows.rows) if has_missed else {}
-        counts = self.view.get_counts(head.room_id)
-        if state is None or counts is None or bundles is None or self.view.missing_events != missing:
+        unread = self._unread(head.room_id)
+        if state is None or unread is None or bundles is None or self.view.missing_events != missing:
             return None
         changed = windows.changes.final.keys()
-        now = self._sent(config, members)
+        now = self._sent(config, members, sent)
         has_news = windows.shown.events or keys or changed or windows.changes.limited
         if not has_news and not self._has_own_receipt(head.room_id, windows.after):
             return RoomPart(None, now)
@@ -372,8 +405,7 @@ class RoomBuilder:
         self._add_timeline(room, windows, self._write_timeline(windows.shown.events, related, history, bundles))
         told = [self._encode_one(event, history.membership_around(event), redactions) for event in state]
         self._add_state(room, keys, told)
-        if self.request.shape is Shape.UNSTABLE:
-            room["notification_count"], room["highlight_count"] = counts.total
+        room |= unread
         renamed = {key for key in (NAME, AVATAR) if key in changed} | redacted_keys(windows.rows, windows.after, head)
         if renamed or any(key[0] == MEMBER for key in changed):
             room |= {"joined_count": head.joined, "invited_count": head.invited}

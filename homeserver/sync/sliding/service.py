@@ -18,7 +18,7 @@ from homeserver.sync.service import ATTEMPTS, SyncBusy
 from homeserver.sync.sliding.beginnings import Beginnings
 from homeserver.sync.sliding.connections import Connections, ConnectionState, Key, SentRoom, next_marks
 from homeserver.sync.sliding.extensions import SlidingExtensions
-from homeserver.sync.sliding.lists import RoomLists, Windows, direct_rooms
+from homeserver.sync.sliding.lists import RoomLists, Windows
 from homeserver.sync.sliding.request import SlidingRequest
 from homeserver.sync.sliding.rooms import RoomBuilder, RoomPart
 from homeserver.sync.view import Sources, View
@@ -150,7 +150,7 @@ class SlidingSync:
             return parts
         base = state.serial if state is not None else 0
         since = state.position if state is not None else None
-        builder = RoomBuilder(view, request, ignored, direct_rooms(view), ephemeral, base, since, self.beginnings)
+        builder = RoomBuilder(view, request, ignored, ephemeral, base, since, self.beginnings)
         for room_id, config in windows.configs.items():
             sent = state.rooms.get(room_id) if state is not None else None
             bump = self.lists.bump_stamp(room_id, rooms[room_id])

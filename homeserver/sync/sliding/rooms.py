@@ -94,7 +94,7 @@ class RoomBuilder:
             room["membership"] = membership.membership
             if lists:
                 room["lists"] = sorted(lists)
-        return evolve(part, json=room)
+        return RoomPart(room, part.sent, part.timeline, part.is_initial, part.beginning)
 
     def _with_directness(self, part: RoomPart, room_id: RoomId, sent: SentRoom | None) -> RoomPart | None:
         """With is_dm where the room is direct, and where that changed, though nothing else may have."""

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from homeserver.store.thread_subscriptions import ThreadSubscription, save_subscription
+from tests.kit.reactor import run_in_reactor
+
 PATH = "/_matrix/client/unstable/io.element.msc4306/rooms/{}/thread/{}/subscription"
 CHANGES = "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions"
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
@@ -107,3 +110,17 @@ def test_changes_that_were_too_many_are_paged(hearth: Any, alice: Any, room: str
     hearth.restart()
     alice.base_url = hearth.url
     assert set(slide(alice)[1]["subscribed"][room]) == set(roots)
+
+
+def test_a_change_that_is_just_being_made_hides_no_others(hearth: Any, alice: Any, room: str) -> None:
+    pos, _ = slide(alice)
+    *roots, newest = [alice.send(room, str(n)) for n in range(5)]
+    for root in roots:
+        alice.put(PATH, {}, at=(room, root))
+    # Committed, and not yet told of.
+    ahead = ThreadSubscription(room, newest, subscribed=True, automatic=False, position=2**40)
+    run_in_reactor(hearth.running.services.core.database.run, save_subscription, alice.user_id, ahead)
+    _, told = slide(alice, pos, limit=2)
+    assert set(told["subscribed"][room]) == set(roots[2:])
+    rest = alice.get(CHANGES, query={"dir": "b", "from": told["prev_batch"], "to": pos})
+    assert set(rest["subscribed"][room]) == set(roots[:2])

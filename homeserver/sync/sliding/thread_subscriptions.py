@@ -30,14 +30,14 @@ def tell_thread_subscriptions(view: View, extension: Extension, after: int) -> t
 
 
 def _load_changes(view: View, after: int, limit: int) -> Sequence[ThreadSubscription]:
-    """None also where the view notes a need."""
+    """None also where the view notes a need. A change behind `view.now` takes no other's place: it is of the next response."""
     user_id, database = view.user_id, view.sources.database
 
     async def load() -> Sequence[ThreadSubscription]:
-        return await database.read(load_subscription_changes, user_id, after, 2**62, limit)
+        return await database.read(load_subscription_changes, user_id, after, view.now + 1, limit)
 
     found: Sequence[ThreadSubscription] | None = view.get_value(Lookup(_KIND, user_id, (after, limit), load))
-    return [change for change in found or () if change.position <= view.now]
+    return found or ()
 
 
 def encode_changes(changes: Sequence[ThreadSubscription]) -> dict[str, Any]:

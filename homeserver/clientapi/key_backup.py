@@ -5,7 +5,7 @@ Spec: client-server-api#server-side-key-backups
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ import orjson
 from homeserver.accounts.requester import Requester
 from homeserver.e2ee.key_backups import KeyBackups, encode_session
 from homeserver.e2ee.limits import MAX_SESSION_DATA_BYTES, check_object, check_string, encode_bounded
-from homeserver.matrix.errors import InvalidParam, NotFound
+from homeserver.matrix.errors import InvalidParam
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 from homeserver.runtime.http.response import RawJson, Response
 from homeserver.store.key_backups import BackedUpSession, BackupVersion
@@ -150,10 +150,7 @@ class KeyBackupEndpoints:
         "GET", KEYS, auth=Auth.USER, limit="other", tag=TAG, spec="client-server-api#get_matrixclientv3room_keyskeys"
     )
     async def get_keys(self, requester: Requester, query: KeysQuery) -> RawJson | Response:
-        answer = await self._backups.load_all(requester.user_id, query.version)
-        if isinstance(answer, bytes):
-            return RawJson(answer)
-        return Response(body=answer, headers=(("Content-Type", "application/json"),))
+        return _restored(await self._backups.load_all(requester.user_id, query.version))
 
     @endpoint(
         "GET",
@@ -163,10 +160,8 @@ class KeyBackupEndpoints:
         tag=TAG,
         spec="client-server-api#get_matrixclientv3room_keyskeysroomid",
     )
-    async def get_room(self, requester: Requester, path: RoomPath, query: KeysQuery) -> RawJson:
-        sessions = await self._backups.load_sessions(requester.user_id, query.version, path.room_id)
-        parts = (b"%b:%b" % (orjson.dumps(session.session_id), encode_session(session)) for session in sessions)
-        return RawJson(b'{"sessions":{%b}}' % b",".join(parts))
+    async def get_room(self, requester: Requester, path: RoomPath, query: KeysQuery) -> RawJson | Response:
+        return _restored(await self._backups.load_room(requester.user_id, query.version, path.room_id))
 
     @endpoint(
         "GET",
@@ -177,10 +172,10 @@ class KeyBackupEndpoints:
         spec="client-server-api#get_matrixclientv3room_keyskeysroomidsessionid",
     )
     async def get_session(self, requester: Requester, path: SessionPath, query: KeysQuery) -> RawJson:
-        found = await self._backups.load_sessions(requester.user_id, query.version, path.room_id, path.session_id)
-        if not found:
-            raise NotFound("No such session in the backup")
-        return RawJson(encode_session(found[0]))
+        version, room_id, session_id = query.version, path.room_id, path.session_id
+        return RawJson(
+            encode_session(await self._backups.load_session(requester.user_id, version, room_id, session_id))
+        )
 
     @endpoint(
         "DELETE",
@@ -218,6 +213,12 @@ class KeyBackupEndpoints:
 
     async def _save(self, requester: Requester, query: KeysQuery, sessions: Iterable[BackedUpSession]) -> JsonObject:
         return _count_answer(await self._backups.save_sessions(requester.user_id, query.version, list(sessions)))
+
+
+def _restored(answer: bytes | AsyncIterator[bytes]) -> RawJson | Response:
+    if isinstance(answer, bytes):
+        return RawJson(answer)
+    return Response(body=answer, headers=(("Content-Type", "application/json"),))
 
 
 def _version_answer(version: BackupVersion) -> JsonObject:

@@ -7,7 +7,7 @@ Spec: client-server-api#server-side-key-backups
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -76,12 +76,13 @@ class KeyBackups:
         if not await self.database.run(store.delete_version, user_id, parse_version(version)):
             raise NotFound("No such key backup")
 
-    async def load_sessions(
-        self, user_id: UserId, version: str, room_id: str | None = None, session_id: str | None = None
-    ) -> Sequence[BackedUpSession]:
+    async def load_session(self, user_id: UserId, version: str, room_id: str, session_id: str) -> BackedUpSession:
         """Raises: NotFound."""
-        known = await self.load_version(user_id, version)
-        return await self.database.read(store.load_sessions, user_id, known.version, room_id, session_id)
+        number = (await self.load_version(user_id, version)).version
+        found = await self.database.read(store.load_session, user_id, number, room_id, session_id)
+        if found is None:
+            raise NotFound("No such session in the backup")
+        return found
 
     async def load_all(self, user_id: UserId, version: str) -> bytes | AsyncIterator[bytes]:
         """The answer that holds all sessions: at once if they are few, else in parts, of which none is large. What changes
@@ -90,19 +91,14 @@ class KeyBackups:
         Raises: NotFound.
         """
         number = (await self.load_version(user_id, version)).version
-        first = await self.database.read(_load_page, user_id, number, None)
-        if first.last is None:
-            return b'{"rooms":{%b}}' % first.json
-        return self._load_rest(user_id, number, first)
+        return await _answer(b"rooms", lambda after: self.database.read(_load_page, user_id, number, after))
 
-    async def _load_rest(self, user_id: UserId, version: int, page: _Page) -> AsyncIterator[bytes]:
-        yield b'{"rooms":{'
-        while True:
-            yield page.json
-            if page.last is None:
-                break
-            page = await self.database.read(_load_page, user_id, version, page.last)
-        yield b"}}"
+    async def load_room(self, user_id: UserId, version: str, room_id: str) -> bytes | AsyncIterator[bytes]:
+        """As `load_all`, of a room's sessions. Raises: NotFound."""
+        number = (await self.load_version(user_id, version)).version
+        return await _answer(
+            b"sessions", lambda after: self.database.read(_load_room_page, user_id, number, room_id, after)
+        )
 
     async def save_sessions(self, user_id: UserId, version: str, sessions: Sequence[BackedUpSession]) -> BackupVersion:
         """Raises: NotFound, WrongBackupVersion."""
@@ -127,15 +123,38 @@ def parse_version(version: str) -> int:
     return int(version)
 
 
+# The room and session behind which sessions are.
+_Place = tuple[str, str]
+
+
 @frozen
 class _Page:
-    """A part of the `rooms` of an answer. last: the room and session that the next page is behind; None at the end."""
+    """A part of what an answer holds. last: what the next page is behind; None at the end."""
 
     json: bytes
-    last: tuple[str, str] | None
+    last: _Place | None
 
 
-def _load_page(conn: Connection, user_id: str, version: int, after: tuple[str, str] | None) -> _Page:
+_LoadPage = Callable[[_Place | None], Awaitable[_Page]]
+
+
+async def _answer(name: bytes, load_page: _LoadPage) -> bytes | AsyncIterator[bytes]:
+    """An object with one member, which is put together of pages; whole where there is but one."""
+    first = await load_page(None)
+    return b'{"%b":{%b}}' % (name, first.json) if first.last is None else _parts(name, first, load_page)
+
+
+async def _parts(name: bytes, page: _Page, load_page: _LoadPage) -> AsyncIterator[bytes]:
+    yield b'{"%b":{' % name
+    while True:
+        yield page.json
+        if page.last is None:
+            break
+        page = await load_page(page.last)
+    yield b"}}"
+
+
+def _load_page(conn: Connection, user_id: str, version: int, after: _Place | None) -> _Page:
     """Put together in the database's thread: of many sessions the reactor has only bytes to pass on."""
     sessions = store.load_session_page(conn, user_id, version, after, PAGE_SESSIONS)
     parts: list[bytes] = []
@@ -146,11 +165,26 @@ def _load_page(conn: Connection, user_id: str, version: int, after: tuple[str, s
         else:
             parts.append(b'%b%b:{"sessions":{' % (b"" if room_id is None else b"}},", orjson.dumps(session.room_id)))
             room_id = session.room_id
-        parts.append(b"%b:%b" % (orjson.dumps(session.session_id), encode_session(session)))
-    is_end = len(sessions) < PAGE_SESSIONS
-    if is_end and room_id is not None:
+        parts.append(_encode_named(session))
+    last = _last(sessions)
+    if last is None and room_id is not None:
         parts.append(b"}}")
-    return _Page(b"".join(parts), None if is_end else (sessions[-1].room_id, sessions[-1].session_id))
+    return _Page(b"".join(parts), last)
+
+
+def _load_room_page(conn: Connection, user_id: str, version: int, room_id: str, after: _Place | None) -> _Page:
+    """As `_load_page`, of the `sessions` of a room."""
+    sessions = store.load_session_page(conn, user_id, version, after, PAGE_SESSIONS, room_id)
+    comma = b"," if after is not None and sessions else b""
+    return _Page(comma + b",".join(map(_encode_named, sessions)), _last(sessions))
+
+
+def _last(sessions: Sequence[BackedUpSession]) -> _Place | None:
+    return (sessions[-1].room_id, sessions[-1].session_id) if len(sessions) == PAGE_SESSIONS else None
+
+
+def _encode_named(session: BackedUpSession) -> bytes:
+    return b"%b:%b" % (orjson.dumps(session.session_id), encode_session(session))
 
 
 def encode_session(session: BackedUpSession) -> bytes:

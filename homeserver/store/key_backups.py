@@ -95,25 +95,22 @@ def delete_backups(conn: Connection, user_id: str) -> None:
     conn.execute(delete(b).where(b.c.user_id == user_id))
 
 
-def load_sessions(
-    conn: Connection, user_id: str, version: int, room_id: str | None = None, session_id: str | None = None
-) -> list[BackedUpSession]:
-    """All of a version, of a room in it, or one; ordered by room."""
-    statement = select(*_SESSION_COLUMNS).where(s.c.user_id == user_id, s.c.version == version)
-    if room_id is not None:
-        statement = statement.where(s.c.room_id == room_id)
-    if session_id is not None:
-        statement = statement.where(s.c.session_id == session_id)
-    rows = conn.execute(statement.order_by(s.c.room_id, s.c.session_id))
-    return [BackedUpSession(*row[:4], bool(row[4]), row[5]) for row in rows]
+def load_session(conn: Connection, user_id: str, version: int, room_id: str, session_id: str) -> BackedUpSession | None:
+    where = (s.c.user_id == user_id, s.c.version == version, s.c.room_id == room_id, s.c.session_id == session_id)
+    row = conn.execute(select(*_SESSION_COLUMNS).where(*where)).first()
+    return BackedUpSession(*row[:4], bool(row[4]), row[5]) if row is not None else None
 
 
 def load_session_page(
-    conn: Connection, user_id: str, version: int, after: tuple[str, str] | None, limit: int
+    conn: Connection, user_id: str, version: int, after: tuple[str, str] | None, limit: int, room_id: str | None = None
 ) -> list[BackedUpSession]:
-    """The next of a version's sessions behind one (room id, session id), ordered by these."""
+    """The next of a version's sessions, or of a room's in it, behind one (room id, session id); ordered by these."""
     statement = select(*_SESSION_COLUMNS).where(s.c.user_id == user_id, s.c.version == version)
-    if after is not None:
+    if room_id is not None:
+        statement = statement.where(s.c.room_id == room_id)
+        if after is not None:  # PERF: of a room, the comparison of pairs would read it from its beginning
+            statement = statement.where(s.c.session_id > after[1])
+    elif after is not None:
         statement = statement.where(tuple_(s.c.room_id, s.c.session_id) > tuple_(*after))
     rows = conn.execute(statement.order_by(s.c.room_id, s.c.session_id).limit(limit))
     return [BackedUpSession(*row[:4], bool(row[4]), row[5]) for row in rows]

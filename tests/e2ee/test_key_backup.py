@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -82,6 +83,23 @@ def test_a_large_backup_is_restored_in_parts(hearth: Any, monkeypatch: pytest.Mo
     alice.put(KEYS, {"rooms": {"!a:x": rooms["!a:x"]}}, query={"version": create(alice)})
     newest = alice.get(VERSION)["version"]
     assert alice.get(KEYS, query={"version": newest}) == {"rooms": {"!a:x": rooms["!a:x"]}}
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6, 7])
+def test_the_keys_of_one_large_room_are_restored_in_parts(
+    hearth: Any, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(key_backups, "PAGE_SESSIONS", 3)
+    alice = hearth.register("alice")
+    version = create(alice)
+    room = {"sessions": {f'{n}"': session(n) for n in range(count)}}
+    rooms = {"!a:x": {"sessions": {"before": session()}}, ROOM: room, "!z:x": {"sessions": {"after": session()}}}
+    alice.put(KEYS, {"rooms": rooms}, query={"version": version})
+    assert alice.get(KEYS + "/{}", at=(ROOM,), query={"version": version}) == room
+    response = alice.send_raw("GET", f"{KEYS}/{quote(ROOM)}", query={"version": version})
+    assert response.json() == room
+    assert response.headers["Content-Type"] == "application/json"
+    assert ("Content-Length" in response.headers) is (count < 3)
 
 
 def test_the_keys_of_one_room_are_put_and_deleted_together(hearth: Any) -> None:

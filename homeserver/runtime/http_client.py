@@ -10,6 +10,7 @@ certificate to be that name, however its address was found.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from enum import Enum
 from io import BytesIO
@@ -19,13 +20,14 @@ from typing import IO, Any, Final
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
     FileBodyProducer,
     HTTPConnectionPool,
+    RequestGenerationFailed,
     RequestTransmissionFailed,
     ResponseDone,
     ResponseFailed,
@@ -51,6 +53,8 @@ KEPT_CONNECTIONS_PER_HOST: Final = 4
 KEEP_S: Final = 60
 DEFAULT_TIMEOUT_MS: Final = 30_000
 DEFAULT_MAX_BYTES: Final = 1024 * 1024
+
+logger = logging.getLogger(__name__)
 
 _failure: Any = Failure  # it has no annotations
 
@@ -198,7 +202,12 @@ class HttpClient:
             producer = file_body(BytesIO(sent.body))
         shown = f"[{target.name}]" if ":" in target.name else target.name
         url = f"{target.scheme}://{shown}:{target.port}{sent.path}".encode("ascii")
-        response = await agent.request(sent.method.encode("ascii"), url, sent.headers, producer)
+        try:
+            response = await agent.request(sent.method.encode("ascii"), url, sent.headers, producer)
+        except (ConnectingCancelledError, RequestGenerationFailed) as error:
+            if _is_cancelled(error):
+                raise CancelledError from error
+            raise
         if not 200 <= response.code < 300:
             into, max_bytes = None, max_bytes if into is None else DEFAULT_MAX_BYTES
         if isinstance(response.length, int) and response.length > max_bytes:
@@ -326,22 +335,30 @@ def _to_failure(error: Exception, target: Target) -> HttpFailure:
             return HttpFailure(Fault.CONNECT, f"{at} can't be connected to: {_text(error)}")
         case ResponseFailed() | RequestTransmissionFailed():
             return _broken(error, at)
-        case _:
-            return HttpFailure(Fault.PROTOCOL, f"{at}: {_text(error)}")
+        case _:  # its text is for programmers
+            logger.info("A request to %s failed: %r", at, error)
+            return HttpFailure(Fault.PROTOCOL, f"the request to {at} failed")
 
 
-def _broken(error: Any, at: str) -> HttpFailure:
+def _broken(error: Exception, at: str) -> HttpFailure:
     from OpenSSL import SSL
 
-    reasons = [reason.value for reason in getattr(error, "reasons", ())]
-    if any(isinstance(reason, SSL.Error) for reason in reasons):
+    if any(isinstance(reason, SSL.Error) for reason in _reasons(error)):
         return HttpFailure(Fault.TLS, f"{at} does not speak TLS that this server accepts")
     return HttpFailure(Fault.PROTOCOL, f"{at} closed the connection or does not speak HTTP")
 
 
-def _certificate_refused(error: Any) -> CertificateRefused | None:
-    reasons = (reason.value for reason in getattr(error, "reasons", ()))
-    return next((reason for reason in (error, *reasons) if isinstance(reason, CertificateRefused)), None)
+def _certificate_refused(error: Exception) -> CertificateRefused | None:
+    return next((reason for reason in _reasons(error) if isinstance(reason, CertificateRefused)), None)
+
+
+def _is_cancelled(error: Exception) -> bool:
+    """twisted has errors of its own for a request that is cancelled while it is connecting or being written."""
+    return any(isinstance(reason, (CancelledError, ConnectingCancelledError)) for reason in _reasons(error))
+
+
+def _reasons(error: Any) -> list[BaseException]:
+    return [error, *(reason.value for reason in getattr(error, "reasons", ()))]
 
 
 def _text(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -70,6 +71,26 @@ def test_peer_that_never_answers_is_given_up(start_federated: Any, start_peer: A
     error = ask(hearth, peer, timeout_ms=400, patient=True)
     assert error.status == 504
     assert "400 ms" in error.error
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["silent", "packets swallowed"])
+def test_peer_that_does_not_even_begin_is_given_up(start_federated: Any, is_taken: bool) -> None:
+    """Nobody speaks TLS there, or not even the connection is taken."""
+    hearth = start_federated()
+    with ExitStack() as sockets:
+        listening = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listening.getsockname()
+        if not is_taken:
+            for _ in range(3):
+                full = sockets.enter_context(socket.socket())
+                full.setblocking(False)
+                full.connect_ex(address)
+        silent = ServerName(f"localhost:{address[1]}")
+        with pytest.raises(RemoteUnreachable) as caught:
+            run_in_reactor(lambda: hearth.federation.client.post(silent, V1 + "/thing", {}, timeout_ms=400))
+    assert caught.value.status == 504
+    assert "400 ms" in caught.value.error
+    assert "<" not in caught.value.error and "Error" not in caught.value.error
 
 
 def test_peer_that_sends_a_byte_now_and_then_is_given_up(start_federated: Any, start_peer: Any) -> None:

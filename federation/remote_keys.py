@@ -14,7 +14,7 @@ from federation.client import V1, FederationClient, quote_path
 from federation.errors import RemoteUnreachable
 from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
 
-# A client waits for the answer, and by default no longer than that.
+# A client waits for the answer no longer than that: what takes longer is of use to nobody.
 TIMEOUT_MS: Final = 10_000
 MAX_KEYS_BYTES: Final = 20 * 1024 * 1024
 MAX_DEVICES_BYTES: Final = 10 * 1024 * 1024

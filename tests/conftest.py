@@ -161,6 +161,7 @@ PATIENCE_MS = {
     "federation.joining.doors.LEAVE_BUDGET_MS": 120_000,
     "federation.keys.key_ring.FETCH_TIMEOUT_MS": 60_000,
     "federation.remote_keys.TIMEOUT_MS": 60_000,
+    "homeserver.e2ee.ports.MAX_TIMEOUT_MS": 60_000,
     "homeserver.rooms.identity_servers.TIMEOUT_MS": 60_000,
 }
 

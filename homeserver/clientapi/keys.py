@@ -83,7 +83,7 @@ class KeyEndpoints:
         spec="client-server-api#post_matrixclientv3keysquery",
     )
     async def post_query(self, requester: Requester, body: QueryBody) -> JsonObject:
-        found = await self._queries.query(requester.user_id, parse_queried(body.device_keys))
+        found = await self._queries.query(requester.user_id, parse_queried(body.device_keys), body.timeout)
         return found.to_json()
 
     @endpoint(
@@ -94,7 +94,7 @@ class KeyEndpoints:
         spec="client-server-api#post_matrixclientv3keysclaim",
     )
     async def post_claim(self, body: ClaimBody) -> JsonObject:
-        keys, failures = await self._claims.claim(parse_claims(body.one_time_keys))
+        keys, failures = await self._claims.claim(parse_claims(body.one_time_keys), body.timeout)
         return {"one_time_keys": keys, "failures": failures}
 
     @endpoint(

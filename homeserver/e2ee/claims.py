@@ -16,10 +16,11 @@ import orjson
 from attrs import define
 from sqlalchemy import Connection
 
-from homeserver.e2ee.ports import RemoteKeys
+from homeserver.e2ee.ports import RemoteKeys, bound_timeout, wait_for_answer
 from homeserver.e2ee.uploads import ONE_TIME_KEYS
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
+from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import gather
 from homeserver.store import device_keys as store
 from homeserver.store.device_keys import Claim, UploadedKey
@@ -36,16 +37,24 @@ class KeyClaims:
     server_name: ServerName
     log_writer: LogWriter
     remote: RemoteKeys
+    clock: Clock
 
-    async def claim(self, wanted: Wanted) -> tuple[Claimed, dict[ServerName, dict[str, Any]]]:
-        """The keys that could be had, and the servers that could not be asked."""
+    async def claim(
+        self, wanted: Wanted, timeout_ms: int | None = None
+    ) -> tuple[Claimed, dict[ServerName, dict[str, Any]]]:
+        """The keys that could be had, and the servers that could not be asked, or did not answer in that time.
+
+        A key that another server hands out after that is used by nobody: its owner, there, has one less. Nobody else loses
+        anything.
+        """
+        limit_ms = bound_timeout(timeout_ms)
         failures: dict[ServerName, dict[str, Any]] = {}
         found = await self.claim_local(wanted)
         by_server: dict[ServerName, dict[UserId, Mapping[DeviceId, str]]] = {}
         for user_id, devices in wanted.items():
             if domain_of(user_id) != self.server_name:
                 by_server.setdefault(domain_of(user_id), {})[user_id] = devices
-        await gather([self._fetch(server, users, found, failures) for server, users in by_server.items()])
+        await gather([self._fetch(server, users, limit_ms, found, failures) for server, users in by_server.items()])
         return found, failures
 
     async def claim_local(self, wanted: Wanted) -> Claimed:
@@ -76,11 +85,14 @@ class KeyClaims:
         self,
         server: ServerName,
         wanted: Wanted,
+        timeout_ms: int,
         found: Claimed,
         failures: dict[ServerName, dict[str, Any]],
     ) -> None:
         try:
-            answer = await self.remote.claim_keys(server, wanted)
+            answer = await wait_for_answer(
+                self.clock, server, timeout_ms, lambda: self.remote.claim_keys(server, wanted)
+            )
         except MatrixError as error:
             failures[server] = error.to_json()
             return

@@ -13,10 +13,11 @@ from attrs import define, field, frozen
 from sqlalchemy import Connection
 
 from homeserver.accounts.folded_cache import FoldedCache
-from homeserver.e2ee.ports import RemoteKeys
+from homeserver.e2ee.ports import RemoteKeys, bound_timeout, wait_for_answer
 from homeserver.e2ee.remote_devices import RemoteDevices
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
+from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
 from homeserver.store import cross_signing, device_keys
@@ -63,18 +64,19 @@ class KeyQueries:
     database: Database
     remote: RemoteKeys
     remote_devices: RemoteDevices
+    clock: Clock
     _users: FoldedCache[UserId, UserKeys] = field(factory=lambda: FoldedCache(MAX_USERS), init=False)
     _signed: FoldedCache[UserId, OwnSignatures] = field(factory=lambda: FoldedCache(MAX_USERS), init=False)
 
-    async def query(self, viewer: UserId, wanted: Wanted) -> QueriedKeys:
-        """Of local users from the store, of others from the cache or from their servers."""
+    async def query(self, viewer: UserId, wanted: Wanted, timeout_ms: int | None = None) -> QueriedKeys:
+        """Of local users from the store, of others from the cache or from their servers, for which it waits so long."""
         found = QueriedKeys()
         known = {user_id for user_id in wanted if domain_of(user_id) == self.server_name}
         others = [user_id for user_id in wanted if user_id not in known]
         if others:
-            cached = await self.remote_devices.load_known(others)
-            known |= cached
-            await self._fetch([user_id for user_id in others if user_id not in cached], wanted, found)
+            exact, to_fetch = await self.remote_devices.load_known(others)
+            asking = _Asking(wanted, to_fetch, bound_timeout(timeout_ms), found)
+            known |= exact | await self._fetch([user_id for user_id in others if user_id not in exact], asking)
         keys = await self._load_users(known)
         signed = await self._load_signed(viewer)
         for user_id, of_user in keys.items():
@@ -115,22 +117,39 @@ class KeyQueries:
             self._signed.put(viewer, known, version)
         return known
 
-    async def _fetch(self, user_ids: Iterable[UserId], wanted: Wanted, found: QueriedKeys) -> None:
+    async def _fetch(self, user_ids: Iterable[UserId], asking: _Asking) -> set[UserId]:
+        """Those of the users whose keys are in the store then; those of others are in what was found."""
         by_server: dict[ServerName, list[UserId]] = {}
         for user_id in user_ids:
             by_server.setdefault(domain_of(user_id), []).append(user_id)
-        await gather([self._fetch_server(server, users, wanted, found) for server, users in by_server.items()])
+        return set().union(*await gather([self._fetch_server(*of_server, asking) for of_server in by_server.items()]))
 
-    async def _fetch_server(
-        self, server: ServerName, user_ids: list[UserId], wanted: Wanted, found: QueriedKeys
-    ) -> None:
+    async def _fetch_server(self, server: ServerName, user_ids: list[UserId], asking: _Asking) -> set[UserId]:
+        began_ms = self.clock.monotonic_ms()
+        to_fetch = [user_id for user_id in user_ids if user_id in asking.to_fetch]
+        fetched = await self.remote_devices.fetch(server, to_fetch, asking.timeout_ms) if to_fetch else set()
+        others = [user_id for user_id in user_ids if user_id not in fetched]
+        if not others:
+            return fetched
+        left_ms = asking.timeout_ms - (self.clock.monotonic_ms() - began_ms)
         try:
-            answer = await self.remote.fetch_keys(server, user_ids)
+            answer = await wait_for_answer(self.clock, server, left_ms, lambda: self.remote.fetch_keys(server, others))
         except MatrixError as error:
-            found.failures[server] = error.to_json()
-            return
-        for user_id in user_ids:
-            _add_remote(found, user_id, wanted[user_id], answer)
+            asking.found.failures[server] = error.to_json()
+            return fetched
+        for user_id in others:
+            _add_remote(asking.found, user_id, asking.wanted[user_id], answer)
+        return fetched
+
+
+@frozen
+class _Asking:
+    """What is asked of other servers, each of which has `timeout_ms`. to_fetch: users whose lists are to be kept."""
+
+    wanted: Wanted
+    to_fetch: Collection[UserId]
+    timeout_ms: int
+    found: QueriedKeys
 
 
 def _load_users(conn: Connection, user_ids: Collection[UserId]) -> dict[UserId, UserKeys]:

@@ -19,11 +19,12 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 
 from homeserver.e2ee.limits import MAX_DEVICE_KEYS_BYTES
-from homeserver.e2ee.ports import RemoteKeys
+from homeserver.e2ee.ports import NoAnswerInTime, RemoteKeys, wait_for_answer
 from homeserver.e2ee.uploads import DEVICE_LIST
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import MatrixError
-from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of, is_user_of
+from homeserver.matrix.ids import DeviceId, ServerName, UserId, is_user_of
+from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
 from homeserver.runtime.turns import Turns
@@ -63,6 +64,7 @@ class RemoteDevices:
     database: Database
     log_writer: LogWriter
     remote: RemoteKeys
+    clock: Clock
     _fetching: dict[UserId, _Fetch] = field(factory=dict, init=False)
     _turns: Turns[UserId] = field(factory=Turns, init=False)
     _sweeps: int = field(default=0, init=False)  # asked for since the one under way began, and that one
@@ -71,14 +73,20 @@ class RemoteDevices:
         """Lists may have gone out of date between the last leave and the last stop."""
         await self.database.run(remote_devices.delete_unshared_lists, self.server_name)
 
-    async def load_known(self, user_ids: Collection[UserId]) -> set[UserId]:
-        """Those of the users whose keys in the store are exact; fetched first where we share a room."""
+    async def load_known(self, user_ids: Collection[UserId]) -> tuple[set[UserId], set[UserId]]:
+        """Of the users whom we share a room with: those whose keys in the store are exact, and those to be fetched."""
         known, sharing = await self.database.read(_load_lists, user_ids, self.server_name)
-        wanted = [user_id for user_id in user_ids if user_id in sharing]
-        missing = [user_id for user_id in wanted if user_id not in known or known[user_id].is_stale]
-        fetched = _few_of_each_server(missing)
-        done = {user_id for user_id, done in zip(fetched, await self._fetch_all(fetched), strict=True) if done}
-        return set(wanted) - set(missing) | done
+        exact = {user_id for user_id in sharing if user_id in known and not known[user_id].is_stale}
+        return exact, sharing - exact
+
+    async def fetch(self, server: ServerName, user_ids: Sequence[UserId], timeout_ms: int) -> set[UserId]:
+        """Those of a server's users whose keys in the store are exact then. A fetch that takes longer goes on: others may
+        wait for it, and what comes of it is there for the next query.
+        """
+        # Each takes a request: those beyond are asked for together, and fetched by queries to come.
+        fetched = user_ids[:MAX_FETCHED_AT_ONCE]
+        outcomes = await gather([self._fetch_within(server, user_id, timeout_ms) for user_id in fetched])
+        return {user_id for user_id, done in zip(fetched, outcomes, strict=True) if done}
 
     async def receive_update(self, origin: ServerName, content: Mapping[str, Any]) -> None:
         """An m.device_list_update EDU; one that is not well-formed or not the origin's to send is passed over.
@@ -145,11 +153,14 @@ class RemoteDevices:
             finally:
                 self._sweeps -= asked
 
-    async def _fetch_all(self, user_ids: Sequence[UserId]) -> list[bool]:
-        return await gather([self._fetch(user_id) for user_id in user_ids])
+    async def _fetch_within(self, server: ServerName, user_id: UserId, timeout_ms: int) -> bool:
+        try:
+            return await wait_for_answer(self.clock, server, timeout_ms, lambda: self._fetch(user_id))
+        except NoAnswerInTime:
+            return False
 
     async def _fetch(self, user_id: UserId) -> bool:
-        """Fetch a user's list, once for all who want it now; whether it is known then."""
+        """Fetch a user's list, once for all who want it now; whether it is known then. Not to be cancelled."""
         fetch = self._fetching.get(user_id)
         if fetch is not None:
             done: Deferred[None] = Deferred()
@@ -218,18 +229,6 @@ def _load_lists(
 
 def _is_device_id(value: object) -> bool:
     return isinstance(value, str) and len(value) <= MAX_DEVICE_ID and "\0" not in value
-
-
-def _few_of_each_server(user_ids: Sequence[UserId]) -> list[UserId]:
-    """Each takes a request: those beyond are asked for together, and fetched by queries to come."""
-    counts: dict[ServerName, int] = {}
-    found = []
-    for user_id in user_ids:
-        server = domain_of(user_id)
-        counts[server] = counts.get(server, 0) + 1
-        if counts[server] <= MAX_FETCHED_AT_ONCE:
-            found.append(user_id)
-    return found
 
 
 def _is_stream_id(value: object) -> bool:

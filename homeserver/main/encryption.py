@@ -38,8 +38,8 @@ class EncryptionServices:
 def build_encryption(core: Core) -> EncryptionServices:
     database, log = core.database, core.log
     remote = NoRemoteKeys()
-    remote_devices = RemoteDevices(core.server_name, database, log, remote)
-    queries = KeyQueries(core.server_name, database, remote, remote_devices)
+    remote_devices = RemoteDevices(core.server_name, database, log, remote, core.clock)
+    queries = KeyQueries(core.server_name, database, remote, remote_devices, core.clock)
     checks_signatures = core.config.section(EncryptionConfig).check_key_signatures
     uploads = KeyUploads(database, log, checks_signatures)
     to_device = ToDevice(core.server_name, database, log, core.clock)
@@ -48,7 +48,7 @@ def build_encryption(core: Core) -> EncryptionServices:
     return EncryptionServices(
         uploads,
         queries,
-        KeyClaims(core.server_name, log, remote),
+        KeyClaims(core.server_name, log, remote, core.clock),
         CrossSigning(database, log, queries),
         to_device,
         remote_devices,

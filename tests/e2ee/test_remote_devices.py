@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
+from twisted.internet.defer import Deferred
 
+from homeserver.e2ee.ports import bound_timeout
 from homeserver.matrix.errors import NotFound
 from homeserver.matrix.ids import ServerName, UserId
-from tests.e2ee.key_maker import V3, Device, SigningKeys
+from tests.e2ee.key_maker import V3, Device, SigningKeys, one_time_keys
 from tests.kit.reactor import run_in_reactor
+from tests.kit.waiting import until
 
 CAROL = UserId("@carol:elsewhere.example")
+DAVE = UserId("@dave:third.example")
+ANY_KEY = "signed_curve25519"
 ELSEWHERE, THIRD = ServerName("elsewhere.example"), ServerName("third.example")
 
 
@@ -23,36 +30,51 @@ class Elsewhere:
         self.device = Device(CAROL, "PHONE")
         self.stream_id = 10
         self.is_down = False
+        self.silence: Deferred[None] | None = None  # no answer before it ends
         self.asked: list[str] = []
         self.signing = SigningKeys(CAROL).upload()
 
     async def fetch_devices(self, user_id: UserId) -> dict[str, Any]:
-        self._ask("devices")
+        await self._ask("devices")
         device = {"device_id": "PHONE", "keys": self.device.keys(), "device_display_name": "Carol's phone"}
         keys = {"master_key": self.signing["master_key"], "self_signing_key": self.signing["self_signing_key"]}
         return {"user_id": user_id, "stream_id": self.stream_id, "devices": [device], **keys}
 
     async def fetch_keys(self, server: ServerName, user_ids: Any) -> dict[str, Any]:
-        self._ask("keys")
+        if server == THIRD:
+            return {"device_keys": {DAVE: {"TABLET": Device(DAVE, "TABLET").keys()}}}
+        await self._ask("keys")
         return {"device_keys": {CAROL: {"PHONE": self.device.keys()}, "@mallory:third.example": {"X": {}}}}
 
     async def claim_keys(self, server: ServerName, wanted: Any) -> dict[str, Any]:
-        self._ask("claim")
+        if server == THIRD:
+            return {"one_time_keys": {DAVE: {"TABLET": {"signed_curve25519:D": {"key": "k", "signatures": {}}}}}}
+        await self._ask("claim")
         return {"one_time_keys": {CAROL: {"PHONE": {"signed_curve25519:A": {"key": "k", "signatures": {}}}}}}
 
-    def _ask(self, what: str) -> None:
+    def end_silence(self) -> None:
+        silence, self.silence = self.silence, None
+        if silence is not None:
+            silence.callback(None)
+
+    async def _ask(self, what: str) -> None:
         self.asked.append(what)
+        if self.silence is not None:
+            answer: Deferred[None] = Deferred()
+            self.silence.addCallback(lambda _: None if answer.called else answer.callback(None))
+            await answer  # a request of its own, which may be cancelled
         if self.is_down:
             raise NotFound("elsewhere.example can't be reached")
 
 
 @pytest.fixture
-def elsewhere(hearth: Any) -> Elsewhere:
+def elsewhere(hearth: Any) -> Iterator[Elsewhere]:
     server = Elsewhere()
     encryption = hearth.running.services.encryption
     for user in (encryption.remote_devices, encryption.queries, encryption.claims):
         user.remote = server
-    return server
+    yield server
+    run_in_reactor(server.end_silence)
 
 
 def share_room(hearth: Any, alice: Any, membership: str = "join") -> str:
@@ -73,8 +95,16 @@ def share_room(hearth: Any, alice: Any, membership: str = "join") -> str:
     return room
 
 
-def query(client: Any) -> Any:
-    return client.post(f"{V3}/keys/query", {"device_keys": {CAROL: []}})
+def query(client: Any, *more: UserId, **about: Any) -> Any:
+    return client.post(f"{V3}/keys/query", {"device_keys": {user: [] for user in (CAROL, *more)}, **about})
+
+
+def fall_silent(elsewhere: Elsewhere) -> None:
+    """Until `end_silence`, which is called in the reactor's thread."""
+    elsewhere.silence = Deferred()
+
+
+NO_ANSWER = {ELSEWHERE: {"errcode": "M_UNKNOWN", "error": "elsewhere.example did not answer in time"}}
 
 
 def update(hearth: Any, origin: ServerName, **content: Any) -> None:
@@ -199,6 +229,56 @@ def test_a_server_out_of_reach_is_named(hearth: Any, elsewhere: Elsewhere, alice
     elsewhere.is_down = False
     claimed = alice.post(f"{V3}/keys/claim", wanted)
     assert list(claimed["one_time_keys"][CAROL]["PHONE"]) == ["signed_curve25519:A"]
+
+
+@pytest.mark.parametrize("shares_room", [True, False])
+def test_a_query_waits_as_long_as_the_client_says(
+    hearth: Any, elsewhere: Elsewhere, alice: Any, shares_room: bool
+) -> None:
+    if shares_room:
+        share_room(hearth, alice)
+    fall_silent(elsewhere)
+    found = query(alice, DAVE, timeout=500)
+    assert found["failures"] == NO_ANSWER
+    assert list(found["device_keys"]) == [DAVE]
+    assert list(found["device_keys"][DAVE]) == ["TABLET"]
+    run_in_reactor(elsewhere.end_silence)
+    assert list(query(alice, timeout=60_000)["device_keys"][CAROL]) == ["PHONE"]
+
+
+def test_a_list_is_fetched_on_for_others_when_one_gives_up(
+    hearth: Any, elsewhere: Elsewhere, alice: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeserver.e2ee.ports.MAX_TIMEOUT_MS", 60_000)
+    share_room(hearth, alice)
+    fall_silent(elsewhere)
+    with ThreadPoolExecutor(2) as threads:
+        impatient = threads.submit(query, alice.another_device(), timeout=1_000)
+        until(alice, lambda: elsewhere.asked == ["devices"])
+        patient = threads.submit(query, alice.another_device())
+        assert impatient.result()["failures"] == NO_ANSWER
+        assert not patient.done()
+        run_in_reactor(elsewhere.end_silence)
+        assert list(patient.result()["device_keys"][CAROL]) == ["PHONE"]
+    assert list(query(alice)["device_keys"][CAROL]) == ["PHONE"]
+    assert elsewhere.asked == ["devices"]
+
+
+def test_a_claim_waits_as_long_as_the_client_says(elsewhere: Elsewhere, alice: Any) -> None:
+    alice.post(f"{V3}/keys/upload", {"one_time_keys": one_time_keys("A")})
+    fall_silent(elsewhere)
+    of_all = {alice.user_id: {alice.device_id: ANY_KEY}, CAROL: {"PHONE": ANY_KEY}, DAVE: {"TABLET": ANY_KEY}}
+    found = alice.post(f"{V3}/keys/claim", {"one_time_keys": of_all, "timeout": 500})
+    assert found["failures"] == NO_ANSWER
+    assert set(found["one_time_keys"]) == {alice.user_id, DAVE}
+
+
+def test_a_timeout_is_a_number_and_leaves_time_for_an_answer(elsewhere: Elsewhere, alice: Any) -> None:
+    for path, wanted in (("query", {"device_keys": {CAROL: []}}), ("claim", {"one_time_keys": {}})):
+        assert alice.post(f"{V3}/keys/{path}", {**wanted, "timeout": "1000"}, expect=400)["errcode"] == "M_BAD_JSON"
+    for timeout in (-1, 0, 2**53 - 1):
+        assert not query(alice, timeout=timeout)["failures"]
+    assert [bound_timeout(timeout) for timeout in (-1, 0, 2_000, 10**9, None)] == [500, 500, 2_000, 10_000, 10_000]
 
 
 def test_messages_from_servers_reach_devices_once(hearth: Any, alice: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +76,21 @@ def test_answers_without_sense_give_no_keys(hearth: FederatedServer, peer: Scrip
     assert list(found["failures"]) == ([] if isinstance(answer, dict) else [peer.server_name])
     wanted = {"one_time_keys": {carol: {"PHONE": "signed_curve25519"}}}
     assert not alice.post(f"{V3}/keys/claim", wanted)["one_time_keys"]
+
+
+def test_a_silent_server_is_waited_for_as_long_as_the_client_says(hearth: FederatedServer) -> None:
+    """Where nobody speaks TLS; the hearth's own patience is a minute."""
+    alice = hearth.register("alice")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        silent = f"localhost:{listening.getsockname()[1]}"
+        began = time.monotonic()
+        user = f"@carol:{silent}"
+        queried = alice.post(f"{V3}/keys/query", {"device_keys": {user: []}, "timeout": 500})
+        wanted = {"one_time_keys": {user: {"PHONE": "signed_curve25519"}}, "timeout": 500}
+        claimed = alice.post(f"{V3}/keys/claim", wanted)
+        assert time.monotonic() - began < 30
+    told = {silent: {"errcode": "M_UNKNOWN", "error": f"{silent} did not answer in time"}}
+    assert queried["failures"] == claimed["failures"] == told
 
 
 def test_events_and_edus_reach_a_server_and_outlast_its_absence(hearth: FederatedServer, peer: ScriptedPeer) -> None:

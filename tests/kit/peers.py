@@ -127,14 +127,21 @@ class Pair:
 class Mesh:
     """Several Hearths, each two of which can be cut off from each other: all call out through an HTTP proxy of their own."""
 
-    def __init__(self, folder: Path, ca: TestCa, make_database: Callable[[Path, int], str], count: int) -> None:
-        self._ways_out = [CuttableProxy() for _ in range(count)]
+    def __init__(self, folder: Path, ca: TestCa, make_database: Callable[[Path, int], str]) -> None:
+        self._folder = folder
+        self._ca = ca
+        self._make_database = make_database
+        self._ways_out: list[CuttableProxy] = []
         self.servers: list[FederatedServer] = []
-        for number, way_out in enumerate(self._ways_out):
-            own = folder / f"mesh{number}"
+
+    def grow(self, count: int) -> None:
+        """To so many servers at least."""
+        for number in range(len(self.servers), count):
+            self._ways_out.append(CuttableProxy())
+            own = self._folder / f"mesh{number}"
             own.mkdir()
-            settings = {"federation": {"proxy": way_out.url}}
-            self.servers.append(FederatedServer(make_database(own, number), own, ca, settings))
+            settings = {"federation": {"proxy": self._ways_out[-1].url}}
+            self.servers.append(FederatedServer(self._make_database(own, number), own, self._ca, settings))
 
     def cut(self, one: int, other: int) -> None:
         self._ways_out[one].cut(self.servers[other].server_name)
@@ -179,9 +186,10 @@ class Peers:
         return self._sides[make, number]
 
     def mesh(self, count: int) -> Mesh:
-        """Of Hearths; the same for each that asks."""
+        """Of Hearths, so many of them at least; the same for each that asks."""
         if self._mesh is None:
-            self._mesh = Mesh(self._folder, self._ca, self._make_database, count)
+            self._mesh = Mesh(self._folder, self._ca, self._make_database)
+        self._mesh.grow(count)
         return self._mesh
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from homeserver.store.events import StoredEvent
 from homeserver.store.relations import MAX_RECURSION, Bundle, RelatedFilter
 
 RELATED_AT_ONCE = 200
+MAX_LOOKS = 10
 Encoded = Mapping[EventId, bytes]
 NOTHING: Encoded = {}
 
@@ -59,23 +60,28 @@ class Relations:
         backwards: bool,
         recurse: bool,
     ) -> RelatedPage:
-        """The visible events that relate to an event, between two places of the timeline."""
+        """The visible events that relate to an event, between two places of the timeline. Of very many that are hidden, a page
+        goes no further than MAX_LOOKS: it may be short, or empty, and yet not be the last.
+        """
         depth = MAX_RECURSION if recurse else 1
         low, high = (stop, start) if backwards else (start, stop)
         wanted = RelatedFilter(rel_type, event_type, low, high, backwards)
         at_once = max(limit + 1, RELATED_AT_ONCE)
         found: list[StoredEvent] = []
-        while len(found) <= limit:
+        place: int | None = None
+        for _ in range(MAX_LOOKS):
             related = await self.database.read(store.load_related, view.room_id, target, depth, wanted, at_once)
             events = await self._load(view.room_id, view.head.version, [one.event_id for one in related])
             found += [event for event in events if is_visible(view, event)]
-            if len(related) < at_once:
+            if len(found) > limit:
+                found = found[:limit]
+                place = found[-1].order
                 break
-            wanted = wanted.behind(related[-1].order)
-        page = found[:limit]
-        if len(found) <= limit:
-            return RelatedPage(page, None)
-        return RelatedPage(page, page[-1].order - 1 if backwards else page[-1].order)
+            place = related[-1].order if len(related) == at_once else None
+            if place is None:
+                break
+            wanted = wanted.behind(place)
+        return RelatedPage(found, place - 1 if backwards and place is not None else place)
 
     async def load_threads(
         self, view: RoomView, before: int | None, limit: int, participant: UserId | None

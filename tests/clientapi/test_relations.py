@@ -124,6 +124,22 @@ def bundled(client: Any, room: str, event_id: str) -> list[Any]:
     return [item["unsigned"].get("m.relations") for item in found]
 
 
+def test_a_page_does_not_look_through_all_that_is_hidden(
+    alice: Any, bob: Any, room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeserver.rooms.relations.RELATED_AT_ONCE", 3)
+    monkeypatch.setattr("homeserver.rooms.relations.MAX_LOOKS", 2)
+    root = alice.send(room, "root")
+    told = relate(alice, room, root, "m.thread")
+    for _ in range(8):
+        relate(bob, room, root, "m.thread")
+    alice.put("/user/{}/account_data/m.ignored_user_list", {"ignored_users": {bob.user_id: {}}}, at=[alice.user_id])
+    first = alice.get(RELATIONS, at=(room, root), query={"limit": 2})
+    assert first["chunk"] == []
+    second = alice.get(RELATIONS, at=(room, root), query={"limit": 2, "from": first["next_batch"]})
+    assert (ids(second), second.get("next_batch")) == ([told], None)
+
+
 def test_the_newest_valid_edit_is_bundled_everywhere(alice: Any, bob: Any, room: str) -> None:
     event_id = alice.send(room, "first")
     assert bundled(alice, room, event_id) == [None] * 5

@@ -7,7 +7,7 @@ import msgspec
 from homeserver.accounts.limits import MAX_DEVICE_NAME_BYTES, check_text
 from homeserver.accounts.requester import Requester
 from homeserver.e2ee.dehydrated_devices import DehydratedDevices
-from homeserver.e2ee.uploads import parse_upload
+from homeserver.e2ee.upload_bodies import parse_upload
 from homeserver.matrix.ids import parse_device_id
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 from homeserver.runtime.http.response import RawJson

@@ -16,10 +16,12 @@ from homeserver.e2ee.claims import KeyClaims
 from homeserver.e2ee.cross_signing import CrossSigning, KeysChanged, check_keys, is_replacement
 from homeserver.e2ee.limits import check_object
 from homeserver.e2ee.queries import KeyQueries
-from homeserver.e2ee.uploads import KeyUploads, parse_upload
+from homeserver.e2ee.upload_bodies import read_upload
+from homeserver.e2ee.uploads import KeyUploads
 from homeserver.e2ee.wanted import parse_claims, parse_queried
 from homeserver.matrix.errors import InvalidParam
 from homeserver.matrix.ids import DeviceId
+from homeserver.runtime.http.body import JsonBytes
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.tokens import parse_sync_token
@@ -69,9 +71,9 @@ class KeyEndpoints:
         spec="client-server-api#post_matrixclientv3keysupload",
         aliases=("/_matrix/client/v3/keys/upload/{device_id}",),
     )
-    async def post_upload(self, requester: Requester, body: JsonObject) -> JsonObject:
+    async def post_upload(self, requester: Requester, body: JsonBytes) -> JsonObject:
         device_id = device_of(requester)
-        upload = parse_upload(requester.user_id, device_id, body)
+        upload = read_upload(requester.user_id, device_id, body)
         counts = await self._uploads.upload(requester.user_id, device_id, upload)
         return {"one_time_key_counts": {"signed_curve25519": 0, **counts}}
 

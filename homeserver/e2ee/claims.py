@@ -23,7 +23,7 @@ from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import gather
 from homeserver.store import device_keys as store
-from homeserver.store.device_keys import Claim, UploadedKey
+from homeserver.store.device_keys import Claim, ClaimedKey
 from homeserver.store.log_writer import LogItem, LogWriter
 
 # User -> device -> algorithm.
@@ -67,7 +67,7 @@ class KeyClaims:
         ]
         if not claims:
             return {}
-        taken: dict[Claim, UploadedKey] = {}
+        taken: dict[Claim, ClaimedKey] = {}
 
         def save(conn: Connection, _position: int) -> None:
             taken.clear()  # a batch that failed is tried again

@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 
 from homeserver.e2ee.limits import MAX_DEVICE_KEYS_BYTES, encode_bounded
 from homeserver.e2ee.to_device import ToDevice
-from homeserver.e2ee.uploads import KeyUpload, UploadWrite, check_own_signatures
+from homeserver.e2ee.upload_bodies import KeyUpload
+from homeserver.e2ee.uploads import UploadWrite, check_own_signatures
 from homeserver.matrix.errors import Forbidden, InvalidParam, NotFound
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.clock import Clock

@@ -9,66 +9,30 @@ Spec: client-server-api#post_matrixclientv3keysupload
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from attrs import define, field, frozen
+from attrs import define, field
 from sqlalchemy import Connection
 
-from homeserver.e2ee.limits import (
-    MAX_DEVICE_KEYS_BYTES,
-    MAX_KEY_BYTES,
-    MAX_KEYS_PER_UPLOAD,
-    MAX_NAME_BYTES,
-    MAX_ONE_TIME_KEYS,
-    check_count,
-    check_object,
-    check_size,
-    check_string,
-    encode_bounded,
-)
-from homeserver.e2ee.signatures import InvalidSignature, check_signatures, check_signed, parse_device_key
-from homeserver.matrix.canonical import decode_json, encode_json
-from homeserver.matrix.errors import InvalidParam, LimitExceeded, MatrixError
+from homeserver.e2ee.limits import MAX_ONE_TIME_KEYS
+from homeserver.e2ee.signatures import InvalidSignature, check_signed, parse_device_key
+from homeserver.e2ee.upload_bodies import KeyUpload
+from homeserver.matrix.canonical import decode_json
+from homeserver.matrix.errors import LimitExceeded, MatrixError
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.coroutine import next_turn
 from homeserver.runtime.db import Database
 from homeserver.store import device_keys as store
 from homeserver.store.cross_signing import delete_signatures
-from homeserver.store.device_keys import KnownKey, UploadedKey
+from homeserver.store.device_keys import Keys, KnownKey
 from homeserver.store.device_lists import save_device_list_change
 from homeserver.store.log_writer import LogItem, LogWriter
 
 DEVICE_LIST = "device_list"
 ONE_TIME_KEYS = "one_time_keys"
-SIGNED_ALGORITHM = "signed_curve25519"
 CHECKS_PER_TURN = 16  # some 60 us each
-_ESCAPED_NUL = b"\\u0000"
-
-
-@frozen
-class KeyUpload:
-    """What a request brings. device_keys: as JSON, without unsigned; None where it brings none."""
-
-    device_keys: bytes | None
-    one_time_keys: list[UploadedKey]
-    fallback_keys: list[UploadedKey]
-
-    @property
-    def has_keys(self) -> bool:
-        return bool(self.one_time_keys or self.fallback_keys)
-
-    def signed(self) -> list[tuple[str, bytes]]:
-        """What the device has to sign: the field, and its value as JSON."""
-        device_keys = [("device_keys", self.device_keys)] if self.device_keys is not None else []
-        return device_keys + [
-            (f"{field}.{key.name}", key.json)
-            for field, keys in (("one_time_keys", self.one_time_keys), ("fallback_keys", self.fallback_keys))
-            for key in keys
-            if key.algorithm == SIGNED_ALGORITHM
-        ]
 
 
 @define(eq=False)
@@ -162,22 +126,23 @@ class UploadWrite:
             store.save_fallback_keys(conn, user_id, device_id, upload.fallback_keys)
             self.keys_data["device_ids"] = [device_id]
 
-    def _save_one_time_keys(self, conn: Connection, position: int) -> Sequence[UploadedKey]:
+    def _save_one_time_keys(self, conn: Connection, position: int) -> Keys:
         """Those of the keys that are new; `counts` with them. Raises: MatrixError, LimitExceeded."""
         user_id, device_id, keys = self.user_id, self.device_id, self.upload.one_time_keys
         uploads = store.load_key_uploads(conn, user_id, device_id)
-        counts: Counter[str] = Counter()
+        counts: dict[str, int] = {}
         for upload in uploads:
-            counts[upload.algorithm] += upload.size - upload.claimed
-        known = {name for upload in uploads for name in upload.names}
-        wanted = {key.name for key in keys}
-        if not known.isdisjoint(wanted) or counts.total() + len(keys) > MAX_ONE_TIME_KEYS:
-            before = store.load_one_time_keys(conn, user_id, device_id, uploads, wanted)
-            keys = _new_keys(keys, before, counts.total())
+            counts[upload.algorithm] = counts.get(upload.algorithm, 0) + upload.size - upload.claimed
+        if any(upload.has_any_of(keys) for upload in uploads) or _exceeds_limit(keys, counts):
+            before = store.load_one_time_keys(conn, user_id, device_id, uploads, keys)
+            keys = _new_keys(keys, before)
+            if _exceeds_limit(keys, counts):
+                raise LimitExceeded(60_000, f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys")
         store.save_one_time_keys(conn, user_id, device_id, position, keys)
         store.forget_claimed_keys(conn, user_id, device_id, uploads)
-        counts.update(key.algorithm for key in keys)
-        self.counts = dict(+counts)
+        for algorithm, of_it in keys.items():
+            counts[algorithm] = counts.get(algorithm, 0) + len(of_it)
+        self.counts = {algorithm: count for algorithm, count in counts.items() if count}
         return keys
 
     def _save_device_keys(self, conn: Connection, position: int, keys: bytes, before: bytes | None) -> None:
@@ -188,20 +153,25 @@ class UploadWrite:
         self.list_data["device_ids"] = [self.device_id]
 
 
-def _new_keys(keys: Sequence[UploadedKey], known: Mapping[str, KnownKey], unclaimed: int) -> list[UploadedKey]:
-    """Those that the device has not uploaded before. known: by name; unclaimed: how many keys the device has.
+def _exceeds_limit(keys: Keys, unclaimed: Mapping[str, int]) -> bool:
+    return sum(map(len, keys.values())) + sum(unclaimed.values()) > MAX_ONE_TIME_KEYS
+
+
+def _new_keys(keys: Keys, known: Mapping[tuple[str, str], KnownKey]) -> Keys:
+    """Those that the device has not uploaded before. known: by algorithm and key id.
 
     The id of a key that was claimed may come to stand for another one; the key itself, for nobody any more.
+
+    Raises: MatrixError for an unclaimed key that is another one.
     """
-    new = []
-    for key in keys:
-        before = known.get(key.name)
-        if before is None or (before.is_claimed and _public_key(before.json) != _public_key(key.json)):
-            new.append(key)
-        elif not before.is_claimed and orjson.loads(before.json) != orjson.loads(key.json):
-            raise MatrixError(f"One-time key {key.name} exists already, and is another one")
-    if unclaimed + len(new) > MAX_ONE_TIME_KEYS:
-        raise LimitExceeded(60_000, f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys")
+    new: dict[str, dict[str, bytes]] = {}
+    for algorithm, of_it in keys.items():
+        for key_id, json in of_it.items():
+            before = known.get((algorithm, key_id))
+            if before is None or (before.is_claimed and _public_key(before.json) != _public_key(json)):
+                new.setdefault(algorithm, {})[key_id] = json
+            elif not before.is_claimed and orjson.loads(before.json) != orjson.loads(json):
+                raise MatrixError(f"One-time key {algorithm}:{key_id} exists already, and is another one")
     return new
 
 
@@ -209,100 +179,6 @@ def _public_key(json: bytes) -> object:
     """What must not be used twice, however it is signed."""
     key = orjson.loads(json)
     return key["key"] if isinstance(key, dict) else key
-
-
-def parse_upload(user_id: UserId, device_id: DeviceId, body: Mapping[str, Any]) -> KeyUpload:
-    """Raises: InvalidParam, TooLarge."""
-    device_keys = body.get("device_keys")
-    fallback = body.get("fallback_keys")
-    if fallback is None:
-        fallback = body.get("org.matrix.msc2732.fallback_keys")
-    parsed = KeyUpload(
-        parse_device_keys(user_id, device_id, device_keys) if device_keys is not None else None,
-        _parse_keys(body.get("one_time_keys"), "one_time_keys"),
-        _parse_keys(fallback, "fallback_keys"),
-    )
-    if len({key.algorithm for key in parsed.fallback_keys}) != len(parsed.fallback_keys):
-        raise InvalidParam("fallback_keys", "at most one for each algorithm")
-    return parsed
-
-
-def parse_device_keys(user_id: UserId, device_id: DeviceId, value: object) -> bytes:
-    """Identity keys as JSON, without unsigned.
-
-    Raises: InvalidParam when they aren't that device's; TooLarge.
-
-    Spec: client-server-api#device-keys
-    """
-    field = "device_keys"
-    keys = check_object(value, field)
-    if keys.get("user_id") != user_id:
-        raise InvalidParam(f"{field}.user_id", f"must be {user_id}, whose token this is")
-    if keys.get("device_id") != device_id:
-        raise InvalidParam(f"{field}.device_id", f"must be {device_id}, whose token this is")
-    algorithms = keys.get("algorithms")
-    if not isinstance(algorithms, list) or not all(isinstance(name, str) for name in algorithms):
-        raise InvalidParam(f"{field}.algorithms", "must be a list of strings")
-    for name, key in check_object(keys.get("keys"), f"{field}.keys").items():
-        check_string(key, f"{field}.keys.{name}", MAX_KEY_BYTES)
-    check_signatures(keys.get("signatures"), field)
-    own = {name: part for name, part in keys.items() if name != "unsigned"}
-    return encode_bounded(own, field, MAX_DEVICE_KEYS_BYTES)
-
-
-def _parse_keys(value: object, field: str) -> list[UploadedKey]:
-    if value is None:
-        return []
-    keys = check_object(value, field)
-    check_count(len(keys), field, MAX_KEYS_PER_UPLOAD)
-    encoded = [*map(encode_json, keys.values())]
-    # PERF(half of reading 50 keys): in what is short and without NUL, no string is too long or has one.
-    is_plain = _are_plain(keys, encoded)
-    return [
-        _parse_key(name, key, json, field, is_plain=is_plain)
-        for (name, key), json in zip(keys.items(), encoded, strict=True)
-    ]
-
-
-def _are_plain(names: Collection[str], encoded: Collection[bytes]) -> bool:
-    is_short = (
-        max(map(len, names), default=0) * 4 <= MAX_NAME_BYTES and max(map(len, encoded), default=0) <= MAX_KEY_BYTES
-    )
-    return is_short and "\0" not in "".join(names) and _ESCAPED_NUL not in b"".join(encoded)
-
-
-def _parse_key(name: str, key: object, encoded: bytes, field: str, *, is_plain: bool) -> UploadedKey:
-    algorithm, _, key_id = name.partition(":")
-    if not (algorithm and key_id):
-        raise InvalidParam(field, 'names must be "<algorithm>:<key id>"')
-    if not (is_plain and _is_signed_key(key)):
-        check_string(name, field)
-        _check_key(key, f"{field}.{name}", encoded)
-    return UploadedKey(name, algorithm, key_id, encoded)
-
-
-def _is_signed_key(key: object) -> bool:
-    """It has the shape of a key with signatures; its strings are not looked at."""
-    if type(key) is not dict or type(key.get("key")) is not str or type(key.get("signatures")) is not dict:
-        return False
-    for by_key in key["signatures"].values():
-        if type(by_key) is not dict:
-            return False
-        for signature in by_key.values():
-            if type(signature) is not str:
-                return False
-    return True
-
-
-def _check_key(key: object, where: str, encoded: bytes) -> None:
-    """Raises: InvalidParam, TooLarge."""
-    if isinstance(key, dict):
-        check_string(key.get("key"), f"{where}.key", MAX_KEY_BYTES)
-        if "signatures" in key:
-            check_signatures(key["signatures"], where)
-    elif not isinstance(key, str):
-        raise InvalidParam(where, "must be a string or an object")
-    check_size(encoded, where, MAX_KEY_BYTES)
 
 
 def _identity(json: bytes) -> object:

@@ -8,7 +8,7 @@ many keys as one upload may bring.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -28,12 +28,14 @@ KEPT_EMPTY = 64  # such uploads
 KEYS_IN_A_ROW = 100
 
 
-class UploadedKey(NamedTuple):
-    """A one-time or fallback key. name: "<algorithm>:<key id>". json: what clients get."""
+# One-time or fallback keys: algorithm -> key id -> JSON, what clients get.
+Keys = Mapping[str, Mapping[str, bytes]]
+
+
+class ClaimedKey(NamedTuple):
+    """name: "<algorithm>:<key id>"."""
 
     name: str
-    algorithm: str
-    key_id: str
     json: bytes
 
 
@@ -47,9 +49,10 @@ class KeyUploadRow(NamedTuple):
     claimed: int
     key_ids: Sequence[str]
 
-    @property
-    def names(self) -> Iterator[str]:
-        return (f"{self.algorithm}:{key_id}" for key_id in self.key_ids)
+    def has_any_of(self, keys: Keys) -> bool:
+        """By their ids."""
+        of_it = keys.get(self.algorithm)
+        return of_it is not None and not of_it.keys().isdisjoint(self.key_ids)
 
 
 @frozen
@@ -181,15 +184,19 @@ def load_key_uploads(conn: Connection, user_id: str, device_id: str) -> list[Key
 
 
 def load_one_time_keys(
-    conn: Connection, user_id: str, device_id: str, uploads: Iterable[KeyUploadRow], names: Collection[str]
-) -> dict[str, KnownKey]:
-    """By name; of the device's keys in those uploads, oldest first, those with the names: the newest of each."""
-    found: dict[str, KnownKey] = {}
+    conn: Connection, user_id: str, device_id: str, uploads: Iterable[KeyUploadRow], wanted: Keys
+) -> dict[tuple[str, str], KnownKey]:
+    """By algorithm and key id; of the device's keys in those uploads, oldest first, those that have the wanted ones' ids:
+    the newest of each.
+    """
+    found: dict[tuple[str, str], KnownKey] = {}
     for upload in uploads:
-        places = [(place, name) for place, name in enumerate(upload.names) if name in names]
-        if places:
-            keys = _load_keys(conn, user_id, device_id, upload)
-            found.update((name, KnownKey(keys[place], place < upload.claimed)) for place, name in places)
+        if not upload.has_any_of(wanted):
+            continue
+        json = _load_keys(conn, user_id, device_id, upload)
+        for place, key_id in enumerate(upload.key_ids):
+            if key_id in wanted[upload.algorithm]:
+                found[upload.algorithm, key_id] = KnownKey(json[place], place < upload.claimed)
     return found
 
 
@@ -203,13 +210,8 @@ def _names_of(user_id: str, device_id: str, upload: KeyUploadRow) -> Mapping[str
     return {"user": user_id, "device": device_id, **at}
 
 
-def save_one_time_keys(
-    conn: Connection, user_id: str, device_id: str, position: int, keys: Sequence[UploadedKey]
-) -> None:
+def save_one_time_keys(conn: Connection, user_id: str, device_id: str, position: int, keys: Keys) -> None:
     """Keys that the device has not uploaded before, or that take the place of claimed ones."""
-    by_algorithm: dict[str, list[UploadedKey]] = {}
-    for key in keys:
-        by_algorithm.setdefault(key.algorithm, []).append(key)
     _INSERT_UPLOAD.run_many(
         conn,
         [
@@ -221,10 +223,10 @@ def save_one_time_keys(
                 "part": part,
                 "size": len(together),
                 "claimed": 0,
-                "key_ids": orjson.dumps([key.key_id for key in together]).decode(),
-                "json": b"\n".join([key.json for key in together]),
+                "key_ids": orjson.dumps(together).decode(),
+                "json": b"\n".join([of_it[key_id] for key_id in together]),
             }
-            for algorithm, of_it in by_algorithm.items()
+            for algorithm, of_it in keys.items()
             for part, together in enumerate(chunked(of_it, KEYS_IN_A_ROW))
         ],
     )
@@ -240,14 +242,15 @@ def forget_claimed_keys(conn: Connection, user_id: str, device_id: str, uploads:
             _DELETE_UPLOAD.run(conn, _names_of(user_id, device_id, upload))
 
 
-def save_fallback_keys(conn: Connection, user_id: str, device_id: str, keys: Sequence[UploadedKey]) -> None:
+def save_fallback_keys(conn: Connection, user_id: str, device_id: str, keys: Keys) -> None:
     """One for each algorithm; the same key again does not become unused."""
-    for key in keys:
-        known = _FALLBACK.first(conn, {"user": user_id, "device": device_id, "algorithm": key.algorithm})
-        if known is not None and known[0] == key.key_id and known[1] == key.json:
+    for algorithm, of_it in keys.items():
+        [(key_id, json)] = of_it.items()
+        known = _FALLBACK.first(conn, {"user": user_id, "device": device_id, "algorithm": algorithm})
+        if known is not None and known[0] == key_id and known[1] == json:
             continue
-        values = {"user_id": user_id, "device_id": device_id, "algorithm": key.algorithm, "key_id": key.key_id}
-        _UPSERT_FALLBACK.run(conn, {**values, "json": key.json, "is_used": False})
+        values = {"user_id": user_id, "device_id": device_id, "algorithm": algorithm, "key_id": key_id}
+        _UPSERT_FALLBACK.run(conn, {**values, "json": json, "is_used": False})
 
 
 def load_key_counts(conn: Connection, user_id: str, device_id: str) -> KeyCounts:
@@ -260,7 +263,7 @@ def load_one_time_counts(conn: Connection, user_id: str, device_id: str) -> dict
     return dict(_COUNTS.all(conn, {"user": user_id, "device": device_id}))
 
 
-def claim_keys(conn: Connection, claims: Iterable[Claim]) -> dict[Claim, UploadedKey]:
+def claim_keys(conn: Connection, claims: Iterable[Claim]) -> dict[Claim, ClaimedKey]:
     """Take a key for each of the claims, in upload order; the fallback key where none is left; none without that."""
     found = {}
     for claim in claims:
@@ -277,8 +280,8 @@ def claim_keys(conn: Connection, claims: Iterable[Claim]) -> dict[Claim, Uploade
     return found
 
 
-def _claimed(claim: Claim, key_id: str, json: bytes) -> UploadedKey:
-    return UploadedKey(f"{claim.algorithm}:{key_id}", claim.algorithm, key_id, json)
+def _claimed(claim: Claim, key_id: str, json: bytes) -> ClaimedKey:
+    return ClaimedKey(f"{claim.algorithm}:{key_id}", json)
 
 
 def delete_keys_of_devices(conn: Connection, user_id: str, device_ids: Collection[str]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from homeserver.e2ee.uploads import check_own_signatures, parse_upload
+from homeserver.e2ee.upload_bodies import parse_upload
+from homeserver.e2ee.uploads import check_own_signatures
 from homeserver.matrix.ids import parse_device_id, parse_user_id
 from homeserver.matrix.signing import sign_json
 from tests.e2ee.key_maker import V3, Device, fallback_key, make_key, one_time_keys

@@ -101,7 +101,13 @@ class Relations:
         return RelatedPage(visible, rows[limit - 1].latest if len(rows) > limit else None)
 
     async def load_bundles(
-        self, events: Collection[StoredEvent], versions: Mapping[RoomId, RoomVersion], reader: UserId, now_ms: int
+        self,
+        events: Collection[StoredEvent],
+        versions: Mapping[RoomId, RoomVersion],
+        reader: UserId,
+        now_ms: int,
+        *,
+        with_threads: bool = True,
     ) -> Encoded:
         """For each of the events that has any, what is bundled with it, as JSON.
 
@@ -112,7 +118,7 @@ class Relations:
             return NOTHING
         ignored = await self.ignored.load(reader)
         bundles = await self.database.read(store.load_bundles, wanted, reader, ignored)
-        return await self.encode_bundles(bundles, events, versions, reader, now_ms)
+        return await self.encode_bundles(bundles, events, versions, reader, now_ms, with_threads=with_threads)
 
     async def encode_bundles(
         self,
@@ -121,6 +127,8 @@ class Relations:
         versions: Mapping[RoomId, RoomVersion],
         reader: UserId,
         now_ms: int,
+        *,
+        with_threads: bool = True,
     ) -> Encoded:
         """As `load_bundles`, of what was read with the events: which is more, where not all of them are shown."""
         by_id = {event.event_id: event for event in events} if bundles else {}
@@ -130,11 +138,20 @@ class Relations:
         rooms = {event_id: by_id[event_id].pdu.room_id for event_id in bundles}
         histories = await self.histories.load_many([(room_id, reader) for room_id in set(rooms.values())])
         bundles = {**bundles, **await self._load_seen(rooms, histories, reader)}
+        if not with_threads:
+            bundles = {event_id: bundle.without_thread() for event_id, bundle in bundles.items()}
         quoted = await self._load_quoted(bundles, rooms, versions)
+        quotes = {room_id: _Quotes(quoted, history, self.erased, now_ms) for (room_id, _), history in histories.items()}
+        latest = [
+            event
+            for event_id, bundle in bundles.items()
+            if (event := quotes[rooms[event_id]].latest_of(bundle)) is not None
+        ]
+        # What relates to the latest event of a thread is told with it; threads within threads are not, so that none loops.
+        of_latest = await self.load_bundles(latest, versions, reader, now_ms, with_threads=False)
         found = {}
         for event_id, bundle in bundles.items():
-            history = histories[rooms[event_id], reader]
-            encoded = _encode(by_id[event_id], bundle, _Quotes(quoted, history, self.erased, now_ms))
+            encoded = _encode(by_id[event_id], bundle, quotes[rooms[event_id]], of_latest)
             if encoded is not None:
                 found[event_id] = encoded
         return found
@@ -193,13 +210,22 @@ class _Quotes:
         """The reader gets the event as if it were redacted."""
         return self.erased.shown(event, self.history.membership_around(event)) is not event
 
-    def encode(self, event: StoredEvent) -> bytes:
+    def aside_of(self, bundle: Bundle) -> list[StoredEvent]:
+        """What the reader sees of the thread's events that stand aside."""
+        return [found for event_id in bundle.thread_aside if (found := self.get(event_id)) is not None]
+
+    def latest_of(self, bundle: Bundle) -> StoredEvent | None:
+        """The newest event of the thread that the reader may see."""
+        latest, aside = self.get(bundle.thread_latest), self.aside_of(bundle)
+        return max(aside if latest is None else [latest, *aside], key=lambda found: found.order, default=None)
+
+    def encode(self, event: StoredEvent, bundle: bytes | None = None) -> bytes:
         membership = self.history.membership_around(event)
         shown = self.erased.shown(event, membership)
-        return encode(shown, None, self.now_ms, membership=membership, with_room_id=True)
+        return encode(shown, None, self.now_ms, membership=membership, with_room_id=True, bundle=bundle)
 
 
-def _encode(event: StoredEvent, bundle: Bundle, quotes: _Quotes) -> bytes | None:
+def _encode(event: StoredEvent, bundle: Bundle, quotes: _Quotes, of_latest: Encoded) -> bytes | None:
     parts = []
     edit = _newest_edit(event, [found for event_id in bundle.edits if (found := quotes.get(event_id)) is not None])
     if edit is not None and not quotes.is_erased(event):
@@ -207,14 +233,16 @@ def _encode(event: StoredEvent, bundle: Bundle, quotes: _Quotes) -> bytes | None
     if bundle.references:
         chunk = [{"event_id": event_id} for event_id in bundle.references]
         parts.append(b'"m.reference":%b' % orjson.dumps({"chunk": chunk}))
-    aside = [found for event_id in bundle.thread_aside if (found := quotes.get(event_id)) is not None]
-    latest = quotes.get(bundle.thread_latest)
-    latest = max(aside if latest is None else [latest, *aside], key=lambda found: found.order, default=None)
+    latest = quotes.latest_of(bundle)
     if latest is not None:
         participated = bundle.participated or event.pdu.sender == quotes.history.user_id
+        told, count = (
+            quotes.encode(latest, of_latest.get(latest.event_id)),
+            bundle.thread_count + len(quotes.aside_of(bundle)),
+        )
         parts.append(
             b'"m.thread":{"latest_event":%b,"count":%d,"current_user_participated":%b}'
-            % (quotes.encode(latest), bundle.thread_count + len(aside), b"true" if participated else b"false")
+            % (told, count, b"true" if participated else b"false")
         )
     return b"{%b}" % b",".join(parts) if parts else None
 

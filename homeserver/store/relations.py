@@ -83,6 +83,9 @@ class Bundle:
     thread_aside: Sequence[EventId] = ()
     participated: bool = False
 
+    def without_thread(self) -> Bundle:
+        return Bundle(self.edits, self.references)
+
 
 @frozen
 class ThreadRow:

@@ -157,6 +157,25 @@ def test_the_newest_valid_edit_is_bundled_everywhere(alice: Any, bob: Any, room:
     assert bundled(bob, room, event_id) == [None] * 5
 
 
+def test_what_relates_to_the_latest_event_of_a_thread_is_told_with_it(alice: Any, bob: Any, room: str) -> None:
+    root = alice.send(room, "root")
+    latest = relate(bob, room, root, "m.thread", "first")
+    edited, reference = edit(bob, room, latest, "second"), relate(alice, room, latest, "m.reference")
+    for relations in bundled(alice, room, root):
+        told = relations["m.thread"]["latest_event"]
+        assert told["event_id"] == latest
+        assert told["unsigned"]["m.relations"]["m.replace"]["event_id"] == edited
+        assert told["unsigned"]["m.relations"]["m.reference"] == {"chunk": [{"event_id": reference}]}
+    [listed] = alice.get(THREADS, at=[room])["chunk"]
+    thread = listed["unsigned"]["m.relations"]["m.thread"]
+    assert thread["latest_event"]["unsigned"]["m.relations"]["m.replace"]["event_id"] == edited
+    alice.put("/user/{}/account_data/m.ignored_user_list", {"ignored_users": {bob.user_id: {}}}, at=[alice.user_id])
+    own = relate(alice, room, root, "m.thread", "mine")
+    for relations in bundled(alice, room, root):
+        assert relations["m.thread"]["latest_event"]["event_id"] == own
+        assert "m.relations" not in relations["m.thread"]["latest_event"]["unsigned"]
+
+
 def test_a_thread_stays_when_its_root_is_redacted(alice: Any, bob: Any, room: str) -> None:
     root = alice.send(room, "root")
     edit(alice, room, root, "edited")

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from homeserver.matrix.ids import ServerName, UserId, domain_of
 from homeserver.runtime.clock import Clock
@@ -26,6 +26,7 @@ ONLINE: Final = "online"
 UNAVAILABLE: Final = "unavailable"
 OFFLINE: Final = "offline"
 BUSY: Final = "busy"  # MSC3026
+UNSTABLE_BUSY: Final = "org.matrix.msc3026.busy"
 STATES: Final = (OFFLINE, UNAVAILABLE, ONLINE, BUSY)  # the more present of two stands behind
 
 SYNC_GRACE_MS: Final = 30_000
@@ -164,12 +165,21 @@ class Presence:
         self._schedule(user_id, user)
 
     def note_activity(self, user_id: UserId) -> None:
-        """A local user did something. Only who is present becomes active by it."""
+        """A local user did something. Only who is present becomes active by it, and is idle no longer.
+
+        Spec: client-server-api#idle-timeout
+        """
         user = self._users.get(user_id)
-        if user is not None and user.devices:
-            user.last_active_ms = self._clock.time_ms()
-            if not user.published.currently_active:
-                self._refresh(user_id, user)
+        if user is None or not user.devices:
+            return
+        user.last_active_ms = self._clock.time_ms()
+        if user.published.currently_active:
+            user.published = evolve(user.published, last_active_ms=user.last_active_ms)
+            return
+        for device in user.devices.values():
+            if device.state == UNAVAILABLE:
+                device.state = ONLINE
+        self._refresh(user_id, user)
 
     def receive(self, user_id: UserId, content: Mapping[str, Any]) -> None:
         """What another server says of one of its users; what is not well-formed is passed over.
@@ -177,6 +187,8 @@ class Presence:
         Spec: server-server-api#presence
         """
         state, ago, message = content.get("presence"), content.get("last_active_ago"), content.get("status_msg")
+        if state == UNSTABLE_BUSY:
+            state = BUSY
         if state not in STATES or not isinstance(message, str | None):
             return
         now_ms = self._clock.time_ms()

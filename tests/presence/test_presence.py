@@ -87,6 +87,31 @@ def test_the_most_present_device_counts() -> None:
     assert presence.get(ALICE).presence == "online"
 
 
+def test_who_says_to_be_idle_is_online_again_by_being_active() -> None:
+    presence, _, _ = make()
+    presence.begin_sync(ALICE, "A", "unavailable")
+    presence.note_activity(ALICE)
+    assert (presence.get(ALICE).presence, presence.get(ALICE).currently_active) == ("online", True)
+    presence.set_state(ALICE, "A", "busy", None)
+    presence.note_activity(ALICE)
+    assert presence.get(ALICE).presence == "busy"
+
+
+def test_last_activity_is_up_to_date_for_who_asks() -> None:
+    presence, clock, told = make()
+    presence.begin_sync(ALICE, "A", "online")
+    clock.pass_ms(CURRENTLY_ACTIVE_MS - 10_000)
+    presence.note_activity(ALICE)
+    assert presence.get(ALICE).content(clock.time_ms())["last_active_ago"] == 0
+    assert told == ["online"]
+
+
+def test_others_are_busy_by_either_name() -> None:
+    presence, _, _ = make()
+    presence.receive(REMOTE, {"presence": "org.matrix.msc3026.busy"})
+    assert presence.get(REMOTE).presence == "busy"
+
+
 def test_who_is_away_does_not_become_active_by_events_of_others_devices() -> None:
     presence, _, told = make()
     presence.note_activity(ALICE)

@@ -15,7 +15,7 @@ from homeserver.matrix.ids import RoomId, ServerName, domain_of
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.hierarchy import MAX_ROOMS, SpaceHierarchies, Walk
 from homeserver.rooms.restricted_joins import allowed_rooms
-from homeserver.rooms.summary import OPEN_RULES
+from homeserver.rooms.summary import is_open
 
 
 @define(eq=False)
@@ -57,7 +57,7 @@ class SpaceReader:
         return head if await self._may_see(head, origin) else None
 
     async def _may_see(self, head: RoomHead, origin: ServerName) -> bool:
-        if head.join_rule in OPEN_RULES or head.history_visibility == "world_readable":
+        if is_open(head):
             return True
         if any(
             membership in ("join", "invite", "knock") and domain_of(user_id) == origin

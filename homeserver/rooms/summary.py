@@ -115,7 +115,7 @@ class RoomSummaries:
             raise NotFound("Room not found")
 
     async def _may_see(self, head: RoomHead, user_id: UserId | None) -> bool:
-        if head.join_rule in OPEN_RULES or head.history_visibility == "world_readable":
+        if is_open(head):
             return True
         if user_id is None:
             return False
@@ -125,6 +125,17 @@ class RoomSummaries:
         return any(
             (row := rooms.get(room_id)) is not None and row.membership == "join" for room_id in allowed_rooms(head)
         )
+
+
+def is_open(head: RoomHead) -> bool:
+    """Everybody may know of the room, for they can join it, knock on it, or read it."""
+    rule, version = head.join_rule, head.version
+    return (
+        rule == "public"
+        or (rule == "knock" and version.knock)
+        or (rule == "knock_restricted" and version.knock_restricted)
+        or head.history_visibility == "world_readable"
+    )
 
 
 def published_room(room_id: RoomId, joined: int, contents: Contents) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 HIERARCHY = "/_matrix/client/v1/rooms/{}/hierarchy"
+SUMMARY = "/_matrix/client/v1/room_summary/{}"
+# Room versions, each with a join rule that it knows or is too old for.
+KNOCK_RULES = (("6", "knock"), ("7", "knock"), ("9", "knock_restricted"), ("10", "knock_restricted"))
 MUTUAL = "/_matrix/client/v1/mutual_rooms"
 
 
@@ -69,6 +72,19 @@ def test_rooms_that_one_may_not_see_are_left_out(hearth: Any) -> None:
     assert ids(found) == [space, shown, restricted]
     assert found["rooms"][2]["allowed_room_ids"] == [space]
     assert bob.get(HIERARCHY, at=[hidden], expect=403)["errcode"] == "M_FORBIDDEN"
+
+
+def test_rules_that_the_room_s_version_does_not_know_open_nothing(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    space = make_space(alice)
+    rules = {version: [{"type": "m.room.join_rules", "content": {"join_rule": rule}}] for version, rule in KNOCK_RULES}
+    rooms = [alice.create_room(room_version=version, initial_state=state) for version, state in rules.items()]
+    for room in rooms:
+        add(alice, space, room)
+    knockable = [room for (version, _), room in zip(KNOCK_RULES, rooms, strict=True) if version in ("7", "10")]
+    assert ids(bob.get(HIERARCHY, at=[space])) == [space, *knockable]
+    for room in rooms:
+        bob.get(SUMMARY, at=[room], expect=200 if room in knockable else 404)
 
 
 def test_mutual_rooms(hearth: Any) -> None:

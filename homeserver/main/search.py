@@ -11,7 +11,7 @@ from homeserver.main.core import Core
 from homeserver.main.rooms import RoomServices
 from homeserver.rooms.search import Search
 from homeserver.rooms.search_index import SearchIndex, concerns_words
-from homeserver.rooms.user_directory import UserDirectory, concerns_members
+from homeserver.rooms.user_directory import OpenRooms, UserDirectory, concerns_members
 from homeserver.store.search import index_events
 from homeserver.store.user_directory import index_members
 
@@ -40,6 +40,8 @@ def build_search(core: Core, rooms: RoomServices) -> SearchServices:
     json = EventJson(core.events, core.clock, rooms.relations, core.erased)
     members = SearchIndex(core.database, core.clock, index_members, concerns_members)
     core.log.follow(members.on_rows)
-    directory = UserDirectory(core.database, members)
+    open_rooms = OpenRooms(core.server_name, core.database)
+    core.log.follow(open_rooms.on_rows)
+    directory = UserDirectory(core.database, members, open_rooms)
     endpoints = [SearchEndpoint(search, rooms.views, rooms.paging, json), UserDirectoryEndpoints(directory)]
     return SearchServices(index, members, endpoints)

@@ -8,31 +8,93 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from attrs import define
+import orjson
+from attrs import define, field
 from sqlalchemy import Connection
+from twisted.internet.defer import DeferredLock
 
-from homeserver.matrix.ids import UserId
+from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
 from homeserver.rooms.head import MEMBER
 from homeserver.rooms.search_index import PAUSE_MS, SearchIndex
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow
-from homeserver.store.user_directory import FoundUser, has_wordless, load_matching_users
+from homeserver.store.user_directory import OPENING, FoundUser, has_wordless, load_matching_users, load_open_rooms
 
 WAITS: Final = 20
+# With more changed rooms than that, all are read anew by the next search.
+MAX_CHANGED: Final = 2_000
+
+
+@define(eq=False)
+class OpenRooms:
+    """The rooms whose members everybody may know of, in memory from the first search on. Follows the log: what may have changed
+    is read again before the next search.
+
+    Rejected: a column of the rooms, which every write to a room would have to keep.
+    """
+
+    server_name: ServerName
+    database: Database
+    _rooms: set[RoomId] | None = field(default=None, init=False)
+    _encoded: str | None = field(default=None, init=False)
+    _changed: set[RoomId] = field(factory=set, init=False)
+    _reading: DeferredLock = field(factory=DeferredLock, init=False)
+
+    async def load(self) -> str:
+        """Their ids as a JSON list, true at the time of the call."""
+        await self._reading.acquire()
+        try:
+            while self._rooms is None or self._changed:
+                await self._read()
+        finally:
+            self._reading.release()
+        if self._encoded is None:
+            self._encoded = orjson.dumps(list(self._rooms)).decode()
+        return self._encoded
+
+    def on_rows(self, rows: Sequence[LogRow]) -> None:
+        if self._rooms is None:
+            return
+        self._changed |= {RoomId(row.key) for row in rows if self._concerns(row)}
+        if len(self._changed) > MAX_CHANGED:
+            self._rooms = None
+            self._changed.clear()
+
+    def _concerns(self, row: LogRow) -> bool:
+        change = row.membership
+        if change is not None and domain_of(change.user_id) == self.server_name:
+            return True
+        return any(delta.key[0] in OPENING for delta in row.deltas)
+
+    async def _read(self) -> None:
+        """Rooms that change while it is read are in `_changed` again afterwards."""
+        changed, self._changed = self._changed, set()
+        whole = self._rooms is None
+        self._rooms = set() if self._rooms is None else self._rooms - changed
+        try:
+            found = await self.database.read(load_open_rooms, None if whole else changed)
+        except BaseException:
+            self._rooms = None
+            raise
+        if self._rooms is not None:  # not given up in the meantime
+            self._rooms |= found
+            self._encoded = None
 
 
 @define(eq=False)
 class UserDirectory:
     database: Database
     index: SearchIndex
+    open_rooms: OpenRooms
 
     async def search(self, searcher: UserId, words: list[str], limit: int) -> Sequence[FoundUser]:
         """At most `limit` + 1; see load_matching_users."""
-        found, is_whole = await self.database.read(_search, searcher, words, limit)
+        open_rooms = await self.open_rooms.load()
+        found, is_whole = await self.database.read(_search, searcher, words, limit, open_rooms)
         if is_whole:
             return found
         await self._wait_whole()
-        return (await self.database.read(_search, searcher, words, limit))[0]
+        return (await self.database.read(_search, searcher, words, limit, open_rooms))[0]
 
     async def _wait_whole(self) -> None:
         """Until all members have words, or for a moment: others may be at the last of them, or there are very many."""
@@ -43,10 +105,12 @@ class UserDirectory:
             await self.index.clock.sleep(PAUSE_MS)
 
 
-def _search(conn: Connection, searcher: UserId, words: list[str], limit: int) -> tuple[Sequence[FoundUser], bool]:
+def _search(
+    conn: Connection, searcher: UserId, words: list[str], limit: int, open_rooms: str
+) -> tuple[Sequence[FoundUser], bool]:
     """And whether all members were looked at."""
     is_whole = not has_wordless(conn)
-    return load_matching_users(conn, searcher, words, limit), is_whole
+    return load_matching_users(conn, searcher, words, limit, open_rooms), is_whole
 
 
 def concerns_members(row: LogRow) -> bool:

@@ -10,19 +10,21 @@ index of the words by room, which costs 150 bytes for each member and made a sea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from attrs import frozen
-from sqlalchemy import BindParameter, Connection, bindparam, select, text
+from sqlalchemy import BindParameter, Connection, and_, bindparam, select, text
 
 from homeserver.matrix.canonical import decode_json
-from homeserver.matrix.ids import EventId, UserId
+from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.store.events import chunked
 from homeserver.store.profiles import load_profiles
 from homeserver.store.tables.accounts import users
+from homeserver.store.tables.rooms import current_state as s
 from homeserver.store.tables.rooms import events as e
 from homeserver.store.tables.rooms import memberships as m
+from homeserver.store.tables.rooms import rooms as r
 
 BATCH: Final = 500
 # What is behind that in a name is not looked at.
@@ -90,14 +92,54 @@ def _text(content: dict[str, Any], name: str) -> str | None:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
 
 
+# -- the rooms whose members everybody may know of ----------------------------------------------------------------------
+
+# What opens a room, by the type of the state event: a field of its content, and the value.
+OPENING: Final = {
+    "m.room.join_rules": ("join_rule", "public"),
+    "m.room.history_visibility": (
+        "history_visibility",
+        "world_readable",
+    ),
+}
+_STATE = (
+    select(r.c.room_id, e.c.type, e.c.json)
+    .select_from(r.join(s, s.c.room_id == r.c.room_id))
+    .join(e, and_(e.c.room_id == s.c.room_id, e.c.event_id == s.c.event_id))
+    .where(s.c.type.in_(OPENING), s.c.state_key == "")
+)
+# Of a room that nobody of this server is in any more, it is not known who else is.
+_OF_US = select(m.c.user_id).join(users, users.c.user_id == m.c.user_id).where(m.c.membership == "join")
+
+
+def load_open_rooms(conn: Connection, among: Collection[RoomId] | None = None) -> set[RoomId]:
+    """The rooms (all, or among some) with a local user in them that everybody may join or read.
+
+    Spec: client-server-api#post_matrixclientv3user_directorysearch
+    """
+    statement = _STATE.where(_OF_US.where(m.c.room_id == r.c.room_id).exists())
+    chunks = [None] if among is None else chunked(among)
+    found = set()
+    for chunk in chunks:
+        for room_id, type_, encoded in conn.execute(
+            statement if chunk is None else statement.where(r.c.room_id.in_(chunk))
+        ):
+            field, value = OPENING[type_]
+            if decode_json(bytes(encoded))["content"].get(field) == value:
+                found.add(room_id)
+    return found
+
+
 # -- searching -----------------------------------------------------------------------------------------------------------
 
-# Whom a searcher may know of: who shares a room with them, and who is in a room that everybody may find.
+# Whom a searcher may know of: who shares a room with them, and who is in a room that everybody may find, join or read.
 _SEARCH = """
     WITH seen AS (
         SELECT room_id FROM memberships WHERE user_id = :searcher AND membership = 'join'
         UNION
         SELECT room_id FROM rooms WHERE is_public
+        UNION
+        SELECT {open}
     )
     , found AS (
         SELECT m.user_id, MIN(m.room_id) AS room_id, MIN({rank}) AS place
@@ -111,11 +153,17 @@ _SEARCH = """
     SELECT found.user_id, m.event_id
     FROM found JOIN memberships m ON m.user_id = found.user_id AND m.room_id = found.room_id
 """
+_OPEN = {
+    "sqlite": "value FROM json_each(:open)",
+    "postgresql": "json_array_elements_text(CAST(:open AS json))",
+}
 _BEGINS = "CASE WHEN m.words LIKE :id ESCAPE '\\' OR m.words LIKE :name ESCAPE '\\' THEN 0 ELSE 1 END"
 
 
-def load_matching_users(conn: Connection, searcher: UserId, words: list[str], limit: int) -> list[FoundUser]:
-    """Users in whose id or name every word occurs, at most `limit` + 1; words are casefolded.
+def load_matching_users(
+    conn: Connection, searcher: UserId, words: list[str], limit: int, open_rooms: str = "[]"
+) -> list[FoundUser]:
+    """Users in whose id or name every word occurs, at most `limit` + 1; words are casefolded. open_rooms: a JSON list.
 
     Users whose name or localpart begins with the first word come first.
     """
@@ -123,10 +171,10 @@ def load_matching_users(conn: Connection, searcher: UserId, words: list[str], li
     like = {f"w{n}": f"%{_escaped(word)}%" for n, word in enumerate(words)}
     conditions = "".join(f" AND m.words LIKE :{name} ESCAPE '\\'" for name in like)
     first = _escaped(words[0]) if words else ""
-    statement = text(_SEARCH.format(rank=_BEGINS, conditions=conditions))
+    statement = text(_SEARCH.format(rank=_BEGINS, conditions=conditions, open=_OPEN[conn.dialect.name]))
     # One whose name was redacted since is found, and left out then.
     values = {"searcher": searcher, "id": f"@{first}%", "name": f"% {first}%", "limit": 2 * limit + 10, **like}
-    rows = conn.execute(statement, values).all()
+    rows = conn.execute(statement, {**values, "open": open_rooms}).all()
     found = [user for user in _load_found(conn, [(row[0], row[1]) for row in rows]) if _matches(user, words)]
     found.sort(key=lambda user: _rank(user, words))
     return found[: limit + 1]

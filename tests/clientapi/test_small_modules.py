@@ -39,6 +39,19 @@ def test_users_are_found_by_those_who_may_know_of_them(hearth: Any) -> None:
     assert alice.post(SEARCH, {"search_term": "x" * 300}, expect=400)["errcode"] == "M_INVALID_PARAM"
 
 
+def test_users_of_rooms_that_everybody_may_join_or_read_are_found(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    assert found(alice, "bob") == []
+    room = bob.create_room(preset="public_chat")  # in no directory of rooms
+    assert found(alice, "bob") == [bob.user_id]
+    bob.set_state(room, "m.room.join_rules", {"join_rule": "invite"})
+    assert found(alice, "bob") == []
+    bob.set_state(room, "m.room.history_visibility", {"history_visibility": "world_readable"})
+    assert found(alice, "bob") == [bob.user_id]
+    bob.post("/rooms/{}/leave", at=[room])
+    assert found(alice, "bob") == []
+
+
 def test_users_of_rooms_that_were_stored_before_there_was_an_index_are_found(hearth: Any, database_url: str) -> None:
     alice, bob = hearth.register("alice"), hearth.register("bob")
     bob.put("/profile/{}/displayname", {"displayname": "Robert"}, at=[bob.user_id])

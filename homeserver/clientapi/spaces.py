@@ -5,6 +5,10 @@ Spec: client-server-api#spaces
 
 from __future__ import annotations
 
+import re
+from hashlib import sha256
+from typing import Final
+
 import msgspec
 
 from homeserver.accounts.requester import Requester
@@ -17,6 +21,7 @@ from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
 MUTUAL_PAGE = 100
+_MARK: Final = re.compile("[0-9a-f]{64}")
 
 
 class HierarchyPath(msgspec.Struct):
@@ -68,17 +73,32 @@ class SpaceEndpoints:
         user_id = parse_user_id(query.user_id)
         if user_id == requester.user_id:
             raise InvalidParam("user_id", "must be another user's")
+        after = "" if query.from_ is None else _parse_mark(query.from_)
         rooms = await self._memberships.load_many([requester.user_id, user_id])
         theirs = {room_id for room_id, row in rooms[user_id].items() if row.membership == "join"}
-        shared = sorted(
-            room_id
+        shared = {
+            _mark(room_id): room_id
             for room_id, row in rooms[requester.user_id].items()
             if row.membership == "join" and room_id in theirs
-        )
-        after = RoomId("" if query.from_ is None else parse_room_id(query.from_, "from"))
-        page = [room_id for room_id in shared if room_id > after]
+        }
+        page = sorted(mark for mark in shared if mark > after)
         more = {"next_batch": page[MUTUAL_PAGE - 1]} if len(page) > MUTUAL_PAGE else {}
-        return {"joined": page[:MUTUAL_PAGE], "count": len(shared), **more}
+        return {"joined": [shared[mark] for mark in page[:MUTUAL_PAGE]], "count": len(shared), **more}
+
+
+def _mark(room_id: RoomId) -> str:
+    """The room's place among mutual rooms, and the token of what is behind it.
+
+    Spec: appendices#opaque-identifiers
+    """
+    return sha256(room_id.encode()).hexdigest()
+
+
+def _parse_mark(token: str) -> str:
+    """Raises: InvalidParam."""
+    if _MARK.fullmatch(token) is None:
+        raise InvalidParam("from", "not a token of this server")
+    return token
 
 
 def _parse_walk(query: HierarchyQuery) -> Walk:

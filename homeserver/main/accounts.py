@@ -63,6 +63,7 @@ UNSTABLE_FEATURES = {
     "org.matrix.msc4222": True,
     "org.matrix.msc4354": True,
     "org.matrix.simplified_msc3575": True,
+    "uk.half-shot.msc2666.query_mutual_rooms": True,
     "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
 }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+import pytest
 
 HIERARCHY = "/_matrix/client/v1/rooms/{}/hierarchy"
 SUMMARY = "/_matrix/client/v1/room_summary/{}"
@@ -89,11 +92,36 @@ def test_rules_that_the_room_s_version_does_not_know_open_nothing(hearth: Any) -
 
 def test_mutual_rooms(hearth: Any) -> None:
     alice, bob = hearth.register("alice"), hearth.register("bob")
-    shared = sorted(alice.create_room(preset="public_chat") for _ in range(2))
+    shared = {alice.create_room(preset="public_chat") for _ in range(2)}
     alice.create_room()
     for room in shared:
         bob.join(room)
-    assert alice.get(MUTUAL, query={"user_id": bob.user_id}) == {"joined": shared, "count": 2}
-    assert alice.get(MUTUAL, query={"user_id": bob.user_id, "from": shared[0]})["joined"] == [shared[1]]
+    for path in (MUTUAL, "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms"):
+        found = alice.get(path, query={"user_id": bob.user_id})
+        assert (set(found["joined"]), len(found["joined"]), found["count"]) == (shared, 2, 2)
     assert alice.get(MUTUAL, query={"user_id": "@nobody:test.example"}) == {"joined": [], "count": 0}
     assert alice.get(MUTUAL, query={"user_id": alice.user_id}, expect=400)["errcode"] == "M_INVALID_PARAM"
+    features = alice.get("/_matrix/client/versions")["unstable_features"]
+    assert features["uk.half-shot.msc2666.query_mutual_rooms"]
+    assert features["uk.half-shot.msc2666.query_mutual_rooms.stable"]
+
+
+def test_mutual_rooms_come_in_pages(hearth: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homeserver.clientapi.spaces.MUTUAL_PAGE", 2)
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    shared = {alice.create_room(preset="public_chat") for _ in range(5)}
+    for room in shared:
+        bob.join(room)
+    told: list[str] = []
+    token: dict[str, str] = {}
+    for left in (3, 1, 0):
+        page = alice.get(MUTUAL, query={"user_id": bob.user_id, **token})
+        told += page["joined"]
+        assert (page["count"], len(told), "next_batch" in page) == (5, 5 - left, left > 0)
+        if left:
+            # Spec: appendices#opaque-identifiers
+            assert re.fullmatch("[0-9a-zA-Z._~-]{1,255}", page["next_batch"])
+            token = {"from": page["next_batch"]}
+    assert set(told) == shared
+    wrong = alice.get(MUTUAL, query={"user_id": bob.user_id, "from": "!x:test.example"}, expect=400)
+    assert wrong["errcode"] == "M_INVALID_PARAM"

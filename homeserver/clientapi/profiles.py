@@ -16,6 +16,8 @@ from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 TAG = "User data"
 PROFILE_PATH = "/_matrix/client/v3/profile/{user_id}"
 FIELD_PATH = "/_matrix/client/v3/profile/{user_id}/{key_name}"
+# COMPAT(matrix-js-sdk 37, MSC4133 before v1.16)
+UNSTABLE_FIELD_PATHS = ("/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{key_name}",)
 
 
 class ProfilePath(msgspec.Struct):
@@ -37,6 +39,7 @@ class ProfileEndpoints:
         auth=Auth.GUEST_OK,
         limit="profile",
         tag=TAG,
+        aliases=UNSTABLE_FIELD_PATHS,
         spec="client-server-api#put_matrixclientv3profileuseridkeyname",
     )
     async def put_field(self, requester: Requester, path: FieldPath, body: JsonObject) -> JsonObject:
@@ -51,6 +54,7 @@ class ProfileEndpoints:
         FIELD_PATH,
         auth=Auth.NONE,
         tag=TAG,
+        aliases=UNSTABLE_FIELD_PATHS,
         spec="client-server-api#get_matrixclientv3profileuseridkeyname",
     )
     async def get_field(self, path: FieldPath) -> JsonObject:
@@ -63,6 +67,7 @@ class ProfileEndpoints:
         auth=Auth.GUEST_OK,
         limit="profile",
         tag=TAG,
+        aliases=UNSTABLE_FIELD_PATHS,
         spec="client-server-api#delete_matrixclientv3profileuseridkeyname",
     )
     async def delete_field(self, requester: Requester, path: FieldPath) -> JsonObject:

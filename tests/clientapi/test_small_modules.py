@@ -67,6 +67,18 @@ def test_users_of_rooms_that_were_stored_before_there_was_an_index_are_found(hea
     until_equal(alice, lambda: found(alice, "bobby"), [bob.user_id])
 
 
+def test_fields_of_profiles_have_their_former_path_too(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    path = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{}/m.tz"
+    alice.put(path, {"m.tz": "Europe/London"}, at=[alice.user_id])
+    assert alice.get(path, at=[alice.user_id]) == {"m.tz": "Europe/London"}
+    assert alice.get("/profile/{}", at=[alice.user_id])["m.tz"] == "Europe/London"
+    alice.delete(path, at=[alice.user_id])
+    assert alice.get(path, at=[alice.user_id], expect=404)["errcode"] == "M_NOT_FOUND"
+    features = alice.get("/_matrix/client/versions")["unstable_features"]
+    assert features["uk.tcpip.msc4133"] and features["uk.tcpip.msc4133.stable"]
+
+
 def test_an_openid_token_says_whose_it_is(hearth: Any) -> None:
     alice, bob = hearth.register("alice"), hearth.register("bob")
     path = "/user/{}/openid/request_token"

@@ -131,7 +131,7 @@ class InitialSyncEndpoints:
         if not view.head.is_joined(user_id):
             return []
         _, receipts = await self._sources.database.read(load_receipts, [view.room_id], 0, user_id)
-        encoded = visible_receipts(receipts[view.room_id], user_id)
+        encoded = visible_receipts(receipts[view.room_id], user_id, view.ignored)
         return [] if encoded is None else [encoded]
 
     async def _visibility(self, room_id: RoomId) -> bytes:

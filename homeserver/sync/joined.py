@@ -341,9 +341,9 @@ def _ephemeral(build: Build, room_id: RoomId, segment: Segment, is_new: bool) ->
             receipts = view.get_receipts(room_id, 0 if is_new else request.after)
             if receipts is None:
                 return None
-            encoded = visible_receipts(receipts, request.user_id)
-        elif segment.has_private_receipts:
-            encoded = visible_receipts(segment.receipts, request.user_id)
+            encoded = visible_receipts(receipts, request.user_id, build.ignored)
+        elif segment.has_private_receipts or build.ignored:
+            encoded = visible_receipts(segment.receipts, request.user_id, build.ignored)
         else:
             encoded = segment.public_receipts
         if encoded is not None:

@@ -10,7 +10,7 @@ afterwards.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from attrs import frozen
@@ -216,12 +216,16 @@ def receipts_of(rows: Sequence[LogRow]) -> list[Receipt]:
     ]
 
 
-def visible_receipts(receipts: Sequence[Receipt], user_id: UserId) -> bytes | None:
+def visible_receipts(
+    receipts: Sequence[Receipt], user_id: UserId, ignored: Collection[str] = frozenset()
+) -> bytes | None:
     """As an m.receipt event: of each user's receipts of one kind the newest; private ones only for their
-    owner.
+    owner, and none of users who are ignored.
     """
     newest: dict[tuple[str, str, str], Receipt] = {}
     for receipt in receipts:
+        if receipt.user_id in ignored:
+            continue
         if receipt.receipt_type != PRIVATE_RECEIPT or receipt.user_id == user_id:
             newest[receipt.user_id, receipt.receipt_type, receipt.thread_id] = receipt
     return encode_receipts(newest.values())

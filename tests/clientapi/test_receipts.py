@@ -46,6 +46,30 @@ def test_private_receipt_reaches_its_owner_alone(alice: Any, bob: Any, room: str
     assert list(content[event_id]["m.read.private"]) == [bob.user_id]
 
 
+def test_receipts_of_ignored_users_are_not_told(hearth: Any, alice: Any, bob: Any, room: str) -> None:
+    carol = hearth.register("carol")
+    carol.join(room)
+    event_id = alice.send(room, "hello")
+    _room(alice, room)
+    ignored = {"ignored_users": {bob.user_id: {}}}
+    alice.put("/user/{}/account_data/m.ignored_user_list", ignored, at=[alice.user_id])
+    _room(alice, room)
+    _receipt(bob, room, event_id)
+    assert _room(alice, room, alice.next_batch) == {}
+    _receipt(carol, room, event_id)
+    incremental, initial = _room(alice, room, alice.next_batch), _room(alice, room)
+    older = alice.get("/rooms/{}/initialSync", at=[room])["receipts"]
+    for content in (*_ephemeral(incremental, "m.receipt"), *_ephemeral(initial, "m.receipt"), older[0]["content"]):
+        assert list(content[event_id]["m.read"]) == [carol.user_id]
+    assert len(_ephemeral(incremental, "m.receipt")) == len(_ephemeral(initial, "m.receipt")) == 1
+    body = {
+        "lists": {"l": {"ranges": [[0, 9]], "timeline_limit": 5, "required_state": []}},
+        "extensions": {"receipts": {"enabled": True}},
+    }
+    sliding = alice.post("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", body)
+    assert list(sliding["extensions"]["receipts"]["rooms"][room]["content"][event_id]["m.read"]) == [carol.user_id]
+
+
 def test_receipts_never_move_back(alice: Any, bob: Any, room: str) -> None:
     first, second = alice.send(room, "one"), alice.send(room, "two")
     _receipt(bob, room, second)

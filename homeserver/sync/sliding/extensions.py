@@ -83,7 +83,7 @@ class SlidingExtensions:
             ("to_device", lambda: self._to_device(view, request, is_begin=told("to_device") is None)),
             ("e2ee", lambda: self._e2ee(view, request, state, rooms)),
             ("account_data", lambda: _account_data(view, request, state, marks["account_data"], windows)),
-            ("receipts", lambda: _receipts(view, joined("receipts"), parts)),
+            ("receipts", lambda: _receipts(view, joined("receipts"), parts, ignored)),
             ("typing", lambda: _typing(view, joined("typing"), ignored)),
             (STICKY_EVENTS, lambda: tell_sticky_events(view, request, state, rooms, windows.matched, parts, ignored)),
             *(
@@ -226,23 +226,26 @@ def _fragment(row: AccountDataRow) -> orjson.Fragment:
 
 
 def _receipts(
-    view: View, rooms: Mapping[RoomId, SentRoom | None], parts: Mapping[RoomId, RoomPart]
+    view: View,
+    rooms: Mapping[RoomId, SentRoom | None],
+    parts: Mapping[RoomId, RoomPart],
+    ignored: frozenset[str],
 ) -> tuple[Any, bool]:
     """Of rooms that are new, those of the reader and those at events of the timeline; of others, the new ones."""
     found: dict[str, orjson.Fragment] = {}
     for room_id, sent in rooms.items():
         part = parts.get(room_id)
         if sent is None and part is not None and part.beginning is not None:
-            encoded = _begun_receipts(view, room_id, part.beginning)
+            encoded = _begun_receipts(view, room_id, part.beginning, ignored)
         else:
             receipts = _room_receipts(view, room_id, sent, part)
-            encoded = visible_receipts(receipts, view.user_id) if receipts else None
+            encoded = visible_receipts(receipts, view.user_id, ignored) if receipts else None
         if encoded:
             found[room_id] = orjson.Fragment(encoded)
     return ({"rooms": found}, True) if found else (None, False)
 
 
-def _begun_receipts(view: View, room_id: RoomId, beginning: Beginning) -> bytes | None:
+def _begun_receipts(view: View, room_id: RoomId, beginning: Beginning, ignored: frozenset[str]) -> bytes | None:
     """None where the view notes a need."""
     if beginning.receipts is None:
         receipts = view.get_receipts(room_id, 0)
@@ -250,7 +253,7 @@ def _begun_receipts(view: View, room_id: RoomId, beginning: Beginning) -> bytes 
             return None
         shown = {event.event_id for event in beginning.events}
         told = [receipt for receipt in receipts if receipt.user_id == view.user_id or receipt.event_id in shown]
-        encoded = visible_receipts(told, view.user_id) or b""
+        encoded = visible_receipts(told, view.user_id, ignored) or b""
         beginning.keep_receipts(encoded)
         return encoded
     return beginning.receipts

@@ -7,10 +7,11 @@ Spec: client-server-api#client-config
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from attrs import define
+from attrs import define, field
 from sqlalchemy import Connection
 
 from homeserver.accounts.limits import MAX_TAG_BYTES, MAX_TYPE_BYTES, check_text
@@ -22,14 +23,20 @@ from homeserver.store import account_data as store
 from homeserver.store.log_writer import LogItem, LogWriter
 
 TAG_TYPE = "m.tag"
+PUSH_RULES_TYPE = "m.push_rules"
 # Set through endpoints of their own; readable like any other.
-SERVER_MANAGED_TYPES = frozenset({"m.fully_read", "m.push_rules"})
+SERVER_MANAGED_TYPES = frozenset({"m.fully_read", PUSH_RULES_TYPE})
+
+LoadContent = Callable[[UserId], Awaitable[bytes]]
 
 
 @define(eq=False)
 class AccountData:
+    """elsewhere: types of global account data that are kept as something else, each with what loads the content as JSON."""
+
     database: Database
     log_writer: LogWriter
+    elsewhere: dict[str, LoadContent] = field(factory=dict)
 
     async def load(self, user_id: UserId, room_id: RoomId | None, type_: str) -> bytes:
         """The content, as JSON.
@@ -37,6 +44,8 @@ class AccountData:
         Raises: NotFound, InvalidParam.
         """
         check_text("type", type_, MAX_TYPE_BYTES)
+        if room_id is None and type_ in self.elsewhere:
+            return await self.elsewhere[type_](user_id)
         content = await self.database.read(store.load_account_data, user_id, room_id or store.GLOBAL, type_)
         if content is None:
             raise NotFound("Account data not found")

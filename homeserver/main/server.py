@@ -7,6 +7,7 @@ from typing import Any
 from attrs import define, frozen
 
 from federation.remote_keys import FederatedKeys
+from homeserver.accounts.account_data import PUSH_RULES_TYPE
 from homeserver.accounts.commands import AccountCommands
 from homeserver.main.accounts import AccountServices, build_accounts
 from homeserver.main.core import Core, build_core
@@ -95,6 +96,7 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
     encryption = build_encryption(core)
     await encryption.remote_devices.start()
     sync = build_sync(core, accounts, rooms, encryption)
+    accounts.account_data.elsewhere[PUSH_RULES_TYPE] = sync.push_rules.load_content
     succession = Succession(core.heads, core.memberships, accounts.account_data, sync.push_rules)
     rooms.membership.after_join = succession.on_joined
     federation = build_federation(core, accounts, rooms, encryption, limiter)

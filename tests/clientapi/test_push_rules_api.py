@@ -45,6 +45,13 @@ def test_rules_are_added_in_order_read_changed_and_deleted(bob: Any) -> None:
     assert bob.get(RULE, at=("content", "one"), expect=404)["errcode"] == "M_NOT_FOUND"
 
 
+def test_rules_are_read_as_account_data_too(bob: Any) -> None:
+    bob.put("/pushrules/global/sender/{}", {"actions": []}, at=["@carol:test.example"])
+    path, told = "/user/{}/account_data/m.push_rules", bob.get("/pushrules/")
+    assert bob.get(path, at=[bob.user_id]) == told
+    assert [rule["rule_id"] for rule in told["global"]["sender"]] == ["@carol:test.example"]
+
+
 def test_rules_outlive_a_restart(hearth: Any, bob: Any) -> None:
     bob.put(RULE + "/enabled", {"enabled": True}, at=("override", ".m.rule.master"))
     hearth.restart()

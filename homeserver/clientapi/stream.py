@@ -177,8 +177,10 @@ class Stream:
             self.close(RATE, error.errcode)
 
     def on_text(self, text: bytes) -> None:
+        if self._socket is None or not self._socket.is_open:
+            return
         self._queue.append(text)
-        if len(self._queue) >= MAX_QUEUED and self._socket is not None:
+        if len(self._queue) >= MAX_QUEUED:
             self._socket.pause_reading()
         if not self._working:
             self._working = True
@@ -214,8 +216,11 @@ class Stream:
             self._socket.send(body)
 
     def close(self, code: int, reason: str) -> None:
+        """Requests that wait are not begun, and no more are taken."""
         if self._socket is not None:
+            self._queue.clear()
             self._socket.close(code, reason)
+            self._socket.resume_reading()
 
     def check_token(self) -> None:
         """Close when the token is good no longer."""
@@ -326,7 +331,7 @@ class Stream:
             raise Forbidden("The stream is authenticated already")
         requester = await self.streams.authenticate(token)
         request = await self.streams.parser.parse(requester, sync_query(self.query))
-        if self._socket is not None and self._sync is None:
+        if self._socket is not None and self._socket.is_open and self._sync is None:
             self.token = token
             self._begin(requester, request)
         return {"user_id": requester.user_id, "device_id": requester.device_id}

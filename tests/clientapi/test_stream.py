@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -217,6 +218,18 @@ def test_garbage_closes_the_stream(alice: Any, open_stream: Any, message: bytes,
     other.update()
     alice.send(room, "still here")
     assert told(other, room) == ["still here"]
+
+
+def test_what_comes_behind_garbage_is_not_done(alice: Any, open_stream: Any) -> None:
+    room = alice.create_room()
+    stream = open_stream(alice)
+    params = {"room_id": room, "event_type": "m.room.message", "content": {"body": "too late"}}
+    texts = [b"[]", json.dumps({"id": "1", "method": "send", "params": params}).encode()]
+    run_in_reactor(lambda: [stream.protocol.sendMessage(text) for text in texts])
+    assert stream.closed().code == 4400
+    alice.send(room, "still here")
+    chunk = alice.get("/rooms/{}/messages", at=(room,), query={"dir": "b"})["chunk"]
+    assert bodies({"rooms": {"join": {room: {"timeline": {"events": chunk}}}}}, room) == ["still here"]
 
 
 def test_binary_messages_close_the_stream(alice: Any, open_stream: Any) -> None:

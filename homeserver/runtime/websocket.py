@@ -4,6 +4,9 @@ A handler that answers with an `Upgrade` gives its connection away: the channel 
 on writing and its place among the connections that a stopping server waits for, and hands the bytes to autobahn, which speaks
 RFC 6455. Autobahn is given the headers of the handshake only, and of the subprotocols that which was chosen: no token.
 There is no compression: zlib keeps some 300 KiB for each connection.
+
+One read may hold ten thousand frames, half a second's work: of each connection some are read at once, the rest after others
+had their turn, and the socket is not read from until then.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ MAX_MESSAGE_BYTES: Final = 256 * 1024
 PING_S: Final = 30
 PONG_WITHIN_S: Final = 30
 CLOSE_WITHIN_S: Final = 5
+STEPS_PER_TURN: Final = 64  # heads or payloads of frames; some 20 us each
 
 # Close codes of RFC 6455, section 7.4.1, and of its registry.
 NORMAL: Final = 1000
@@ -114,10 +118,11 @@ class Socket:
             self._protocol.sendCloseFrame(code=code, reasonUtf8=reason.encode()[:120])
 
     def pause_reading(self) -> None:
-        self._channel.pause_reading()
+        """Take no more messages, also of those that came already."""
+        self._protocol.pause_reading()
 
     def resume_reading(self) -> None:
-        self._channel.resume_reading()
+        self._protocol.resume_reading()
 
 
 def _frame_head(length: int) -> bytes:
@@ -203,6 +208,9 @@ def _define_protocol(reactor: Any) -> Callable[[Any, Upgrade, Channel], Any]:  #
         # PERF: kept by the class, or autobahn copies them into each connection.
         locals().update({name: getattr(factory, name) for name in base.CONFIG_ATTRS})
         CONFIG_ATTRS = ()
+        _is_paused = False  # the session takes no more
+        _is_held = False  # the socket is not read from
+        _turn: Any = None  # a call that reads on
 
         def __init__(self, result: Upgrade, channel: Channel) -> None:
             super().__init__()
@@ -229,6 +237,50 @@ def _define_protocol(reactor: Any) -> Callable[[Any, Upgrade, Channel], Any]:  #
             kept = {name: value for name, value in vars(self).items() if name not in names}
             self.__dict__ = kept
 
+        def consumeData(self) -> None:
+            if self.state == self.STATE_CONNECTING:
+                super().consumeData()
+            elif self._turn is None:
+                self._read_on()
+
+        def _read_on(self) -> None:
+            """Read some of what came; when all is read, from the socket again."""
+            for _ in range(STEPS_PER_TURN):
+                if self._is_paused or self.state == self.STATE_CLOSED:
+                    return
+                if not self.processData():
+                    self._let_come()
+                    return
+            self._read_later()
+
+        def _read_later(self) -> None:
+            if self._turn is None:
+                self._turn = reactor.callLater(0, self._take_turn)
+            self._hold()
+
+        def _take_turn(self) -> None:
+            self._turn = None
+            self._read_on()
+
+        def pause_reading(self) -> None:
+            self._is_paused = True
+            self._hold()
+
+        def resume_reading(self) -> None:
+            if self._is_paused:
+                self._is_paused = False
+                self._read_later()
+
+        def _hold(self) -> None:
+            if not self._is_held:
+                self._is_held = True
+                self._socket._channel.pause_reading()
+
+        def _let_come(self) -> None:
+            if self._is_held and not self._is_paused:
+                self._is_held = False
+                self._socket._channel.resume_reading()
+
         def onMessage(self, payload: bytes, isBinary: bool) -> None:
             if isBinary:
                 self._socket.close(WRONG_KIND, "Text only")
@@ -242,6 +294,9 @@ def _define_protocol(reactor: Any) -> Callable[[Any, Upgrade, Channel], Any]:  #
             self._session.on_writable()
 
         def connectionLost(self, reason: Failure = connectionDone) -> None:
+            turn, self._turn = self._turn, None
+            if turn is not None:
+                turn.cancel()
             super().connectionLost(reason)
             self.transport = None
 

@@ -11,8 +11,9 @@ import requests
 from twisted.internet.threads import deferToThread
 
 from homeserver.clientapi.sync import RequestParser
+from homeserver.runtime.websocket import STEPS_PER_TURN
 from tests.kit.client import TIMEOUT_S
-from tests.kit.reactor import run_in_reactor
+from tests.kit.reactor import get_reactor, run_in_reactor
 from tests.kit.stream import PATH, Closed, StreamClient
 
 WEBSOCKET = {
@@ -230,6 +231,24 @@ def test_what_comes_behind_garbage_is_not_done(alice: Any, open_stream: Any) -> 
     alice.send(room, "still here")
     chunk = alice.get("/rooms/{}/messages", at=(room,), query={"dir": "b"})["chunk"]
     assert bodies({"rooms": {"join": {room: {"timeline": {"events": chunk}}}}}, room) == ["still here"]
+
+
+def test_many_small_frames_leave_others_their_turn(alice: Any, open_stream: Any, monkeypatch: Any) -> None:
+    frames, reactor = 10_000, get_reactor()
+    of_turns = [0]  # how many frames are read in each
+
+    def note(_protocol: Any, _payload: bytes) -> None:
+        if not of_turns[-1]:
+            reactor.callLater(0, of_turns.append, 0)
+        of_turns[-1] += 1
+
+    monkeypatch.setattr("autobahn.twisted.websocket.WebSocketServerProtocol.onPong", note)
+    stream = open_stream(alice)
+    pong = b"\x8a\x80\0\0\0\0"
+    run_in_reactor(stream.protocol.transport.write, pong * frames)
+    stream.call("ping")
+    assert sum(of_turns) == frames
+    assert max(of_turns) <= STEPS_PER_TURN
 
 
 def test_binary_messages_close_the_stream(alice: Any, open_stream: Any) -> None:

@@ -20,6 +20,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from homeserver.matrix.errors import InvalidParam, MatrixError
+from homeserver.runtime.http.response import encode_json
 
 if TYPE_CHECKING:
     from homeserver.runtime.http.request import Request
@@ -292,6 +293,14 @@ def _define_protocol(reactor: Any) -> Callable[[Any, Upgrade, Channel], Any]:  #
 
         def on_writable(self) -> None:
             self._session.on_writable()
+
+        def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
+            """A handshake that is none."""
+            body = encode_json({"errcode": InvalidParam.errcode, "error": reason})
+            fields = [*(responseHeaders or ()), ("Connection", "close")]
+            head = self._socket._channel.site.heads.json(code) + b"%d\r\n" % len(body)
+            head += "".join(f"{name}: {value}\r\n" for name, value in fields).encode()
+            self.sendData(head + b"\r\n" + body)
 
         def connectionLost(self, reason: Failure = connectionDone) -> None:
             turn, self._turn = self._turn, None

@@ -397,6 +397,9 @@ def test_what_is_no_websocket_is_told_so(alice: Any) -> None:
         alice.base_url + PATH, headers={**own, **WEBSOCKET, "Sec-WebSocket-Version": "7"}, timeout=TIMEOUT_S
     )
     assert response.status_code == 400 and response.headers["Sec-WebSocket-Version"]
+    assert response.json()["errcode"] == "M_INVALID_PARAM" and "version 7" in response.json()["error"]
+    assert ask({**own, **WEBSOCKET, "Sec-WebSocket-Key": "x"}) == (400, "M_INVALID_PARAM")
+    assert ask({**own, **WEBSOCKET, "Connection": "close"}) == (400, "M_INVALID_PARAM")
 
 
 def test_nobody_stays_without_a_token(hearth: Any, monkeypatch: Any) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from homeserver.accounts.folded_cache import FoldedCache
 from homeserver.e2ee.ports import RemoteKeys, bound_timeout, wait_for_answer
-from homeserver.e2ee.remote_devices import RemoteDevices
+from homeserver.e2ee.remote_devices import RemoteDevices, is_device_key, is_signing_key
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
 from homeserver.runtime.clock import Clock
@@ -218,14 +218,11 @@ def _add_remote(
     found.device_keys[user_id] = {
         DeviceId(device_id): keys
         for device_id, keys in devices.items()
-        if isinstance(keys, dict)
-        and keys.get("user_id") == user_id
-        and keys.get("device_id") == device_id
-        and (not device_ids or device_id in device_ids)
+        if is_device_key(keys, user_id, device_id) and (not device_ids or device_id in device_ids)
     }
     for usage in (cross_signing.MASTER, cross_signing.SELF_SIGNING):
         key = _object(answer.get(f"{usage}_keys")).get(user_id)
-        if isinstance(key, dict) and key.get("user_id") == user_id and isinstance(key.get("keys"), dict):
+        if is_signing_key(key, user_id):
             found.cross_signing.setdefault(usage, {})[user_id] = key
 
 

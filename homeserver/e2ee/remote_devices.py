@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from attrs import define, field
 from sqlalchemy import Connection
@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.e2ee.limits import MAX_DEVICE_KEYS_BYTES
 from homeserver.e2ee.ports import NoAnswerInTime, RemoteKeys, wait_for_answer
+from homeserver.e2ee.signatures import has_good_signatures
 from homeserver.e2ee.uploads import DEVICE_LIST
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import MatrixError
@@ -252,22 +253,36 @@ def _device(user_id: UserId, device: object) -> tuple[DeviceId, bytes] | None:
     if not isinstance(device, dict) or not isinstance(device.get("keys"), dict):
         return None
     device_id, keys, name = device.get("device_id"), device["keys"], device.get("device_display_name")
-    if not _is_device_id(device_id) or keys.get("user_id") != user_id or keys.get("device_id") != device_id:
+    if not _is_device_id(device_id) or not is_device_key(keys, user_id, device_id):
         return None
     unsigned = {"unsigned": {"device_display_name": name}} if isinstance(name, str) else {}
     encoded = encode_json({**{k: v for k, v in keys.items() if k != "unsigned"}, **unsigned})
-    return (DeviceId(device_id), encoded) if len(encoded) <= MAX_DEVICE_KEYS_BYTES else None
+    return (DeviceId(str(device_id)), encoded) if len(encoded) <= MAX_DEVICE_KEYS_BYTES else None
 
 
 def _signing_keys(user_id: UserId, answer: Mapping[str, Any]) -> dict[str, bytes]:
     found = {}
     for usage in (MASTER, SELF_SIGNING):
         key = answer.get(f"{usage}_key")
-        if isinstance(key, dict) and key.get("user_id") == user_id and isinstance(key.get("keys"), dict):
+        if is_signing_key(key, user_id):
             encoded = encode_json(key)
-            if len(key["keys"]) == 1 and len(encoded) <= MAX_DEVICE_KEYS_BYTES:
+            if len(encoded) <= MAX_DEVICE_KEYS_BYTES:
                 found[usage] = encoded
     return found
+
+
+def is_device_key(keys: object, user_id: UserId, device_id: object) -> TypeGuard[dict[str, Any]]:
+    """These are identity keys of that user's device, as another server may tell of them."""
+    if not isinstance(keys, dict) or keys.get("user_id") != user_id or keys.get("device_id") != device_id:
+        return False
+    return has_good_signatures(keys)
+
+
+def is_signing_key(key: object, user_id: UserId) -> TypeGuard[dict[str, Any]]:
+    """It is one of that user's cross-signing keys, as another server may tell of it."""
+    if not isinstance(key, dict) or key.get("user_id") != user_id or not isinstance(key.get("keys"), dict):
+        return False
+    return len(key["keys"]) == 1 and has_good_signatures(key)
 
 
 def _log_failure(failure: Any) -> None:

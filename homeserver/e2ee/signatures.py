@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from homeserver.e2ee.limits import MAX_KEY_BYTES, check_object, check_string
-from homeserver.matrix.errors import BadSignature, MatrixError
+from homeserver.matrix.errors import BadSignature, InvalidParam, MatrixError
 from homeserver.matrix.ids import UserId
 from homeserver.matrix.signing import VerifyKey, verify_json
 
@@ -28,6 +28,15 @@ def check_signatures(value: object, field: str) -> dict[str, dict[str, str]]:
         for key_id, signature in check_object(by_key, f"{field}.{signer}").items():
             check_string(signature, f"{field}.{signer}.{key_id}", MAX_KEY_BYTES)
     return signatures
+
+
+def has_good_signatures(key: Mapping[str, Any]) -> bool:
+    """Whether the `signatures` of what another server says are well-formed, or there are none."""
+    try:
+        check_signatures(key.get("signatures", {}), "key")
+    except InvalidParam:
+        return False
+    return True
 
 
 def check_signed(json: object, signer: UserId, key: VerifyKey, field: str) -> None:

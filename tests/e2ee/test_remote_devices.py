@@ -221,6 +221,43 @@ def test_signing_keys_come_by_update(hearth: Any, elsewhere: Elsewhere, alice: A
     assert query(alice)["master_keys"][CAROL]["keys"] == new["master_key"]["keys"]
 
 
+@pytest.mark.parametrize("signatures", [None, "x", [], {CAROL: "x"}, {CAROL: None}, {CAROL: {"ed25519:PHONE": 7}}])
+@pytest.mark.parametrize("shares_room", [True, False])
+def test_keys_whose_signatures_have_no_sense_are_left_out(
+    hearth: Any, elsewhere: Elsewhere, alice: Any, signatures: Any, shares_room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad_device = {**Device(CAROL, "BAD").keys(), "signatures": signatures}
+    bad_master = {**elsewhere.signing["master_key"], "signatures": signatures}
+
+    async def fetch_devices(user_id: UserId) -> dict[str, Any]:
+        devices = [{"device_id": keys["device_id"], "keys": keys} for keys in (elsewhere.device.keys(), bad_device)]
+        return {"user_id": user_id, "stream_id": 10, "devices": devices, "master_key": bad_master}
+
+    async def fetch_keys(_server: ServerName, _user_ids: Any) -> dict[str, Any]:
+        devices = {"PHONE": elsewhere.device.keys(), "BAD": bad_device}
+        return {"device_keys": {CAROL: devices}, "master_keys": {CAROL: bad_master}}
+
+    monkeypatch.setattr(elsewhere, "fetch_devices", fetch_devices)
+    monkeypatch.setattr(elsewhere, "fetch_keys", fetch_keys)
+    if shares_room:
+        share_room(hearth, alice)
+    found = query(alice, alice.user_id)
+    assert set(found["device_keys"][CAROL]) == {"PHONE"}
+    assert CAROL not in found.get("master_keys", {})
+
+
+@pytest.mark.parametrize("keys", [{}, {"ed25519:a": "a", "ed25519:b": "b"}])
+def test_master_key_of_none_or_several_keys_can_not_be_signed(
+    elsewhere: Elsewhere, alice: Any, keys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fetch_keys(_server: ServerName, _user_ids: Any) -> dict[str, Any]:
+        return {"master_keys": {CAROL: {**elsewhere.signing["master_key"], "keys": keys}}}
+
+    monkeypatch.setattr(elsewhere, "fetch_keys", fetch_keys)
+    failures = alice.post(f"{V3}/keys/signatures/upload", {CAROL: {"a": {"signatures": {}}}})["failures"]
+    assert failures[CAROL]["a"]["errcode"] == "M_NOT_FOUND"
+
+
 def test_a_server_out_of_reach_is_named(hearth: Any, elsewhere: Elsewhere, alice: Any) -> None:
     elsewhere.is_down = True
     assert list(query(alice)["failures"]) == [ELSEWHERE]

@@ -8,7 +8,7 @@ Spec: client-server-api#cross-signing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
@@ -107,15 +107,17 @@ class CrossSigning:
                     signatures += keys.check(user_id, target, signed)
                 except MatrixError as error:
                     failures.setdefault(user_id, {})[target] = error.to_json()
-        await self._save(signer, signatures)
+        await self._save(signer, signatures, found.device_keys.get(signer, {}))
         return failures
 
-    async def _save(self, signer: UserId, signatures: list[KeySignature]) -> None:
+    async def _save(self, signer: UserId, signatures: list[KeySignature], devices: Collection[str]) -> None:
+        """devices: the signer's. What else of the signer's is signed is the master key."""
         own = [signature.target for signature in signatures if signature.user_id == signer]
         others = sorted({signature.user_id for signature in signatures} - {signer})
         if not signatures:
             return
-        data: dict[str, Any] = {"device_ids": own}
+        signed = [target for target in own if target in devices]
+        data: dict[str, Any] = {"device_ids": signed, "signing_keys": len(signed) < len(own)}
 
         def save(conn: Connection, position: int) -> None:
             store.save_signatures(conn, signatures, position)

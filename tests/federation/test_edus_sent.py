@@ -324,6 +324,18 @@ def test_signing_keys_are_told(outbox: Outbox) -> None:
     }
 
 
+def test_a_signature_on_the_master_key_is_told_with_it(outbox: Outbox) -> None:
+    alice, device, signing = outbox.alice, upload(outbox.alice), SigningKeys(outbox.alice.user_id)
+    keys = signing.upload()
+    alice.post(f"{V3}/keys/device_signing/upload", keys)
+    signed = device.sign(keys["master_key"])
+    target = signing.master.verify_key.to_base64()
+    alice.post(f"{V3}/keys/signatures/upload", {alice.user_id: {target: signed}})
+    outbox.peers.wait_for(lambda: len(outbox.peers.contents("m.signing_key_update")) == 2)
+    assert outbox.peers.contents("m.signing_key_update")[1]["master_key"] == signed
+    device_updates(outbox, 1)
+
+
 def test_after_an_outage_the_newest_update_is_enough(outbox: Outbox) -> None:
     upload(outbox.alice)
     (known,) = device_updates(outbox, 1)

@@ -1,7 +1,8 @@
 """m.device_list_update and m.signing_key_update: our users' devices and keys, to the servers that share a room with them.
 
 A stream id is the position of a user's newest change in the log. An update names the one before it, so that a server
-which missed one sees that and asks for the whole list; after an outage, therefore, a user's newest update is enough. A
+which missed one sees that and asks for the whole list; after an outage, therefore, a user's newest update is enough. That
+of signing keys alone names none, and so does not stand for the user's devices: it is kept beside their newest update. A
 server that comes to share a room with a user by the user's join gets an update which names none before it.
 
 Spec: server-server-api#device-management
@@ -31,6 +32,7 @@ DEVICE: Final = "device"
 USER: Final = "user"
 MAX_DEVICES: Final = 3  # told of one by one; of more, one update that makes the server ask for all
 _SIGNING: Final = ("master", "self_signing")
+_KEYS_OF: Final = "signing keys of "
 
 
 @define(eq=False)
@@ -51,7 +53,7 @@ class DeviceListSource:
 
     def get_addressed(self, row: LogRow) -> tuple[Item, Sequence[ServerName]] | None:
         user_id = _user_of(row)
-        item = Item(row.position, DEVICE_LIST, user_id or row.key, edus=self.most_edus)
+        item = Item(row.position, DEVICE_LIST, _item_key(row, user_id), edus=self.most_edus)
         if user_id is None or domain_of(user_id) != self.server_name:
             return item, ()
         position, servers = self._loaded
@@ -116,7 +118,7 @@ class DeviceListSource:
 
     async def load_bodies(self, items: Sequence[Item]) -> Sequence[dict[str, Any]]:
         rows = await self.database.read(load_log_rows, [item.position for item in items])
-        found = [(UserId(item.key), rows[item.position]) for item in items if item.position in rows]
+        found = [(_user_of_item(item), rows[item.position]) for item in items if item.position in rows]
         introduced = {user_id for user_id, row in found if row.kind == EVENT}
         wanted: dict[UserId, list[DeviceId]] = {}
         for user_id, row in found:
@@ -146,6 +148,16 @@ def _user_of(row: LogRow) -> UserId | None:
     elif row.kind == USER:
         is_seen = is_seen and row.data.get("change") == "deactivated"
     return UserId(row.key) if is_seen else None
+
+
+def _item_key(row: LogRow, user_id: UserId | None) -> str:
+    if user_id is None:
+        return row.key
+    return user_id if row.kind == EVENT or row.data.get("device_ids") else f"{_KEYS_OF}{user_id}"
+
+
+def _user_of_item(item: Item) -> UserId:
+    return UserId(item.key.removeprefix(_KEYS_OF))
 
 
 def _membership_before(row: LogRow, user_id: UserId) -> EventId | None:

@@ -353,6 +353,27 @@ def test_after_an_outage_the_newest_update_is_enough(outbox: Outbox) -> None:
     assert update["prev_id"] != [known["stream_id"]]  # so the peer sees that it missed something
 
 
+def test_after_an_outage_signing_keys_do_not_hide_a_new_device(outbox: Outbox) -> None:
+    upload(outbox.alice)
+    (known,) = device_updates(outbox, 1)
+    outbox.peers.away.add(PEER)
+    second = login(outbox)
+    keys = SigningKeys(outbox.alice.user_id).upload()
+    device = upload(second)
+    outbox.alice.post(f"{V3}/keys/device_signing/upload", keys)
+    outbox.peers.wait_for(lambda: PEER in outbox.peers.backing_off)
+    outbox.stop()
+    outbox.crash()
+    outbox.peers.away.clear()
+    outbox.peers.backing_off.clear()
+    outbox.start()
+    outbox.peers.wait_for(lambda: outbox.peers.contents("m.signing_key_update"))
+    update = device_updates(outbox, 2)[1]
+    assert (update["device_id"], update["keys"]) == (second.device_id, device.keys())
+    assert update["prev_id"] == [known["stream_id"]]
+    assert [each["master_key"] for each in outbox.peers.contents("m.signing_key_update")] == [keys["master_key"]]
+
+
 def test_who_comes_into_a_room_is_introduced_to_its_new_servers(outbox: Outbox) -> None:
     carol = outbox.server.register("carol")
     upload(carol)

@@ -37,7 +37,7 @@ SCANNED_EVENTS = 300
 NOBODY = UserId("")
 _NO_BUNDLES: Mapping[EventId, bytes] = {}
 
-SegmentKey = tuple[RoomId, int, int, str, bool]
+SegmentKey = tuple[RoomId, int, int, str, bool, bool]
 
 
 @frozen(eq=False)
@@ -79,7 +79,8 @@ class Segments:
 def segment_key(room_id: RoomId, rows: Sequence[LogRow], request: SyncRequest) -> SegmentKey:
     """The same rows, seen through filters that mean the same for one room, make the same segment."""
     is_after = request.state_kind is not StateKind.BEFORE
-    return room_id, rows[0].position, rows[-1].position, request.filter.sync_key, is_after
+    has_timeline = request.filter.room.timeline.rooms.matches(room_id)
+    return room_id, rows[0].position, rows[-1].position, request.filter.sync_key, is_after, has_timeline
 
 
 def wanted_events(request: SyncRequest) -> int:

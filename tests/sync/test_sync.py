@@ -187,6 +187,17 @@ def test_event_fields_and_federation_format(world: World) -> None:
     assert {"hashes", "signatures", "auth_events", "event_id"} <= event.keys()
 
 
+def test_a_room_whose_timeline_one_client_does_not_want_is_told_to_others(world: World) -> None:
+    room_id = world.create(ALICE)
+    world.member(BOB, room_id, BOB, "join")
+    since = {user: world.sync(user)["next_batch"] for user in (ALICE, BOB)}
+    world.send(ALICE, room_id, "hello")
+    without = {"room": {"timeline": {"not_rooms": [room_id]}}}
+    assert "rooms" not in world.sync(ALICE, since[ALICE], filter=without)
+    assert bodies(joined(world.sync(BOB, since[BOB]), room_id)) == ["hello"]
+    assert "rooms" not in world.sync(ALICE, since[ALICE], filter=without)
+
+
 # -- lazily loaded members -----------------------------------------------------------------------------------
 
 

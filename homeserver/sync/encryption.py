@@ -37,9 +37,13 @@ class DeviceKeyCounts:
         factory=lambda: FoldedCache(MAX_DEVICES), init=False
     )
 
+    def get_known(self, user_id: UserId, device_id: DeviceId) -> KeyCounts | None:
+        """The counts if memory has them."""
+        return self._cache.get((user_id, device_id))
+
     def get(self, view: View, device_id: DeviceId) -> KeyCounts | None:
         """None where the view notes a need."""
-        known = self._cache.get((view.user_id, device_id))
+        known = self.get_known(view.user_id, device_id)
         if known is not None:
             return known
         user_id = view.user_id
@@ -99,6 +103,12 @@ class EncryptionExtension:
             target = found.news if self.is_count_news(view, request.device_id, since) else found.quiet
             target.append(encode_counts(counts))
         return found if view.is_complete else None
+
+    def get_quiet(self, request: SyncRequest) -> Sequence[bytes] | None:
+        if request.device_id is None or request.is_legacy:
+            return ()
+        counts = self.counts.get_known(request.user_id, request.device_id)
+        return None if counts is None else (encode_counts(counts),)
 
     def get_messages(
         self, view: View, device_id: DeviceId, after: int, limit: int = MAX_PAGE

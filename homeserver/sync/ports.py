@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from attrs import define, field
@@ -112,4 +112,8 @@ class SyncExtension(Protocol):
 
     def get_parts(self, view: View, request: SyncRequest, rooms: UserRooms, /) -> Parts | None:
         """What is new behind the request's token, at the view's moment; None where the view notes needs."""
+        ...
+
+    def get_quiet(self, request: SyncRequest, /) -> Sequence[bytes] | None:
+        """What goes along also with a response that says nothing; None where it is not in memory."""
         ...

@@ -5,7 +5,7 @@ Spec: client-server-api#presence
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 
 import orjson
 from attrs import define
@@ -42,6 +42,9 @@ class PresenceExtension:
         if not view.is_complete:
             return None
         return Parts([b'"presence":{"events":[%b]}' % b",".join(events)] if events else [])
+
+    def get_quiet(self, request: SyncRequest) -> Sequence[bytes]:
+        return ()
 
     def _candidates(self, view: View, request: SyncRequest, rooms: UserRooms) -> Iterable[UserId]:
         if request.since is None or _has_joined_since(view, rooms, request.since.position):

@@ -93,7 +93,9 @@ class SyncService:
         known = self.sources.memberships.get(request.user_id)
         token = self._token()
         if known is not None and _is_up_to_date(request, token):
-            return Answer(_empty(token), token, True), known
+            quiet = self._get_quiet(request)
+            if quiet is not None:
+                return Answer(_encode([_next_batch(token), *quiet]), token, True), known
         view = View(self.sources, request.user_id)
         for _ in range(ATTEMPTS):
             found = self._look(view, request)
@@ -162,7 +164,7 @@ class SyncService:
         sections: dict[bytes, dict[str, bytes]] = {}
         for room_id, membership in self._candidates(build):
             _add_room(build, sections, room_id, membership)
-        parts = [b'"next_batch":"%b"' % str(token).encode()]
+        parts = [_next_batch(token)]
         if account_data:
             parts.append(b'"account_data":%b' % events_json(account_data))
         rooms = rooms_json(sections)
@@ -170,7 +172,7 @@ class SyncService:
             parts.append(b'"rooms":%b' % rooms)
         parts += extended.news
         is_empty = len(parts) == 1
-        return Answer(b"{%b}" % b",".join([*parts, *extended.quiet]), token, is_empty)
+        return Answer(_encode([*parts, *extended.quiet]), token, is_empty)
 
     def _extend(self, build: Build) -> Parts | None:
         """What the extensions add; None while the view has needs."""
@@ -186,6 +188,16 @@ class SyncService:
             found.quiet += parts.quiet
             found.to_device = found.to_device if parts.to_device is None else parts.to_device
         return found if build.view.is_complete else None
+
+    def _get_quiet(self, request: SyncRequest) -> list[bytes] | None:
+        """What the extensions add to a response that says nothing; None where memory lacks some of it."""
+        found: list[bytes] = []
+        for extension in self.extensions:
+            quiet = extension.get_quiet(request)
+            if quiet is None:
+                return None
+            found += quiet
+        return found
 
     def _candidates(self, build: Build) -> Iterable[tuple[RoomId, MembershipRow]]:
         """The user's rooms that may have something to tell."""
@@ -295,5 +307,9 @@ def _is_up_to_date(request: SyncRequest, now: SyncToken) -> bool:
     return since is not None and not request.full_state and since.covers(now) and since.position == now.position
 
 
-def _empty(token: SyncToken) -> bytes:
-    return b'{"next_batch":"%b"}' % str(token).encode()
+def _next_batch(token: SyncToken) -> bytes:
+    return b'"next_batch":"%b"' % str(token).encode()
+
+
+def _encode(parts: Iterable[bytes]) -> bytes:
+    return b"{%b}" % b",".join(parts)

@@ -61,6 +61,21 @@ def test_one_time_keys_are_handed_out_once_and_in_upload_order(hearth: Any) -> N
     assert alice.post(UPLOAD, {})["one_time_key_counts"] == {"signed_curve25519": 0}
 
 
+def test_keys_are_counted_in_answers_that_have_nothing_else_to_say(hearth: Any) -> None:
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    alice.post(UPLOAD, {"one_time_keys": one_time_keys("a", "b"), "fallback_keys": fallback_key("f")})
+    since = alice.sync()["next_batch"]
+    for timeout in (0, 100):
+        idle = alice.sync(since=since, timeout=timeout)
+        assert idle.keys() >= {"next_batch", COUNT, "device_unused_fallback_key_types"}
+        assert "rooms" not in idle
+        assert idle[COUNT] == {"signed_curve25519": 2}
+        assert idle["device_unused_fallback_key_types"] == ["signed_curve25519"]
+    claim(bob, alice)
+    after = alice.sync(since=since)
+    assert alice.sync(since=after["next_batch"])[COUNT] == after[COUNT] == {"signed_curve25519": 1}
+
+
 def test_a_fallback_key_is_given_when_all_are_gone(hearth: Any) -> None:
     alice, bob = hearth.register("alice"), hearth.register("bob")
     fallback = fallback_key("f")

@@ -205,7 +205,7 @@ def _build_whole(
     """With the whole state, and the timeline behind `after`."""
     view, request = build.view, build.request
     head = view.get_head(room_id)
-    log = view.get_room_log(Gap(room_id, after, None, wanted_events(request), False))
+    log = view.get_room_log(Gap(room_id, after, None, wanted_events(request), build.is_lazy and after > 0))
     if head is None or log is None:
         return None
     if history is None and any(row.position < membership.position for row in log.rows):
@@ -406,9 +406,10 @@ def _with_lazy_members(
     is_whole: bool,
     heroes: list[UserId] | None,
 ) -> Mapping[StateKey, EventId]:
-    """Of the members only those whom the reader needs for the timeline and has not been sent.
+    """Of the members those whose membership or profile changed since the reader was told of the room, and whom the reader
+    needs for the timeline and has not been sent.
 
-    Spec: client-server-api#lazy-loading-room-members
+    Spec: client-server-api#lazy-loading-room-members, client-server-api#get_matrixclientv3sync
     """
     request, room_id = build.request, head.room_id
     device = (request.user_id, request.device_id)
@@ -423,8 +424,8 @@ def _with_lazy_members(
     for key, event_id in keys.items():
         if key[0] != MEMBER:
             picked[key] = event_id
-        elif not is_whole and (sent is None or key[1] in sent or key[1] == request.user_id):
-            # The client may have an older one: tell it what it is now.
+        elif not is_whole or key in segment.deltas:
+            # The client may have an older one, also from elsewhere (/members): tell it what it is now.
             picked[key] = event_id
             members.setdefault(UserId(key[1]), event_id)
     redundant = request.filter.include_redundant_members

@@ -42,8 +42,9 @@ SegmentKey = tuple[RoomId, int, int, str, bool, bool]
 
 @frozen(eq=False)
 class Segment:
-    """`encoded` are the window's events for a reader who sent none of them. deltas: the keys of the state to
-    tell, in an incremental response, without regard to the state filter. summary_changed: it is to be told anew.
+    """`encoded` are the window's events for a reader who sent none of them. deltas: the keys of the state that changed since
+    the client was told of the room, without regard to the state filter; empty where it never was. summary_changed: it is to be
+    told anew.
     """
 
     window: Window
@@ -133,6 +134,8 @@ def build_segment(
             )
         )
     deltas = window.final if request.state_kind is not StateKind.BEFORE else {**window.changes, **window.untold}
+    if after == 0:
+        deltas = {}
     is_limited = window.limited if limited is None else limited
     return Segment(
         window,

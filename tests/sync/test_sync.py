@@ -227,6 +227,60 @@ def test_lazy_members_are_sent_again_when_the_answer_was_lost(world: World) -> N
         assert state_keys(joined(answer, room_id)) == {("m.room.member", BOB)}
 
 
+def members_told(room: dict[str, Any], name: str = "state") -> set[tuple[str, str]]:
+    return {(event["state_key"], event["content"]["membership"]) for event in room[name]["events"]}
+
+
+@pytest.mark.parametrize("is_remembered", [True, False])
+def test_lazy_members_who_come_and_go_in_a_gap_are_told(world: World, is_remembered: bool) -> None:
+    room_id = world.create(ALICE, name="so that there are no heroes")
+    world.member(BOB, room_id, BOB, "join")
+    world.send(ALICE, room_id, "zero")
+    since = world.sync(ALICE, filter=LAZY)["next_batch"]
+    world.member(BOB, room_id, BOB, "leave")
+    world.member(CAROL, room_id, CAROL, "join")
+    for body in ("one", "two"):
+        world.send(ALICE, room_id, body)
+    if not is_remembered:
+        world.restart()
+    room = joined(world.sync(ALICE, since, filter=LAZY), room_id)
+    assert room["timeline"]["limited"] is True
+    assert members_told(room) >= {(BOB, "leave"), (CAROL, "join")}
+
+
+@pytest.mark.parametrize("is_remembered", [True, False])
+def test_state_after_tells_what_becomes_of_lazy_members(world: World, is_remembered: bool) -> None:
+    room_id = world.create(ALICE, name="so that there are no heroes")
+    world.member(BOB, room_id, BOB, "join")
+    world.send(ALICE, room_id, "zero")
+    since = world.sync(ALICE, filter=LAZY, kind=StateKind.AFTER)["next_batch"]
+    world.member(ALICE, room_id, BOB, "leave")
+    world.member(ALICE, room_id, CAROL, "invite")
+    if not is_remembered:
+        world.restart()
+    wide = {"room": {"state": {"lazy_load_members": True}}}
+    room = joined(world.sync(ALICE, since, filter=wide, kind=StateKind.AFTER), room_id)
+    assert room["timeline"]["limited"] is False
+    assert members_told(room, "state_after") >= {(BOB, "leave"), (CAROL, "invite")}
+
+
+@pytest.mark.parametrize("is_remembered", [True, False])
+def test_who_comes_back_is_told_which_lazy_members_went(world: World, is_remembered: bool) -> None:
+    room_id = world.create(ALICE, name="so that there are no heroes")
+    for user in (BOB, CAROL):
+        world.member(user, room_id, user, "join")
+    since = world.sync(BOB, filter=LAZY)["next_batch"]
+    world.member(BOB, room_id, BOB, "leave")
+    since = world.sync(BOB, since, filter=LAZY)["next_batch"]
+    world.member(CAROL, room_id, CAROL, "leave")
+    world.member(BOB, room_id, BOB, "join")
+    if not is_remembered:
+        world.restart()
+    told = state_keys(joined(world.sync(BOB, since, filter=LAZY), room_id))
+    assert {("m.room.member", CAROL), ("m.room.name", "")} <= told
+    assert ("m.room.member", ALICE) not in told
+
+
 def test_redundant_members_are_sent_each_time_if_asked_for(world: World) -> None:
     room_id = world.create(ALICE)
     filter = {"room": {"state": {"lazy_load_members": True, "include_redundant_members": True}}}

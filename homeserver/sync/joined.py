@@ -19,6 +19,7 @@ from attrs import define, field
 from homeserver.accounts.ignored_users import Unwanted
 from homeserver.folds.histories import UserHistory
 from homeserver.folds.memberships import UserRooms
+from homeserver.matrix.filters import RoomEventFilter
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.matrix.state_map import StateKey
 from homeserver.matrix.sticky import names_sticky
@@ -348,10 +349,11 @@ def _ephemeral(build: Build, room_id: RoomId, segment: Segment, is_new: bool) ->
             encoded = segment.public_receipts
         if encoded is not None:
             found.append(encoded)
-    if room_id in build.typing_changed or is_new:
+    has_changed = room_id in build.typing_changed
+    if has_changed or is_new:
         _, users = view.sources.typing.typing(room_id)
         shown = [user for user in users if user not in build.ignored]
-        if wanted.types.matches("m.typing") and (shown or not is_new):
+        if wanted.types.matches("m.typing") and (shown or has_changed):
             found.append(encode_typing(shown))
     return found
 
@@ -438,9 +440,14 @@ def _with_lazy_members(
         if redundant or has is None or has[0] != member:
             picked[MEMBER, user_id] = member
             members.setdefault(user_id, member)
-    if members or is_whole:
+    if (members or is_whole) and _wants_members(request.filter.room.state):
         build.sent.append((room_id, members))
     return picked
+
+
+def _wants_members(wanted: RoomEventFilter) -> bool:
+    """The filter leaves out no members that are told of."""
+    return wanted.types.matches(MEMBER) and wanted.senders.matches_all and wanted.contains_url is None
 
 
 def _member_event(segment: Segment, head: RoomHead, user_id: UserId, kind: StateKind) -> EventId | None:

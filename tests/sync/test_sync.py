@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from homeserver.matrix.errors import InvalidParam
+from homeserver.matrix.ids import UserId
 from homeserver.sync.request import StateKind
 from homeserver.sync.segments import Segment, SegmentKey, Segments
 from homeserver.sync.tokens import SyncToken, TimelineToken, parse_sync_token, parse_timeline_token
@@ -281,6 +282,18 @@ def test_who_comes_back_is_told_which_lazy_members_went(world: World, is_remembe
     assert ("m.room.member", ALICE) not in told
 
 
+def test_lazy_members_that_a_filter_left_out_are_not_taken_for_sent(world: World) -> None:
+    room_id = world.create(ALICE, name="so that there are no heroes")
+    world.member(BOB, room_id, BOB, "join")
+    world.send(ALICE, room_id, "zero")
+    since = world.sync(ALICE, filter=LAZY)["next_batch"]
+    world.send(BOB, room_id, "one")
+    names = {"room": {"state": {"lazy_load_members": True, "types": ["m.room.name"]}}}
+    since = world.sync(ALICE, since, filter=names)["next_batch"]
+    world.send(BOB, room_id, "two")
+    assert state_keys(joined(world.sync(ALICE, since, filter=LAZY), room_id)) == {("m.room.member", BOB)}
+
+
 def test_redundant_members_are_sent_each_time_if_asked_for(world: World) -> None:
     room_id = world.create(ALICE)
     filter = {"room": {"state": {"lazy_load_members": True, "include_redundant_members": True}}}
@@ -386,6 +399,16 @@ def test_typing_wakes_and_its_end_is_told(world: World) -> None:
         (typing,) = joined(answer, room_id)["ephemeral"]["events"]
         assert typing == {"type": "m.typing", "content": {"user_ids": sorted(users)}}
         since = answer["next_batch"]
+
+
+def test_the_end_of_typing_is_told_with_the_full_state(world: World) -> None:
+    room_id = world.create(ALICE)
+    world.typing.set(room_id, {UserId(BOB)})
+    first = world.sync(ALICE)
+    assert joined(first, room_id)["ephemeral"]["events"][0]["content"]["user_ids"] == [BOB]
+    world.typing.set(room_id, set())
+    second = world.sync(ALICE, first["next_batch"], full_state=True)
+    assert joined(second, room_id)["ephemeral"]["events"] == [{"type": "m.typing", "content": {"user_ids": []}}]
 
 
 def test_account_data_is_told_once(world: World) -> None:

@@ -28,7 +28,7 @@ from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.store.account_data import AccountDataRow, load_room_account_data
 from homeserver.store.events import StoredEvent
 from homeserver.store.memberships import MembershipRow
-from homeserver.store.sync import Gap, Receipt
+from homeserver.store.sync import Gap
 from homeserver.sync.encoding import (
     EMPTY_LIST,
     MembershipAt,
@@ -267,7 +267,7 @@ def _assemble(
         return None
     sticky = _sticky(build, room_id, segment, is_new)
     has_news = sticky or told or segment.encoded or segment.window.limited or state or ephemeral or account_data
-    if not has_news and not _own_receipt(segment.receipts, request.user_id):
+    if not has_news and not _has_own_receipt(build, room_id, segment):
         return None
     is_limited = segment.window.limited if limited is None else limited
     timeline = personal_timeline(segment, build.reader, view.now_ms, request.filter, is_limited, membership_at)
@@ -325,9 +325,12 @@ def _room_account_data(build: Build, room_id: RoomId, is_new: bool) -> Sequence[
     return None if rows is None else account_data_by_room(build.request, rows).get(room_id, ())
 
 
-def _own_receipt(receipts: Sequence[Receipt], user_id: UserId) -> bool:
-    """The reader has read on, elsewhere: the counts are others."""
-    return any(receipt.user_id == user_id for receipt in receipts)
+def _has_own_receipt(build: Build, room_id: RoomId, segment: Segment) -> bool:
+    """The reader has read on, elsewhere: the counts are others. False also where the view notes a need."""
+    request, view = build.request, build.view
+    is_known = request.after >= view.sources.recent.floor
+    receipts = segment.receipts if is_known else view.get_receipts(room_id, request.after)
+    return any(receipt.user_id == request.user_id for receipt in receipts or ())
 
 
 def _ephemeral(build: Build, room_id: RoomId, segment: Segment, is_new: bool) -> list[bytes] | None:

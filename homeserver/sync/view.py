@@ -125,7 +125,7 @@ class _Kept:
         self.account_data: _Loaded[UserId, Sequence[AccountDataRow]] = _Loaded(recent, str)
         self.push_rules: _Loaded[UserId, bytes] = _Loaded(recent, str)
         self.counts: _Loaded[RoomId, Counts] = _Loaded(recent, str)
-        self.receipts: _Loaded[RoomId, list[Receipt]] = _Loaded(recent, str)
+        self.receipts: _Loaded[tuple[RoomId, int], list[Receipt]] = _Loaded(recent, lambda key: key[0])
         self.values: _Loaded[Lookup, Any] = _Loaded(recent, lambda lookup: lookup.subject)
         self.rooms_of: _Loaded[UserId, UserRooms] = _Loaded(recent, str)
         self.bundles: dict[EventId, bytes] = {}
@@ -320,8 +320,8 @@ class View:
         return found
 
     def get_receipts(self, room_id: RoomId, after: int) -> list[Receipt] | None:
-        """The room's receipts behind a position (for each room always the same one)."""
-        found = self._kept.receipts.get(room_id)
+        """The room's receipts behind a position."""
+        found = self._kept.receipts.get((room_id, after))
         if found is None:
             self._needs.receipts.setdefault(after, set()).add(room_id)
         return found
@@ -408,7 +408,7 @@ class View:
 
     async def _load_receipts(self, after: int, room_ids: set[RoomId]) -> None:
         at, receipts = await self.sources.database.read(load_receipts, room_ids, after, self.user_id)
-        self._kept.receipts.put_all(receipts, at)
+        self._kept.receipts.put_all({(room_id, after): found for room_id, found in receipts.items()}, at)
 
     def _extension_loads(self, needs: _Needs) -> Iterator[Load]:
         if needs.rooms_of:

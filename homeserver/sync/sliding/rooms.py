@@ -27,6 +27,7 @@ from homeserver.store.memberships import MembershipRow
 from homeserver.store.outside_rooms import OutsideRoom
 from homeserver.store.sync import Gap
 from homeserver.sync.left import STRIPPED, left_at
+from homeserver.sync.segments import receipts_of
 from homeserver.sync.sliding.beginnings import Beginning, Beginnings, Wish
 from homeserver.sync.sliding.connections import SentRoom
 from homeserver.sync.sliding.lists import direct_rooms
@@ -399,8 +400,10 @@ class RoomBuilder:
         changed = windows.changes.final.keys()
         now = self._sent(config, members, sent)
         has_news = windows.shown.events or keys or changed or windows.changes.limited
-        if not has_news and not self._has_own_receipt(head.room_id, windows.after):
-            return RoomPart(None, now)
+        if not has_news:
+            has_read = self._has_own_receipt(head.room_id, windows.after)
+            if not has_read:
+                return None if has_read is None else RoomPart(None, now)
         room: dict[str, Any] = {}
         self._add_timeline(room, windows, self._write_timeline(windows.shown.events, related, history, bundles))
         told = [self._encode_one(event, history.membership_around(event), redactions) for event in state]
@@ -437,12 +440,14 @@ class RoomBuilder:
         if encoded:
             room["required_state"] = encoded
 
-    def _has_own_receipt(self, room_id: RoomId, after: int) -> bool:
+    def _has_own_receipt(self, room_id: RoomId, after: int) -> bool | None:
+        """The user has read on, elsewhere: the counts are others. None where the view notes a need."""
         recent = self.view.sources.recent
-        if after < recent.floor:
-            return False
-        rows = recent.rows_after(room_id, after)
-        return any(row.kind == "receipt" and row.data["user_id"] == self.request.user_id for row in rows)
+        is_known = after >= recent.floor
+        receipts = (
+            receipts_of(recent.rows_after(room_id, after)) if is_known else self.view.get_receipts(room_id, after)
+        )
+        return None if receipts is None else any(receipt.user_id == self.request.user_id for receipt in receipts)
 
     # -- state -------------------------------------------------------------------------------------------------------
 

@@ -206,6 +206,50 @@ def test_an_extension_that_is_asked_about_more_rooms_tells_what_these_have(alice
     assert types(second["extensions"]["account_data"]["global"]) == ["m.later"]
 
 
+def lists_of_one_and_all(*extensions: str) -> dict[str, Any]:
+    """Extensions that are asked about the newest room alone."""
+    listed = {"timeline_limit": 1, "required_state": []}
+    lists = {"newest": {"ranges": [[0, 0]], **listed}, "all": {"ranges": [[0, 9]], **listed}}
+    return {"lists": lists, "extensions": {name: {"enabled": True, "lists": ["newest"]} for name in extensions}}
+
+
+@pytest.mark.parametrize("name", ["account_data", "receipts", "typing"])
+def test_a_room_that_comes_into_a_list_of_an_extension_is_told_by_it(
+    alice: Any, bob: Any, room: str, name: str
+) -> None:
+    body = lists_of_one_and_all(name)
+    set_data(alice, room, "m.x", {})
+    alice.post("/rooms/{}/receipt/m.read/{}", at=(room, bob.send(room, "read")))
+    type_in(bob, room)
+    other = alice.create_room()
+    first = ask(alice, body)
+    assert set(first["rooms"]) == {room, other}
+    assert extension(first, name, room) is None
+    bob.send(room, "now the newest")
+    for _ in range(2):  # as after a lost answer
+        second = ask(alice, body, first["pos"])
+        assert extension(second, name, room) is not None
+    bob.send(room, "and still")
+    assert extension(ask(alice, body, second["pos"]), name, room) is None
+
+
+def test_what_changes_while_a_room_is_in_no_list_of_an_extension_is_told_later(alice: Any, bob: Any, room: str) -> None:
+    body = lists_of_one_and_all("account_data", "typing")
+    type_in(bob, room)
+    first = ask(alice, body)
+    assert extension(first, "typing", room)["content"]["user_ids"] == [bob.user_id]
+    alice.create_room()
+    second = ask(alice, body, first["pos"])
+    type_in(bob, room, typing=False)
+    set_data(alice, room, "m.x", {})
+    third = ask(alice, body, second["pos"])
+    assert extension(third, "typing", room) is None
+    bob.send(room, "now the newest")
+    fourth = ask(alice, body, third["pos"])
+    assert extension(fourth, "typing", room)["content"]["user_ids"] == []
+    assert types(extension(fourth, "account_data", room)) == ["m.x"]
+
+
 def test_changes_of_devices_while_encryption_was_off_are_told(alice: Any, bob: Any, room: str) -> None:
     first = ask(alice, {"conn_id": "c", "extensions": {}})
     bob.post("/keys/upload", {"device_keys": Device(bob.user_id, bob.device_id).keys()})

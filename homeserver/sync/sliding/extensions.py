@@ -22,7 +22,7 @@ from homeserver.sync.encryption import SIGNED_CURVE25519, EncryptionExtension
 from homeserver.sync.segments import receipts_of, visible_receipts
 from homeserver.sync.service import PUSH_RULES_TYPE
 from homeserver.sync.sliding.beginnings import Beginning
-from homeserver.sync.sliding.connections import ConnectionState, ExtensionMark, Marks, SentRoom
+from homeserver.sync.sliding.connections import ConnectionState, SentRoom
 from homeserver.sync.sliding.lists import Windows
 from homeserver.sync.sliding.request import STICKY_EVENTS, THREAD_SUBSCRIPTIONS, Extension, SlidingRequest
 from homeserver.sync.sliding.rooms import RoomPart
@@ -33,6 +33,8 @@ from homeserver.sync.view import Lookup, View
 
 MAX_TO_DEVICE = 100
 _ALL = "*"
+_OF_ROOMS = ("account_data", "receipts", "typing")
+_NO_NAMES: frozenset[str] = frozenset()
 _NO_PARTS: Mapping[RoomId, RoomPart] = {}
 # Of a room of which the client has events already, at most so many receipts of others are told at once.
 MAX_RECEIPTS_LATER = 500
@@ -62,13 +64,12 @@ class SlidingExtensions:
         view: View,
         request: SlidingRequest,
         state: ConnectionState | None,
-        marks: Marks,
         rooms: UserRooms,
         windows: Windows,
         parts: Mapping[RoomId, RoomPart],
         ignored: frozenset[str],
     ) -> Told | None:
-        """None where the view notes needs. marks: behind this response (next_marks)."""
+        """None where the view notes needs."""
         found: dict[str, Any] = {}
         news = False
 
@@ -77,14 +78,14 @@ class SlidingExtensions:
 
         def joined(name: str) -> dict[RoomId, SentRoom | None]:
             room_ids = _joined_rooms(request.extension(name), windows, rooms)
-            return _sent_rooms(room_ids, state, marks[name], parts)
+            return _sent_rooms(name, room_ids, state, parts)
 
         steps: tuple[tuple[str, Callable[[], tuple[Any, bool]]], ...] = (
             ("to_device", lambda: self._to_device(view, request, is_begin=told("to_device") is None)),
             ("e2ee", lambda: self._e2ee(view, request, state, rooms)),
-            ("account_data", lambda: _account_data(view, request, state, marks["account_data"], windows)),
+            ("account_data", lambda: _account_data(view, request, state, windows)),
             ("receipts", lambda: _receipts(view, joined("receipts"), parts, ignored)),
-            ("typing", lambda: _typing(view, joined("typing"), ignored)),
+            ("typing", lambda: _typing(view, joined("typing"), state, ignored)),
             (STICKY_EVENTS, lambda: tell_sticky_events(view, request, state, rooms, windows.matched, parts, ignored)),
             *(
                 (name, partial(tell_thread_subscriptions, view, request.extension(name), told(name) or 0))
@@ -149,24 +150,37 @@ def _wanted_rooms(extension: Extension, windows: Windows) -> Iterable[RoomId]:
             yield room_id
 
 
+def extensions_of(request: SlidingRequest, windows: Windows) -> Mapping[RoomId, frozenset[str]]:
+    """By which extensions the response tells of each room, where it does by any."""
+    found: dict[RoomId, frozenset[str]] = {}
+    for name in _OF_ROOMS:
+        extension = request.extension(name)
+        if extension.enabled:
+            for room_id in _wanted_rooms(extension, windows):
+                found[room_id] = found.get(room_id, _NO_NAMES) | {name}
+    return found
+
+
 def _joined_rooms(extension: Extension, windows: Windows, rooms: UserRooms) -> list[RoomId]:
     """Those of them in which the user is: what others do in the rest is not for them."""
     return [room_id for room_id in _wanted_rooms(extension, windows) if rooms[room_id].membership == "join"]
 
 
 def _sent_rooms(
+    name: str,
     room_ids: Iterable[RoomId],
     state: ConnectionState | None,
-    mark: ExtensionMark,
     parts: Mapping[RoomId, RoomPart] = _NO_PARTS,
 ) -> dict[RoomId, SentRoom | None]:
-    """What the client has of the rooms by the extension; None where the response begins a room (anew), or the extension."""
+    """What the client has of the rooms by the extension. None where the response begins a room (anew), or where the extension
+    told nothing of it the last time: it was off then, or about other rooms.
+    """
     if state is None:
         return dict.fromkeys(room_ids)
     found: dict[RoomId, SentRoom | None] = {}
     for room_id in room_ids:
         sent, part = state.rooms.get(room_id), parts.get(room_id)
-        is_begun = sent is None or sent.base < mark.base or (part is not None and part.is_initial)
+        is_begun = sent is None or name not in sent.extensions or (part is not None and part.is_initial)
         found[room_id] = None if is_begun else sent
     return found
 
@@ -184,16 +198,15 @@ def _load_account_data(view: View, after: int) -> Sequence[AccountDataRow] | Non
 
 
 def _account_data(
-    view: View, request: SlidingRequest, state: ConnectionState | None, mark: ExtensionMark, windows: Windows
+    view: View, request: SlidingRequest, state: ConnectionState | None, windows: Windows
 ) -> tuple[Any, bool]:
     """What changed since the last response; of each room, since the last one in whose windows it was. What there was while the
     extension was off is told when it is on.
     """
     after = (state.told_upto("account_data") or 0) if state is not None else 0
     wanted = _wanted_rooms(request.extension("account_data"), windows)
-    told_upto = {
-        room_id: sent.position if sent is not None else 0 for room_id, sent in _sent_rooms(wanted, state, mark).items()
-    }
+    has = _sent_rooms("account_data", wanted, state)
+    told_upto = {room_id: sent.position if sent is not None else 0 for room_id, sent in has.items()}
     kinds = _changed_kinds(view, after)
     is_changed = "account_data" in kinds or "account_data" in _changed_kinds(
         view, min(told_upto.values(), default=after)
@@ -275,12 +288,20 @@ def _room_receipts(
     return [*sorted(receipts, key=lambda receipt: -receipt.ts_ms)[:MAX_RECEIPTS_LATER], *own]
 
 
-def _typing(view: View, rooms: Mapping[RoomId, SentRoom | None], ignored: frozenset[str]) -> tuple[Any, bool]:
-    """Who types where that changed since the client was told of the room; of rooms that are new, where anybody does."""
+def _typing(
+    view: View,
+    rooms: Mapping[RoomId, SentRoom | None],
+    state: ConnectionState | None,
+    ignored: frozenset[str],
+) -> tuple[Any, bool]:
+    """Who types where that changed since the client was told of the room; of rooms that are new, where anybody does, and where
+    the client may have been told otherwise.
+    """
     found: dict[str, orjson.Fragment] = {}
     for room_id, sent in rooms.items():
         serial, typing = view.sources.typing.typing(room_id)
         users = [user for user in typing if user not in ignored]
-        if users if sent is None else serial > sent.ephemeral:
+        is_known = state is not None and room_id in state.rooms
+        if users or (is_known and serial) if sent is None else serial > sent.ephemeral:
             found[room_id] = orjson.Fragment(encode_typing(users))
     return ({"rooms": found}, True) if found else (None, False)

@@ -5,6 +5,7 @@ Spec: MSC4186
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import immutables
@@ -17,7 +18,7 @@ from homeserver.sync.notifier import Notifier
 from homeserver.sync.service import ATTEMPTS, SyncBusy
 from homeserver.sync.sliding.beginnings import Beginnings
 from homeserver.sync.sliding.connections import Connections, ConnectionState, Key, SentRoom, next_marks
-from homeserver.sync.sliding.extensions import SlidingExtensions
+from homeserver.sync.sliding.extensions import SlidingExtensions, extensions_of
 from homeserver.sync.sliding.lists import RoomLists, Windows
 from homeserver.sync.sliding.request import SlidingRequest
 from homeserver.sync.sliding.rooms import RoomBuilder, RoomPart
@@ -117,7 +118,7 @@ class SlidingSync:
         ephemeral = self.sources.typing.serial
         parts = self._rooms(view, request, state, rooms, windows, ignored, ephemeral)
         marks = next_marks(state, request, view.now)
-        told = self.extensions.tell(view, request, state, marks, rooms, windows, parts, ignored)
+        told = self.extensions.tell(view, request, state, rooms, windows, parts, ignored)
         if told is None or not view.is_complete:
             return None
         shown = {room_id: part.json for room_id, part in parts.items() if part.json is not None}
@@ -127,7 +128,7 @@ class SlidingSync:
             self.connections.next_serial(key),
             view.now,
             ephemeral,
-            _sent_rooms(state, parts),
+            _sent_rooms(state, parts, extensions_of(request, windows)),
             windows.counts,
             request.fingerprint,
             marks,
@@ -148,9 +149,8 @@ class SlidingSync:
         parts: dict[RoomId, RoomPart] = {}
         if not windows.configs:
             return parts
-        base = state.serial if state is not None else 0
         since = state.position if state is not None else None
-        builder = RoomBuilder(view, request, ignored, ephemeral, base, since, self.beginnings)
+        builder = RoomBuilder(view, request, ignored, ephemeral, since, self.beginnings)
         for room_id, config in windows.configs.items():
             sent = state.rooms.get(room_id) if state is not None else None
             bump = self.lists.bump_stamp(room_id, rooms[room_id])
@@ -160,9 +160,13 @@ class SlidingSync:
         return parts
 
 
-def _sent_rooms(state: ConnectionState | None, parts: dict[RoomId, RoomPart]) -> immutables.Map[RoomId, SentRoom]:
+def _sent_rooms(
+    state: ConnectionState | None, parts: dict[RoomId, RoomPart], extensions: Mapping[RoomId, frozenset[str]]
+) -> immutables.Map[RoomId, SentRoom]:
     rooms: immutables.Map[RoomId, SentRoom] = state.rooms if state is not None else immutables.Map()
-    return rooms.update({room_id: part.sent for room_id, part in parts.items()})
+    return rooms.update(
+        {room_id: part.sent.with_extensions(extensions.get(room_id)) for room_id, part in parts.items()}
+    )
 
 
 def _counts(counts: Any) -> dict[str, Any]:

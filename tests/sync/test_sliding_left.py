@@ -91,3 +91,54 @@ def test_a_rejected_invite_is_told_by_stripped_state(alice: Any, bob: Any) -> No
     [own] = told["stripped_state"]
     assert (own["state_key"], own["content"]["membership"]) == (bob.user_id, "leave")
     assert "timeline" not in told
+
+
+def test_a_room_that_is_left_and_forgotten_is_told_once_more(alice: Any, bob: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    first = ask(bob, room_list())
+    assert set(first["rooms"]) == {room}
+    bob.leave(room)
+    bob.forget(room)
+    for _ in range(2):  # as after a lost answer
+        second = ask(bob, room_list(), first["pos"])
+        assert [event["content"]["membership"] for event in second["rooms"][room]["timeline"]] == ["leave"]
+        assert second["lists"]["all_rooms"]["count"] == 0
+    third = ask(bob, room_list(), second["pos"])
+    assert third["rooms"] == {}
+    bob.join(room)
+    assert ask(bob, room_list(), third["pos"])["rooms"][room]["initial"] is True
+
+
+@pytest.mark.parametrize("shape", ["unstable", "stable"])
+def test_a_room_that_was_left_is_told_to_who_subscribes_to_it(alice: Any, bob: Any, shape: str) -> None:
+    room, rejected = alice.create_room(preset="public_chat"), alice.create_room(invite=[bob.user_id])
+    bob.join(room)
+    alice.send(room, "before")
+    for left in (room, rejected):
+        bob.leave(left)
+    alice.send(room, "after")
+    state: Any = [["m.room.create", ""]] if shape == "unstable" else {"include": [{"type": "m.room.create"}]}
+    subscription = {"timeline_limit": 2, "required_state": state}
+    body = {"room_subscriptions": {room: subscription, rejected: subscription}}
+
+    def told(pos: str | None) -> Any:
+        if shape == "unstable":
+            return ask(bob, body, pos)
+        return bob.post(STABLE, {**body, "pos": pos} if pos is not None else body)
+
+    first = told(None)
+    assert set(first["rooms"]) == {room}
+    assert texts(first["rooms"][room]) == ["before", "m.room.member"]
+    assert ("m.room.create", "") in keys(first["rooms"][room])
+    assert told(first["pos"])["rooms"] == {}
+    bob.forget(room)
+    assert told(None)["rooms"] == {}
+
+
+def test_who_is_kicked_by_somebody_they_ignore_is_told(alice: Any, bob: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    bob.put("/user/{}/account_data/m.ignored_user_list", {"ignored_users": {alice.user_id: {}}}, at=[bob.user_id])
+    alice.kick(room, bob.user_id)
+    assert set(begin(bob, "unstable")) == {room}

@@ -23,6 +23,7 @@ from homeserver.sync.view import Lookup, View
 
 ENCRYPTION = ("m.room.encryption", "")
 _LISTED = frozenset({"join", "invite", "knock"})
+_LEFT = frozenset({"leave", "ban"})
 
 
 @define
@@ -91,13 +92,15 @@ class RoomLists:
             if ordered is None:
                 return None
             marks = _Marks(view)
+            forgotten = {room_id for room_id, row in known.items() if row.forgotten}
             for name, config in request.lists.items():
                 wanted = ordered if config.filters == Filters() else _filtered(marks, known, ordered, config.filters)
                 _cut(wanted, name, config, found)
+                found.counts[name] = len(wanted) - len(forgotten.intersection(wanted) if forgotten else ())
                 if request.extension(STICKY_EVENTS).enabled:
                     found.matched |= frozenset(wanted)
         for room_id, room in request.subscriptions.items():
-            if room_id in known:
+            if room_id in known or _was_joined(view, rooms.get(room_id)):
                 found.add([room_id], room)
                 found.subscribed.add(room_id)
         if request.extension(STICKY_EVENTS).enabled:
@@ -129,7 +132,6 @@ class RoomLists:
 
 
 def _cut(wanted: Sequence[RoomId], name: str, config: ListConfig, found: Windows) -> None:
-    found.counts[name] = len(wanted)
     cut = wanted
     if config.ranges is not None:
         cut = [room_id for first, last in config.ranges for room_id in wanted[first : last + 1]]
@@ -140,22 +142,30 @@ def _cut(wanted: Sequence[RoomId], name: str, config: ListConfig, found: Windows
 
 def _is_listed(view: View, row: MembershipRow, unwanted: Unwanted, state: ConnectionState | None) -> bool:
     """Rooms that the user left are told of only where the client has them; from which others removed the user, too, but not
-    those from which they are banned without having been there.
+    those from which they are banned without having been there. A room that is forgotten is told of until the client knows
+    that it was left.
 
     Neither an invite by somebody whom the user ignores is told, nor its end; to those who block invites, none.
     Spec: client-server-api#ignoring-users
     """
+    sent = state.rooms.get(row.room_id) if state is not None else None
     if row.forgotten:
-        return False
-    is_ignored = row.sender in unwanted.users
+        return sent is not None and sent.position < row.position
     if row.membership in _LISTED:
         return not (row.membership == "invite" and unwanted.is_invite_of(row.sender))
-    if state is not None and row.room_id in state.rooms:
+    if sent is not None:
         return True
-    if row.membership not in ("leave", "ban") or row.sender == row.user_id or is_ignored:
+    if row.membership not in _LEFT or row.sender == row.user_id:
         return False
-    if row.membership == "leave":
+    if row.membership == "leave" and row.sender not in unwanted.users:
         return True
+    return _was_joined(view, row)
+
+
+def _was_joined(view: View, row: MembershipRow | None) -> bool:
+    """The user was in a room that they have left, and not forgotten. False also where the view notes a need."""
+    if row is None or row.forgotten or row.membership not in _LEFT:
+        return False
     history = view.get_history(row.room_id)
     return history is not None and history.was_joined
 

@@ -51,12 +51,6 @@ class SentRoom:
     is_dm: bool = False
     extensions: frozenset[str] = frozenset()
 
-    def with_extensions(self, extensions: frozenset[str] | None) -> SentRoom:
-        # PERF: attrs.evolve takes ten times as long.
-        if not extensions:
-            return self
-        return SentRoom(self.position, self.ephemeral, self.config, self.members, self.is_dm, extensions)
-
 
 # How far an extension is told of what is not of a room: None while it is on, which is as far as the connection; where it was
 # turned off.

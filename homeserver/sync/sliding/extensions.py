@@ -6,7 +6,7 @@ Spec: MSC3885, MSC3884, MSC3959, MSC3960, MSC3961
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import orjson
@@ -34,7 +34,6 @@ from homeserver.sync.view import Lookup, View
 MAX_TO_DEVICE = 100
 _ALL = "*"
 _OF_ROOMS = ("account_data", "receipts", "typing")
-_NO_NAMES: frozenset[str] = frozenset()
 _NO_PARTS: Mapping[RoomId, RoomPart] = {}
 # Of a room of which the client has events already, at most so many receipts of others are told at once.
 MAX_RECEIPTS_LATER = 500
@@ -150,15 +149,32 @@ def _wanted_rooms(extension: Extension, windows: Windows) -> Iterable[RoomId]:
             yield room_id
 
 
-def extensions_of(request: SlidingRequest, windows: Windows) -> Mapping[RoomId, frozenset[str]]:
-    """By which extensions the response tells of each room, where it does by any."""
-    found: dict[RoomId, frozenset[str]] = {}
-    for name in _OF_ROOMS:
-        extension = request.extension(name)
-        if extension.enabled:
-            for room_id in _wanted_rooms(extension, windows):
-                found[room_id] = found.get(room_id, _NO_NAMES) | {name}
-    return found
+def extensions_of_all(request: SlidingRequest) -> frozenset[str]:
+    """Those by which the response tells of each of its rooms."""
+    return _named(*(name for name in _OF_ROOMS if request.extension(name).enabled and not _is_picky(request, name)))
+
+
+def extensions_of_some(request: SlidingRequest, windows: Windows) -> Mapping[RoomId, frozenset[str]]:
+    """By which extensions the response tells of each room, where it does not do so by the same for all of them."""
+    picky = [name for name in _OF_ROOMS if request.extension(name).enabled and _is_picky(request, name)]
+    if not picky:
+        return {}
+    rooms = {name: set(_wanted_rooms(request.extension(name), windows)) for name in picky}
+    common = extensions_of_all(request)
+    return {
+        room_id: _named(*common, *(name for name in picky if room_id in rooms[name])) for room_id in windows.configs
+    }
+
+
+def _is_picky(request: SlidingRequest, name: str) -> bool:
+    extension = request.extension(name)
+    return extension.lists is not None or extension.rooms is not None
+
+
+@cache
+def _named(*names: str) -> frozenset[str]:
+    """PERF: one for all rooms of all connections."""
+    return frozenset(names)
 
 
 def _joined_rooms(extension: Extension, windows: Windows, rooms: UserRooms) -> list[RoomId]:

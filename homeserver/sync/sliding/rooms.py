@@ -71,6 +71,7 @@ class RoomBuilder:
     request: SlidingRequest
     ignored: frozenset[str]
     ephemeral: int
+    extensions: frozenset[str]  # those that tell of all rooms
     since: int | None
     beginnings: Beginnings
     _reader: Reader = field(init=False)
@@ -151,7 +152,7 @@ class RoomBuilder:
         self, config: RoomConfig, members: frozenset[UserId] = frozenset(), before: SentRoom | None = None
     ) -> SentRoom:
         is_dm = before is not None and before.is_dm
-        return SentRoom(self.view.now, self.ephemeral, config, members, is_dm)
+        return SentRoom(self.view.now, self.ephemeral, config, members, is_dm, self.extensions)
 
     def _nothing(self, sent: SentRoom, config: RoomConfig) -> RoomPart:
         """The client has the room as it is."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import immutables
 import orjson
-from attrs import define, field
+from attrs import define, evolve, field
 
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.ids import RoomId
@@ -18,7 +18,7 @@ from homeserver.sync.notifier import Notifier
 from homeserver.sync.service import ATTEMPTS, SyncBusy
 from homeserver.sync.sliding.beginnings import Beginnings
 from homeserver.sync.sliding.connections import Connections, ConnectionState, Key, SentRoom, next_marks
-from homeserver.sync.sliding.extensions import SlidingExtensions, extensions_of
+from homeserver.sync.sliding.extensions import SlidingExtensions, extensions_of_all, extensions_of_some
 from homeserver.sync.sliding.lists import RoomLists, Windows
 from homeserver.sync.sliding.request import SlidingRequest
 from homeserver.sync.sliding.rooms import RoomBuilder, RoomPart
@@ -128,7 +128,7 @@ class SlidingSync:
             self.connections.next_serial(key),
             view.now,
             ephemeral,
-            _sent_rooms(state, parts, extensions_of(request, windows)),
+            _sent_rooms(state, parts, extensions_of_some(request, windows)),
             windows.counts,
             request.fingerprint,
             marks,
@@ -150,7 +150,7 @@ class SlidingSync:
         if not windows.configs:
             return parts
         since = state.position if state is not None else None
-        builder = RoomBuilder(view, request, ignored, ephemeral, since, self.beginnings)
+        builder = RoomBuilder(view, request, ignored, ephemeral, extensions_of_all(request), since, self.beginnings)
         for room_id, config in windows.configs.items():
             sent = state.rooms.get(room_id) if state is not None else None
             bump = self.lists.bump_stamp(room_id, rooms[room_id])
@@ -164,9 +164,11 @@ def _sent_rooms(
     state: ConnectionState | None, parts: dict[RoomId, RoomPart], extensions: Mapping[RoomId, frozenset[str]]
 ) -> immutables.Map[RoomId, SentRoom]:
     rooms: immutables.Map[RoomId, SentRoom] = state.rooms if state is not None else immutables.Map()
-    return rooms.update(
-        {room_id: part.sent.with_extensions(extensions.get(room_id)) for room_id, part in parts.items()}
-    )
+    sent = {room_id: part.sent for room_id, part in parts.items()}
+    for room_id, names in extensions.items():
+        if room_id in sent:
+            sent[room_id] = evolve(sent[room_id], extensions=names)
+    return rooms.update(sent)
 
 
 def _counts(counts: Any) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from homeserver.rooms.paging import Paging
 from homeserver.rooms.profile_propagation import RoomProfiles
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.receipts import Receipts
+from homeserver.rooms.relation_policy import RelationPolicy
 from homeserver.rooms.relations import Relations
 from homeserver.rooms.repair import RoomRepair
 from homeserver.rooms.reports import Reports
@@ -102,7 +103,8 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
     core.log.follow(public_rooms.on_rows)
     relations = Relations(core.database, core.events, core.erased, core.ignored, core.histories)
     json = EventJson(core.events, core.clock, relations, core.erased)
-    sending = Sending(core.writer, core.events, Transactions(core.database), membership, StatePolicy(aliases))
+    policies = StatePolicy(aliases), RelationPolicy(core.database, core.events)
+    sending = Sending(core.writer, core.events, Transactions(core.database), membership, *policies)
     delayed = DelayedEvents(core.database, core.clock, sending)
     summaries = RoomSummaries(core.server_name, core.heads, core.events, core.memberships, remote)
     hierarchies = SpaceHierarchies(core.heads, core.events, summaries)

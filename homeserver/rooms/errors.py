@@ -2,6 +2,7 @@
 
 MatrixError
   InvalidRoomState, RoomInUse, BadAlias            400, creating rooms and naming them
+  DuplicateAnnotation                              400
   UnableToAuthoriseJoin, UnableToGrantJoin         400, restricted joins that another server might settle
   AliasTaken                                       409
   StateNotFull                                     503, a room that was joined a moment ago
@@ -31,6 +32,15 @@ class BadAlias(MatrixError):
     """An alias in m.room.canonical_alias does not lead to the room."""
 
     errcode = "M_BAD_ALIAS"
+
+
+class DuplicateAnnotation(MatrixError):
+    """The user has annotated the event in the same way already.
+
+    Spec: client-server-api#avoiding-duplicate-annotations
+    """
+
+    errcode = "M_DUPLICATE_ANNOTATION"
 
 
 class AliasTaken(Conflict):

@@ -16,6 +16,7 @@ from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, NotFound
 from homeserver.matrix.ids import EventId, RoomId, parse_event_id, parse_user_id
 from homeserver.rooms.head import MEMBER, RoomHead
 from homeserver.rooms.membership import RoomMembership
+from homeserver.rooms.relation_policy import RelationPolicy
 from homeserver.rooms.state_policy import StatePolicy
 from homeserver.rooms.transactions import Transactions
 from homeserver.rooms.writer import Draft, Plan, RoomWriter
@@ -34,6 +35,7 @@ class Sending:
     transactions: Transactions
     membership: RoomMembership
     policy: StatePolicy
+    relations: RelationPolicy
 
     async def send(
         self,
@@ -49,7 +51,7 @@ class Sending:
         """Send a message event; the same transaction id again gives the same event. sticky_ms: for how long it is sticky.
         is_delayed: the transaction id is a delay id, which all devices of the sender are told.
 
-        Raises: Forbidden, InvalidParam, BadJson, TooLarge.
+        Raises: Forbidden, InvalidParam, BadJson, TooLarge, DuplicateAnnotation, M_UNKNOWN for an impossible thread.
         """
         check_text("eventType", type)
         transaction = make_transaction(requester, room_id, f"send\n{type}", txn_id)
@@ -61,6 +63,9 @@ class Sending:
                 draft = evolve(draft, device_id=None)
             if type == _REDACTION:
                 draft = await self._check_redaction(requester, room_id, draft)
+            if "m.relates_to" in content:
+                head = await self._load_head(room_id)
+                await self.relations.check_relation(head, requester.user_id, type, content)
             return await self._write(room_id, lambda head: (draft,), transaction)
 
         return await self.transactions.once(transaction, send)

@@ -6,10 +6,24 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve, frozen
-from sqlalchemy import CTE, ColumnElement, Connection, Select, and_, false, func, insert, literal, or_, select
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    false,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+)
 
+from homeserver.matrix.canonical import decode_json
 from homeserver.matrix.ids import EventId, RoomId, UserId
-from homeserver.matrix.relations import REFERENCE, REPLACE, THREAD, relation_of
+from homeserver.matrix.relations import ANNOTATION, REFERENCE, REPLACE, THREAD, relation_of
 from homeserver.runtime.statement import OneOf, Statement
 from homeserver.store.events import StoredEvent, chunked
 from homeserver.store.tables.relations import event_relations as r
@@ -130,6 +144,27 @@ def load_related(
     order = level.c.timeline_order.desc() if wanted.backwards else level.c.timeline_order
     found = select(level.c.event_id, level.c.timeline_order).where(*wanted.conditions(level)).order_by(order)
     return [RelatedEvent(*row) for row in conn.execute(found.distinct().limit(limit))]
+
+
+_ANNOTATIONS = Statement(
+    select(e.c.json)
+    .select_from(_JOINED)
+    .where(
+        r.c.room_id == bindparam("room_id"),
+        r.c.target_id == bindparam("target"),
+        r.c.rel_type == ANNOTATION,
+        e.c.sender == bindparam("sender"),
+        e.c.type == bindparam("type"),
+        *_THERE,
+    )
+)
+
+
+def load_annotation_keys(conn: Connection, room_id: RoomId, target: EventId, sender: UserId, type: str) -> set[str]:
+    """By which the user has annotated an event with events of that type."""
+    rows = _ANNOTATIONS.all(conn, {"room_id": room_id, "target": target, "sender": sender, "type": type})
+    keys = (decode_json(bytes(encoded))["content"]["m.relates_to"].get("key") for (encoded,) in rows)
+    return {key for key in keys if isinstance(key, str)}
 
 
 def load_related_by(

@@ -57,6 +57,37 @@ def test_relations_are_listed_by_kind_in_both_directions_and_pages(alice: Any, b
     assert stranger["errcode"] == "M_NOT_FOUND"
 
 
+def react(client: Any, room: str, target: str, key: str, **more: Any) -> Any:
+    content = {"m.relates_to": {"rel_type": "m.annotation", "event_id": target, "key": key}}
+    return client.send(room, content, "m.reaction", **more)
+
+
+def test_nobody_annotates_an_event_twice_in_the_same_way(alice: Any, bob: Any, room: str) -> None:
+    target = alice.send(room, "look")
+    first = react(alice, room, target, "+1", txn_id="one")
+    react(alice, room, target, "-1")
+    react(bob, room, target, "+1")
+    body = {"m.relates_to": {"rel_type": "m.annotation", "event_id": target, "key": "+1"}}
+    path = "/rooms/{}/send/{}/{}"
+    assert alice.put(path, body, at=(room, "m.reaction", "two"), expect=400)["errcode"] == "M_DUPLICATE_ANNOTATION"
+    assert alice.put(path, body, at=(room, "m.reaction", "one"))["event_id"] == first
+    alice.put(path, body, at=(room, "org.example.reaction", "two"))
+    alice.redact(room, first)
+    alice.put(path, body, at=(room, "m.reaction", "three"))
+
+
+def test_no_thread_begins_at_an_event_that_relates_to_another(alice: Any, room: str) -> None:
+    root = alice.send(room, "root")
+    threaded, edited = relate(alice, room, root, "m.thread"), edit(alice, room, root, "better")
+    reply = alice.send(room, {"msgtype": "m.text", "body": "x", "m.relates_to": {"m.in_reply_to": {"event_id": root}}})
+    for target in (threaded, edited):
+        body = {"msgtype": "m.text", "body": "x", "m.relates_to": {"rel_type": "m.thread", "event_id": target}}
+        refused = alice.put("/rooms/{}/send/m.room.message/{}", body, at=(room, target), expect=400)
+        assert refused["errcode"] == "M_UNKNOWN"
+    relate(alice, room, reply, "m.thread")
+    relate(alice, room, root, "m.thread")
+
+
 def test_however_much_relates_to_an_event_the_newest_is_told_first(alice: Any, room: str, database_url: str) -> None:
     root = alice.send(room, "root")
     told = relate(alice, room, root, "m.thread")

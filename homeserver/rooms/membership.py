@@ -141,9 +141,9 @@ class RoomMembership:
             raise Forbidden(f"{target} is in the room already")
         if head.membership(target) == "ban":
             raise Forbidden(f"{target} is banned from the room")
+        await self.contents.check_invitable([target])
         if head.membership(target) == "invite":
             return head.state[member_key(target)]
-        await self.contents.check_invitable([target])
         content = await self.contents.load("invite", target, given)
         if not self.contents.is_local(target):
             return await self.remote.invite(room_id, sender, target, content)

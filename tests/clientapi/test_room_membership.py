@@ -112,6 +112,15 @@ def test_who_blocks_invites_gets_none(server: RoomsServer) -> None:
     assert server.post("/createRoom", {"invite": [CAROL, BOB]}).errcode == "M_INVITE_BLOCKED"
 
 
+def test_who_blocks_invites_while_invited_is_not_invited_again(server: RoomsServer) -> None:
+    room = server.create(invite=[BOB])
+    assert server.act("invite", room, BOB).status == 200
+    server.wait(
+        server.database.run(save_account_data, BOB, "", "m.invite_permission_config", b'{"default_action":"block"}', 1)
+    )
+    assert server.act("invite", room, BOB).errcode == "M_INVITE_BLOCKED"
+
+
 def test_refusing_an_invite_and_leaving(server: RoomsServer) -> None:
     room = server.create(invite=[BOB])
     assert server.do("leave", room, BOB, reason="no").status == 200

@@ -49,6 +49,7 @@ class OpenIdEndpoints:
         "/_matrix/federation/v1/openid/userinfo",
         auth=Auth.NONE,
         tag="OpenID",
+        resource="federation",
         spec="server-server-api#get_matrixfederationv1openiduserinfo",
     )
     async def get_userinfo(self, query: UserInfoQuery) -> JsonObject:

@@ -92,6 +92,18 @@ def test_an_openid_token_says_whose_it_is(hearth: Any) -> None:
     assert bob.post(path, at=[alice.user_id], expect=403)["errcode"] == "M_FORBIDDEN"
 
 
+def test_openid_tokens_are_checked_where_other_servers_are_served(start_local: Any) -> None:
+    listeners = [
+        {"bind": ["127.0.0.1"], "port": 0, "resources": ["client"]},
+        {"bind": ["127.0.0.1"], "port": 0, "resources": ["federation"]},
+    ]
+    hearth = start_local({"listeners": listeners})
+    alice, third_party = hearth.register("alice"), hearth.client()
+    given = alice.post("/user/{}/openid/request_token", at=[alice.user_id])
+    third_party.base_url = f"http://127.0.0.1:{hearth.running.ports[1]}"
+    assert third_party.get(USERINFO, query={"access_token": given["access_token"]}) == {"sub": alice.user_id}
+
+
 def test_turn_credentials_can_be_checked_by_the_turn_server(start_local: Any) -> None:
     uris = ["turn:turn.example.org?transport=udp"]
     hearth = start_local({"turn": {"uris": uris, "shared_secret": "between us"}})

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 
 from homeserver.accounts.requester import Requester
+from homeserver.clientapi.wellknown import livekit_transports
 from homeserver.matrix.errors import NotFound
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.config_sections import RtcConfig, TurnConfig
@@ -44,5 +45,4 @@ class CallEndpoints:
 
     @endpoint("GET", "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", auth=Auth.USER, tag=TAG)
     async def get_transports(self) -> JsonObject:
-        urls = self._rtc.livekit_service_urls
-        return {"rtc_transports": [{"type": "livekit", "livekit_service_url": url} for url in urls]}
+        return {"rtc_transports": livekit_transports(self._rtc.livekit_service_urls)}

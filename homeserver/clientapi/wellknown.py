@@ -5,6 +5,7 @@ Spec: client-server-api#well-known-uris
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from homeserver.accounts.config import WellKnownConfig
@@ -15,8 +16,13 @@ TAG = "Server administration"
 
 
 class WellKnown:
-    def __init__(self, public_base_url: str, config: WellKnownConfig) -> None:
-        self._client = {"m.homeserver": {"base_url": public_base_url.rstrip("/")}}
+    """livekit_service_urls: where clients that do not ask for transports of calls (MSC4143) find them."""
+
+    def __init__(self, public_base_url: str, config: WellKnownConfig, livekit_service_urls: Sequence[str] = ()) -> None:
+        self._client: JsonObject = {"m.homeserver": {"base_url": public_base_url.rstrip("/")}}
+        if livekit_service_urls:
+            # COMPAT(Element X and Element Call of 2025)
+            self._client["org.matrix.msc4143.rtc_foci"] = livekit_transports(livekit_service_urls)
         self._server = {"m.server": config.server} if config.server else None
         self._support = _support(config)
 
@@ -53,6 +59,11 @@ class WellKnown:
         if self._server is None:
             raise NotFound("This server does not delegate")
         return self._server
+
+
+def livekit_transports(urls: Sequence[str]) -> list[dict[str, str]]:
+    """Spec: MSC4143"""
+    return [{"type": "livekit", "livekit_service_url": url} for url in urls]
 
 
 def _support(config: WellKnownConfig) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def build_accounts(
         AccountCommands(core.server_name, creator, accounts),
         [
             Versions({**UNSTABLE_FEATURES, **_configured_features(config)}),
-            WellKnown(public_base_url, config.section(WellKnownConfig)),
+            WellKnown(public_base_url, config.section(WellKnownConfig), config.section(RtcConfig).livekit_service_urls),
             Capabilities(config.section(RoomsConfig).default_version, login_tokens=login.login_tokens),
             RegistrationEndpoints(Registrations(core.server_name, registration, creator, auth, access, tokens), tokens),
             AuthFallback(auth, registration),

@@ -125,7 +125,9 @@ def test_without_turn_servers_there_are_none(hearth: Any) -> None:
 def test_transports_come_from_the_configuration(start_local: Any) -> None:
     url = "https://livekit.example.org"
     alice = start_local({"rtc": {"livekit_service_urls": [url]}}).register("alice")
-    assert alice.get(TRANSPORTS) == {"rtc_transports": [{"type": "livekit", "livekit_service_url": url}]}
+    transports = [{"type": "livekit", "livekit_service_url": url}]
+    assert alice.get(TRANSPORTS) == {"rtc_transports": transports}
+    assert alice.get("/.well-known/matrix/client")["org.matrix.msc4143.rtc_foci"] == transports
 
 
 def test_there_are_no_third_party_networks(hearth: Any) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from homeserver.accounts.requester import Requester
 from homeserver.folds.memberships import Memberships
 from homeserver.matrix.errors import InvalidParam
-from homeserver.matrix.ids import RoomId, parse_room_id, parse_user_id
+from homeserver.matrix.ids import RoomId, is_compliant_user_id, parse_room_id, parse_user_id
 from homeserver.rooms.hierarchy import MAX_DEPTH, SpaceHierarchies, Walk, parse_walk
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
 
@@ -73,6 +73,8 @@ class SpaceEndpoints:
         user_id = parse_user_id(query.user_id)
         if user_id == requester.user_id:
             raise InvalidParam("user_id", "must be another user's")
+        if not is_compliant_user_id(user_id):
+            raise InvalidParam("user_id", "is no user id that there may be")
         after = "" if query.from_ is None else _parse_mark(query.from_)
         rooms = await self._memberships.load_many([requester.user_id, user_id])
         theirs = {room_id for room_id, row in rooms[user_id].items() if row.membership == "join"}

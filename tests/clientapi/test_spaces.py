@@ -100,7 +100,9 @@ def test_mutual_rooms(hearth: Any) -> None:
         found = alice.get(path, query={"user_id": bob.user_id})
         assert (set(found["joined"]), len(found["joined"]), found["count"]) == (shared, 2, 2)
     assert alice.get(MUTUAL, query={"user_id": "@nobody:test.example"}) == {"joined": [], "count": 0}
-    assert alice.get(MUTUAL, query={"user_id": alice.user_id}, expect=400)["errcode"] == "M_INVALID_PARAM"
+    # Spec: appendices#historical-user-ids
+    for refused in (alice.user_id, "@bøb:test.example", "@:test.example"):
+        assert alice.get(MUTUAL, query={"user_id": refused}, expect=400)["errcode"] == "M_INVALID_PARAM"
     features = alice.get("/_matrix/client/versions")["unstable_features"]
     assert features["uk.half-shot.msc2666.query_mutual_rooms"]
     assert features["uk.half-shot.msc2666.query_mutual_rooms.stable"]

@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 from homeserver.accounts.folded_cache import FoldedCache
 from homeserver.e2ee.limits import MAX_MESSAGE_BYTES, MAX_RECIPIENTS, check_count, encode_bounded
-from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of, is_user_of
+from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of, is_user_id, is_user_of
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.store import to_device as store
@@ -85,7 +85,9 @@ class ToDevice:
             return
         known = {user_id: devices for user_id, devices in given.items() if isinstance(devices, dict)}
         local = {
-            UserId(user_id): devices for user_id, devices in known.items() if is_user_of(user_id, self.server_name)
+            UserId(user_id): devices
+            for user_id, devices in known.items()
+            if domain_of(user_id) == self.server_name and is_user_id(user_id)
         }
         addressed = await self._address(UserId(sender), type_, local)
         await self._save((origin, DeviceId(""), message_id), addressed, _rows(addressed))

@@ -170,8 +170,17 @@ def is_user_id(value: object) -> bool:
 
 
 def is_user_of(value: object, server: str) -> bool:
-    """Whether the value is the id of a user of that server: what a server may speak for."""
-    return isinstance(value, str) and domain_of(value) == server and is_user_id(value)
+    """Whether the value is the id of a user of that server, and one that clients may be told outside of events: for whom
+    another server may speak.
+
+    Spec: appendices#historical-user-ids
+    """
+    return (
+        isinstance(value, str)
+        and domain_of(value) == server
+        and is_user_id(value)
+        and is_compliant_user_id(UserId(value))
+    )
 
 
 def is_compliant_user_id(user_id: UserId) -> bool:

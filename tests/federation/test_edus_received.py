@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from homeserver.matrix.errors import MatrixError
+from homeserver.matrix.ids import UserId
 from tests.e2ee.key_maker import V3, Device
 from tests.federation.outbox import PEER, Outbox
 
@@ -48,6 +49,24 @@ def test_typing_is_passed_over_unless_the_user_is_the_origin_s_and_in_the_room(o
         outbox.receive("m.typing", {**said, **wrong})
     outbox.receive("m.typing", {})
     assert ephemeral(outbox, "m.typing") is None
+
+
+@pytest.mark.parametrize("localpart", ["bøb", ""])
+def test_of_impossible_users_clients_are_told_by_events_only(outbox: Outbox, localpart: str) -> None:
+    odd = UserId(f"@{localpart}:{PEER}")
+    outbox.join(odd)
+    event_id = outbox.alice.send(outbox.room_id, "one")
+    outbox.receive("m.typing", {"room_id": outbox.room_id, "user_id": odd, "typing": True})
+    outbox.receive("m.receipt", {outbox.room_id: receipt(event_id, odd)})
+    outbox.receive("m.presence", {"push": [{"user_id": odd, "presence": "online", "last_active_ago": 5}]})
+    assert ephemeral(outbox, "m.typing") is None
+    assert ephemeral(outbox, "m.receipt") is None
+    assert odd not in {event["sender"] for event in outbox.alice.sync(since=None)["presence"]["events"]}
+    outbox.alice.set_state(outbox.room_id, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+    outbox.alice.sync()
+    update = {"user_id": odd, "device_id": "PHONE", "stream_id": 5, "prev_id": []}
+    outbox.receive("m.device_list_update", update)
+    assert outbox.alice.sync().get("device_lists", {}).get("changed", []) == []
 
 
 def receipt(event_id: str, user_id: str = BOB, **about: Any) -> dict[str, Any]:

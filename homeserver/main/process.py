@@ -33,15 +33,47 @@ def install_reactor() -> Any:
     """Twisted's asyncio reactor on uvloop; before anything imports `twisted.internet.reactor`."""
     import uvloop
     from twisted.internet import asyncioreactor
+    from twisted.internet.main import installReactor
 
     # PERF(a tenth of a short request): Twisted makes each read a log context with the connection's name, which our logs have not.
     vars(asyncioreactor)["callWithLogger"] = _call
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    asyncioreactor.install(loop)  # type: ignore[no-untyped-call]
-    from twisted.internet import reactor
-
+    reactor = _define_reactor(asyncioreactor.AsyncioSelectorReactor)(loop)
+    installReactor(reactor)  # type: ignore[no-untyped-call]
     return reactor
+
+
+def _define_reactor(base: Any) -> Any:
+    class Reactor(base):  # type: ignore[misc]  # Twisted has no annotations here
+        """The asyncio reactor, where uvloop watches a socket no more that its peer has reset.
+
+        Twisted hears of a reset by a read that fails. Where the read gets something that came before, nothing more is told, and
+        the loop refuses to watch the socket until it is made to forget it.
+        """
+
+        def addReader(self, reader: Any) -> None:
+            try:
+                super().addReader(reader)
+            except RuntimeError:
+                self._forget(reader)
+                super().addReader(reader)
+
+        def addWriter(self, writer: Any) -> None:
+            try:
+                super().addWriter(writer)
+            except RuntimeError:
+                self._forget(writer)
+                super().addWriter(writer)
+
+        def _forget(self, selectable: Any) -> None:
+            self._asyncioEventloop.remove_reader(selectable.fileno())
+            self._asyncioEventloop.remove_writer(selectable.fileno())
+            for watched, add in ((self._readers, super().addReader), (self._writers, super().addWriter)):
+                if watched.pop(selectable, None) is not None:
+                    add(selectable)
+
+    return Reactor
 
 
 def run(config: Config, reread: Callable[[], Config]) -> int:

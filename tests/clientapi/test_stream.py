@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 from collections.abc import Callable, Iterator
+from threading import Event
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -15,6 +19,7 @@ from homeserver.runtime.websocket import STEPS_PER_TURN
 from tests.kit.client import TIMEOUT_S
 from tests.kit.reactor import get_reactor, run_in_reactor
 from tests.kit.stream import PATH, Closed, StreamClient
+from tests.kit.waiting import until_equal
 
 WEBSOCKET = {
     "Connection": "Upgrade",
@@ -322,6 +327,31 @@ def test_a_stream_that_fails_ends_alone(alice: Any, bob: Any, hearth: Any, open_
     bob.send(room, "news")
     assert told(other, room) == ["news"]
     assert failing.closed().code == 1011
+
+
+def test_a_stream_that_is_reset_ends_and_harms_no_other(alice: Any, bob: Any, hearth: Any, open_stream: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    other = open_stream(bob)
+    other.update()
+    head = "".join(
+        f"{name}: {value}\r\n" for name, value in {**WEBSOCKET, "Authorization": f"Bearer {alice.token}"}.items()
+    )
+    address = urlsplit(hearth.url)
+    own = socket.create_connection((address.hostname, address.port), timeout=TIMEOUT_S)
+    own.sendall(f"GET {PATH} HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
+    came = b""
+    while b"next_batch" not in came:
+        came += own.recv(65536)
+    gate = Event()
+    get_reactor().callFromThread(gate.wait, TIMEOUT_S)  # so that the server sees both at once
+    own.sendall(b"\x8a\x80\0\0\0\0")
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    own.close()
+    gate.set()
+    alice.send(room, "still here")
+    assert told(other, room) == ["still here"]
+    until_equal(bob, lambda: hearth.running.services.stream.streams.count, 1)
 
 
 def test_a_stopping_server_closes_its_streams(alice: Any, hearth: Any, open_stream: Any, patient: None) -> None:

@@ -20,7 +20,7 @@ from homeserver.e2ee.limits import MAX_ONE_TIME_KEYS
 from homeserver.e2ee.signatures import InvalidSignature, check_signed, parse_device_key
 from homeserver.e2ee.upload_bodies import KeyUpload
 from homeserver.matrix.canonical import decode_json
-from homeserver.matrix.errors import LimitExceeded, MatrixError
+from homeserver.matrix.errors import LimitExceeded, MatrixError, UnknownToken
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.coroutine import next_turn
 from homeserver.runtime.db import Database
@@ -45,7 +45,7 @@ class KeyUploads:
         """Store the keys, all in one transaction; how many one-time keys there are then, by algorithm.
 
         Raises: MatrixError (400) for a one-time key whose id stands for another key already; LimitExceeded;
-            InvalidSignature where signatures are checked.
+            InvalidSignature where signatures are checked; UnknownToken when the device is gone.
         """
         if self.checks_signatures:
             await check_own_signatures(self.database, user_id, device_id, upload)
@@ -127,9 +127,11 @@ class UploadWrite:
             self.keys_data["device_ids"] = [device_id]
 
     def _save_one_time_keys(self, conn: Connection, position: int) -> Keys:
-        """Those of the keys that are new; `counts` with them. Raises: MatrixError, LimitExceeded."""
+        """Those of the keys that are new; `counts` with them. Raises: MatrixError, LimitExceeded, UnknownToken."""
         user_id, device_id, keys = self.user_id, self.device_id, self.upload.one_time_keys
         uploads = store.load_key_uploads(conn, user_id, device_id)
+        if uploads is None:  # it has logged out since its token was looked at
+            raise UnknownToken
         counts: dict[str, int] = {}
         for upload in uploads:
             counts[upload.algorithm] = counts.get(upload.algorithm, 0) + upload.size - upload.claimed

@@ -114,7 +114,8 @@ _OF_ROW = (
 )
 _UPLOADS = Statement(
     select(u.c.algorithm, u.c.position, u.c.part, u.c.size, u.c.claimed, u.c.key_ids)
-    .where(*_OF_DEVICE)
+    .select_from(devices.outerjoin(u, (u.c.user_id == devices.c.user_id) & (u.c.device_id == devices.c.device_id)))
+    .where(devices.c.user_id == bindparam("user"), devices.c.device_id == bindparam("device"))
     .order_by(u.c.position, u.c.part)
 )
 _KEYS_OF = Statement(select(u.c.json).where(*_OF_ROW))
@@ -175,11 +176,15 @@ def save_device_keys(conn: Connection, user_id: str, device_id: str, json: bytes
     _UPSERT_DEVICE.run(conn, {"user_id": user_id, "device_id": device_id, "json": json})
 
 
-def load_key_uploads(conn: Connection, user_id: str, device_id: str) -> list[KeyUploadRow]:
-    """The device's one-time keys, oldest first. Of claimed ones, those that are not forgotten yet."""
+def load_key_uploads(conn: Connection, user_id: str, device_id: str) -> list[KeyUploadRow] | None:
+    """The device's one-time keys, oldest first. Of claimed ones, those that are not forgotten yet. None: no such device."""
+    rows = _UPLOADS.all(conn, {"user": user_id, "device": device_id})
+    if not rows:
+        return None
     return [
         KeyUploadRow(algorithm, at, part, size, claimed, orjson.loads(key_ids))
-        for algorithm, at, part, size, claimed, key_ids in _UPLOADS.all(conn, {"user": user_id, "device": device_id})
+        for algorithm, at, part, size, claimed, key_ids in rows
+        if algorithm is not None
     ]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2ee.key_maker import Device, fallback_key, one_time_keys
 from tests.kit.client import Client, timeline
 from tests.kit.servers import CHECKOUT
 from tests.kit.waiting import TIMEOUT_S, until_synced
@@ -91,6 +92,26 @@ def test_a_token_that_one_process_revokes_dies_in_the_other(start_local: Any) ->
     there.get("/account/whoami")
     alice.logout()
     until_refused(there)
+
+
+@pytest.fixture
+def far_apart(start_local: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """Two processes, neither of which looks for what the other wrote."""
+    monkeypatch.setattr("homeserver.store.log_tail.INTERVAL_MS", 600_000)
+    return start_local(), start_local()
+
+
+def test_a_device_that_one_process_deletes_gets_no_keys_by_the_other(far_apart: tuple[Any, Any]) -> None:
+    one, two = far_apart
+    alice, bob = one.register("alice"), one.register("bob")
+    there, keys = at(alice, two), Device(alice.user_id, alice.device_id).keys()
+    there.get("/account/whoami")
+    alice.logout()
+    upload = {"device_keys": keys, "one_time_keys": one_time_keys("A"), "fallback_keys": fallback_key("F")}
+    assert there.post("/keys/upload", upload, expect=401)["errcode"] == "M_UNKNOWN_TOKEN"
+    assert bob.post("/keys/query", {"device_keys": {alice.user_id: []}})["device_keys"] == {alice.user_id: {}}
+    wanted = {alice.user_id: {keys["device_id"]: "signed_curve25519"}}
+    assert bob.post("/keys/claim", {"one_time_keys": wanted})["one_time_keys"] == {}
 
 
 def test_a_command_beside_a_running_server_is_followed(start_subprocess: Any) -> None:

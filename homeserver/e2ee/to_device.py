@@ -12,7 +12,7 @@ Spec: client-server-api#send-to-device-messaging
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from secrets import token_urlsafe
 from typing import Any
 
@@ -173,10 +173,15 @@ class ToDevice:
                 }
         return found
 
-    async def _load_devices(self, user_ids: Collection[UserId]) -> dict[UserId, Sequence[DeviceId]]:
-        """The devices of each of the local users."""
-        found = {user_id: known for user_id in user_ids if (known := self._devices.get(user_id)) is not None}
-        missing = [user_id for user_id in user_ids if user_id not in found]
+    async def _load_devices(self, messages: Messages) -> dict[UserId, Sequence[DeviceId]]:
+        """The devices of each of the local users. Memory says which devices there are, not which there are not: another
+        process may have logged one in that its log rows have not told of here."""
+        found: dict[UserId, Sequence[DeviceId]] = {}
+        for user_id, by_device in messages.items():
+            known = self._devices.get(user_id)
+            if known is not None and by_device.keys() <= set(known):
+                found[user_id] = known
+        missing = [user_id for user_id in messages if user_id not in found]
         if missing:
             version = self._devices.version
             loaded = await self.database.read(store.load_devices_of, missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select
+from sqlalchemy import Connection, bindparam, delete, func, or_, select, text
 
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.statement import Statement
@@ -34,7 +34,13 @@ class Waiting:
 
 NOTHING_WAITS = Waiting(0, 0)
 
-_INSERT = Statement(insert(m))
+# For a device that there is: one that went has nobody to take them, and its id may come to be another's.
+_INSERT = Statement(
+    text(
+        "INSERT INTO to_device_messages (user_id, device_id, position, json) SELECT user_id, device_id, :position, :json "
+        "FROM devices WHERE user_id = :user_id AND device_id = :device_id"
+    )
+)
 _INSERT_TRANSACTION = Statement(insert_if_absent(t))
 _PAGE = Statement(
     select(m.c.position, m.c.json)
@@ -56,6 +62,7 @@ _DELETE = Statement(
 
 
 def save_messages(conn: Connection, messages: Sequence[ToDeviceMessage]) -> None:
+    """Those for devices that there are."""
     _INSERT.run_many(
         conn,
         [{"user_id": x.user_id, "device_id": x.device_id, "position": x.position, "json": x.json} for x in messages],

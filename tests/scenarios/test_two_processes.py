@@ -114,6 +114,45 @@ def test_a_device_that_one_process_deletes_gets_no_keys_by_the_other(far_apart: 
     assert bob.post("/keys/claim", {"one_time_keys": wanted})["one_time_keys"] == {}
 
 
+def to_device(sender: Client, to: Client, txn_id: str, device_id: str | None = None) -> None:
+    messages = {to.user_id: {device_id or to.device_id: {"txn": txn_id}}}
+    sender.put("/sendToDevice/m.test/{}", {"messages": messages}, at=[txn_id])
+
+
+def told(client: Client) -> list[str]:
+    return [event["content"]["txn"] for event in client.sync().get("to_device", {}).get("events", ())]
+
+
+def test_a_device_that_logs_in_by_one_process_gets_messages_by_the_other(far_apart: tuple[Any, Any]) -> None:
+    one, two = far_apart
+    alice, bob = one.register("alice"), one.register("bob")
+    sender = at(bob, two)
+    to_device(sender, alice, "before")
+    to_device(sender, alice, "remembered")
+    new = one.client()
+    new.login("alice", PASSWORD)
+    to_device(sender, new, "by its id")
+    to_device(sender, new, "once more")
+    newest = one.client()
+    newest.login("alice", PASSWORD)
+    to_device(sender, alice, "to all", "*")
+    assert (told(at(new, two)), told(at(newest, two))) == (["by its id", "once more", "to all"], ["to all"])
+    assert told(at(alice, two)) == ["before", "remembered", "to all"]
+
+
+def test_no_message_waits_for_a_device_that_one_process_deleted(far_apart: tuple[Any, Any]) -> None:
+    one, two = far_apart
+    alice, bob = one.register("alice"), one.register("bob")
+    sender = at(bob, two)
+    to_device(sender, alice, "before")
+    alice.logout()
+    to_device(sender, alice, "after")
+    again = one.client()
+    again.login("alice", PASSWORD, device_id=alice.device_id)
+    to_device(sender, again, "again")
+    assert told(at(again, two)) == ["again"]
+
+
 def test_a_command_beside_a_running_server_is_followed(start_subprocess: Any) -> None:
     server = start_subprocess()
     alice = server.register("alice")

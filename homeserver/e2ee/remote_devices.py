@@ -1,7 +1,8 @@
 """Devices of users elsewhere: a cache that is exact for as long as their servers tell us of changes.
 
 A list is good from the moment it was fetched whole, while we share a room with the user (so that changes are sent to us)
-and the chain of updates has no gap. A gap marks it stale, and a stale list is fetched again before it is used.
+and the chain of updates has no gap. A gap marks it stale, and a stale list is fetched again before it is used. That of a
+user who leaves is forgotten if no shared room is left; also if by the time of looking the user is back.
 
 Log rows made here, keyed by the remote user: "device_list" {device_ids}.
 
@@ -14,7 +15,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from attrs import define, field
+from attrs import define, evolve, field
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 
@@ -68,16 +69,21 @@ class RemoteDevices:
     clock: Clock
     _fetching: dict[UserId, _Fetch] = field(factory=dict, init=False)
     _turns: Turns[UserId] = field(factory=Turns, init=False)
-    _sweeps: int = field(default=0, init=False)  # asked for since the one under way began, and that one
+    _left: set[UserId] = field(factory=set, init=False)  # whose last shared room may be gone
+    _swept: set[UserId] = field(factory=set, init=False)  # those whom the sweep under way looks at
+    _returned: set[UserId] = field(factory=set, init=False)  # of both, who joined again: a sweep may see only that
+    _is_sweeping: bool = field(default=False, init=False)
 
     async def start(self) -> None:
         """Lists may have gone out of date between the last leave and the last stop."""
-        await self.database.run(remote_devices.delete_unshared_lists, self.server_name)
+        await self.database.run(remote_devices.delete_unshared_lists, self.server_name, ())
 
     async def load_known(self, user_ids: Collection[UserId]) -> tuple[set[UserId], set[UserId]]:
         """Of the users whom we share a room with: those whose keys in the store are exact, and those to be fetched."""
+        doubtful = self._left | self._swept
         known, sharing = await self.database.read(_load_lists, user_ids, self.server_name)
         exact = {user_id for user_id in sharing if user_id in known and not known[user_id].is_stale}
+        exact -= doubtful | self._left | self._swept
         return exact, sharing - exact
 
     async def fetch(self, server: ServerName, user_ids: Sequence[UserId], timeout_ms: int) -> set[UserId]:
@@ -141,18 +147,33 @@ class RemoteDevices:
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         """Follow memberships: where the last shared room may have gone, so may the truth of lists."""
-        if any(row.membership is not None and row.membership.membership in _GONE for row in rows):
-            self._sweeps += 1
-            if self._sweeps == 1:
-                Deferred.fromCoroutine(self._sweep()).addErrback(_log_failure)
+        for row in rows:
+            if row.membership is not None:
+                self._note_membership(row.membership.user_id, row.membership.membership)
+        if self._left and not self._is_sweeping:
+            self._is_sweeping = True
+            Deferred.fromCoroutine(self._sweep()).addErrback(_log_failure)
+
+    def _note_membership(self, user_id: UserId, membership: str) -> None:
+        if membership in _GONE:
+            self._left.add(user_id)
+            if user_id in self._fetching:
+                self._fetching[user_id].newest = MAX_STREAM_ID
+        elif membership == "join" and (user_id in self._left or user_id in self._swept):
+            self._returned.add(user_id)
 
     async def _sweep(self) -> None:
-        while self._sweeps:
-            asked = self._sweeps
-            try:
-                await self.database.run(remote_devices.delete_unshared_lists, self.server_name)
-            finally:
-                self._sweeps -= asked
+        try:
+            while self._left or self._returned:
+                returned, self._returned = self._returned, set()
+                self._swept, self._left = self._left | returned, set()
+                await self.database.run(remote_devices.delete_unshared_lists, self.server_name, returned)
+                self._swept = set()
+        finally:  # where the database was away, all that is swept still is to be
+            self._left |= self._swept
+            self._returned |= self._swept
+            self._swept = set()
+            self._is_sweeping = False
 
     async def _fetch_within(self, server: ServerName, user_id: UserId, timeout_ms: int) -> bool:
         try:
@@ -192,7 +213,9 @@ class RemoteDevices:
         known = RemoteDeviceList(user_id, int(str(stream_id)), is_stale=fetch.newest > int(str(stream_id)))
 
         def save(conn: Connection, position: int) -> None:
-            remote_devices.replace_devices(conn, known, devices, _signing_keys(user_id, answer))
+            is_sharing = remote_devices.load_sharing(conn, [user_id], self.server_name)
+            list_ = known if is_sharing else evolve(known, is_stale=True)
+            remote_devices.replace_devices(conn, list_, devices, _signing_keys(user_id, answer))
             save_device_list_change(conn, user_id, position)
 
         await self.log_writer.submit(

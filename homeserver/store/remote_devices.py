@@ -11,7 +11,7 @@ from homeserver.store.cross_signing import MASTER, SELF_SIGNING
 from homeserver.store.device_keys import save_device_keys
 from homeserver.store.device_lists import RemoteDeviceList, save_remote_list
 from homeserver.store.events import chunked
-from homeserver.store.tables.e2ee import cross_signing_keys, device_keys
+from homeserver.store.tables.e2ee import cross_signing_keys, device_keys, remote_device_lists
 
 _SHARES = (
     "SELECT 1 FROM memberships m JOIN memberships l ON l.room_id = m.room_id AND l.membership = 'join' "
@@ -31,9 +31,11 @@ def load_sharing(conn: Connection, user_ids: Collection[UserId], server_name: Se
     return {user_id for user_id in user_ids if conn.scalar(_SHARING, {"user": user_id, "local": local})}
 
 
-def delete_unshared_lists(conn: Connection, server_name: ServerName) -> int:
-    """Forget the lists of users who share no room with us: nobody tells us of their changes. How many went."""
-    return conn.execute(_FORGET_UNSHARED, {"local": _local_pattern(server_name)}).rowcount
+def delete_unshared_lists(conn: Connection, server_name: ServerName, also: Collection[UserId]) -> None:
+    """Forget the lists of users who share no room with us: nobody tells us of their changes. And those of `also`."""
+    conn.execute(_FORGET_UNSHARED, {"local": _local_pattern(server_name)})
+    for chunk in chunked(also):
+        conn.execute(delete(remote_device_lists).where(remote_device_lists.c.user_id.in_(chunk)))
 
 
 def replace_devices(

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred
 
 from homeserver.e2ee.ports import bound_timeout
 from homeserver.matrix.errors import NotFound
-from homeserver.matrix.ids import ServerName, UserId
+from homeserver.matrix.ids import RoomId, ServerName, UserId
+from homeserver.rooms.writer import Draft
 from tests.e2ee.key_maker import V3, Device, SigningKeys, one_time_keys
 from tests.kit.reactor import run_in_reactor
 from tests.kit.waiting import until
@@ -207,6 +208,46 @@ def test_update_that_builds_on_nothing_has_the_list_fetched(hearth: Any, elsewhe
         update(hearth, ELSEWHERE, stream_id=12, keys=elsewhere.device.keys(), **prev)
     query(alice)
     assert elsewhere.asked == ["devices"] * 6
+
+
+def change_membership(hearth: Any, room: str, *memberships: str) -> Deferred[Any]:
+    """Carol's, as told by her server; all at once."""
+    drafts = [Draft("m.room.member", CAROL, {"membership": membership}, CAROL) for membership in memberships]
+    writer = hearth.running.services.core.writer
+    return Deferred.fromCoroutine(writer.write(RoomId(room), lambda _head: drafts))
+
+
+@pytest.mark.parametrize("steps", [[["leave", "join"]], [["leave"], ["join"]]])
+def test_who_left_the_last_shared_room_and_came_back_at_once_is_asked_for_anew(
+    hearth: Any, elsewhere: Elsewhere, alice: Any, steps: list[list[str]]
+) -> None:
+    room = alice.create_room(preset="public_chat")
+    run_in_reactor(change_membership, hearth, room, "join")
+    query(alice)
+    for memberships in steps:
+        run_in_reactor(change_membership, hearth, room, *memberships)
+    elsewhere.device = Device(CAROL, "PHONE")  # which nobody told us of meanwhile
+    assert query(alice)["device_keys"][CAROL]["PHONE"]["keys"] == elsewhere.device.keys()["keys"]
+
+
+def test_a_list_of_someone_who_leaves_while_it_is_fetched_is_not_kept(
+    hearth: Any, elsewhere: Elsewhere, alice: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = alice.create_room(preset="public_chat")
+    run_in_reactor(change_membership, hearth, room, "join")
+    fetch = elsewhere.fetch_devices
+
+    async def fetch_and_leave(user_id: UserId) -> dict[str, Any]:
+        answer = await fetch(user_id)
+        await change_membership(hearth, room, "leave")
+        return answer
+
+    monkeypatch.setattr(elsewhere, "fetch_devices", fetch_and_leave)
+    query(alice)
+    monkeypatch.undo()
+    run_in_reactor(change_membership, hearth, room, "join")
+    elsewhere.device = Device(CAROL, "PHONE")
+    assert query(alice)["device_keys"][CAROL]["PHONE"]["keys"] == elsewhere.device.keys()["keys"]
 
 
 def test_signing_keys_come_by_update(hearth: Any, elsewhere: Elsewhere, alice: Any) -> None:

@@ -12,6 +12,7 @@ from homeserver.store.events import chunked
 from homeserver.store.log import load_head_position
 from homeserver.store.tables.rooms import current_state
 from homeserver.store.tables.rooms import memberships as m
+from homeserver.store.tables.rooms import state_deltas as d
 
 _GONE = ("leave", "ban")
 
@@ -36,7 +37,8 @@ def load_list_changes(conn: Connection, user_id: UserId, after: int) -> ListChan
     fresh = {row.room_id for row in own if row.membership == "join" and row.position > after}
     parted = {row.room_id for row in own if row.membership in _GONE and row.position > after}
     changed = _sharing(conn, joined, load_changed_users(conn, after, position))
-    changed |= _newly_met(conn, _encrypted(conn, joined), fresh, after)
+    encrypted = _encrypted(conn, joined)
+    changed |= _newly_met(conn, encrypted, fresh | _newly_encrypted(conn, encrypted, after), after) - {user_id}
     changed |= load_signed_users(conn, user_id, after, position)
     if user_id in load_changed_users(conn, after, position):
         changed.add(user_id)
@@ -69,8 +71,26 @@ def _encrypted(conn: Connection, rooms: set[str]) -> set[str]:
     return found
 
 
+def _newly_encrypted(conn: Connection, rooms: set[str], after: int) -> set[str]:
+    """Those of the rooms whose encryption began behind `after`."""
+    found: set[str] = set()
+    for chunk in chunked(rooms):
+        found.update(
+            conn.scalars(
+                select(d.c.room_id).where(
+                    d.c.room_id.in_(chunk),
+                    d.c.type == "m.room.encryption",
+                    d.c.state_key == "",
+                    d.c.position > after,
+                    d.c.prev_event_id.is_(None),
+                )
+            )
+        )
+    return found
+
+
 def _newly_met(conn: Connection, rooms: set[str], fresh: set[str], after: int) -> set[UserId]:
-    """Who joined the rooms behind `after`; of rooms that the user joined since, everybody."""
+    """Who joined the rooms behind `after`; of rooms that the user joined since, or that are encrypted since, everybody."""
     found: set[UserId] = set()
     for chunk in chunked(rooms):
         rows = conn.execute(

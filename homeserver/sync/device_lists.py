@@ -23,6 +23,7 @@ from homeserver.store.shared_devices import ListChanges, load_list_changes
 from homeserver.sync.view import Lookup, View
 
 ENCRYPTION = ("m.room.encryption", "")
+EVENT = "event"
 MAX_ROWS = 20_000
 _GONE = frozenset({"leave", "ban"})
 _NO_CHANGES = ListChanges(frozenset(), frozenset(), 0)
@@ -45,7 +46,8 @@ class DeviceLists:
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
-            if row.membership is not None or row.is_state_alone or row.kind == SIGNATURES or is_list_change(row):
+            is_kept = row.membership is not None or row.is_state_alone or row.kind == SIGNATURES or is_list_change(row)
+            if is_kept or _begins_encryption(row):
                 self._rows.append(row)
         while len(self._rows) > MAX_ROWS:
             self._floor = self._rows.popleft().position
@@ -75,10 +77,14 @@ class DeviceLists:
         gone: set[UserId] = set()
         signed: set[UserId] = set()
         for row in self._rows_after(after):
+            if _begins_encryption(row):
+                _add_encrypted(view, rooms, row, met)
             if row.membership is not None:
                 _add_membership(view, rooms, row, met, gone)
             elif row.is_state_alone:
                 _add_members(view, rooms, row, met, gone)
+            elif row.kind == EVENT:
+                continue
             elif row.kind != SIGNATURES:
                 changed.add(UserId(row.key))
             elif row.key == view.user_id:
@@ -147,6 +153,18 @@ def _add_members(view: View, rooms: UserRooms, row: LogRow, met: set[UserId], go
     gone.update(users - joined)
     if ENCRYPTION in head.state:
         met.update(joined)
+
+
+def _begins_encryption(row: LogRow) -> bool:
+    return any(delta.key == ENCRYPTION and delta.prev_event_id is None for delta in row.deltas)
+
+
+def _add_encrypted(view: View, rooms: UserRooms, row: LogRow, met: set[UserId]) -> None:
+    """Who is in a room that is encrypted from then on."""
+    room_id = RoomId(row.key)
+    own = rooms.get(room_id)
+    if own is not None and own.membership == "join":
+        met.update(_members(view, room_id, only_encrypted=True))
 
 
 def _members(view: View, room_id: RoomId, *, only_encrypted: bool) -> Iterable[UserId]:

@@ -289,6 +289,25 @@ def test_who_joins_an_encrypted_room_has_changed_and_who_leaves_has_left(hearth:
     assert changes(alice, renamed["next_batch"], left["next_batch"])["left"] == [bob.user_id]
 
 
+def test_members_of_a_room_that_becomes_encrypted_have_changed(start_local: Any) -> None:
+    hearth = start_local()
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    room = alice.create_room(invite=[bob.user_id])
+    bob.join(room)
+    since = bob.sync()["next_batch"]
+    alice.set_state(room, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+    then = bob.sync(since=since)
+    assert then["device_lists"] == {"changed": [alice.user_id], "left": []}
+    alice.set_state(room, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_msgs": 10})
+    after = bob.sync(since=then["next_batch"])
+    assert "device_lists" not in after
+    assert changes(bob, since, then["next_batch"])["changed"] == [alice.user_id]
+    assert changes(bob, then["next_batch"], after["next_batch"])["changed"] == []
+    hearth.restart()
+    bob.base_url = hearth.url
+    assert bob.sync(since=since)["device_lists"]["changed"] == [alice.user_id]
+
+
 def test_changes_outlive_a_restart(start_local: Any) -> None:
     hearth = start_local()
     alice, bob = hearth.register("alice"), hearth.register("bob")

@@ -148,6 +148,23 @@ def test_more_required_state_is_sent_when_it_is_asked_for(alice: Any) -> None:
     assert keys(ask(alice, body, third["pos"])["rooms"][room]) == {("m.room.topic", "")}
 
 
+def test_lazy_members_come_again_with_a_longer_timeline_that_is_limited(alice: Any, bob: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+    for text in ("one", "two", "three"):
+        alice.send(room, text)
+    lazy = [["m.room.member", "$LAZY"]]
+    first = ask(alice, room_list(limit=1, required_state=lazy))
+    assert keys(first["rooms"][room]) == {("m.room.member", alice.user_id)}
+    second = ask(alice, room_list(limit=2, required_state=lazy), first["pos"])
+    expanded = second["rooms"][room]
+    assert (texts(expanded), expanded["limited"]) == (["two", "three"], True)
+    assert keys(expanded) == {("m.room.member", alice.user_id)}  # the client flushed it, as the timeline is limited
+    alice.send(room, "four")
+    third = ask(alice, room_list(limit=2, required_state=lazy), second["pos"])["rooms"][room]
+    assert (third["limited"], keys(third)) == (False, set())
+
+
 def test_rooms_out_of_the_window_come_back_with_what_was_missed(alice: Any) -> None:
     old, new = alice.create_room(), alice.create_room()
     first = ask(alice, room_list(last=1, limit=3))

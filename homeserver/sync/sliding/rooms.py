@@ -471,8 +471,9 @@ class RoomBuilder:
             }
         if not config.is_lazy:
             return keys, frozenset()
-        # With a gap the client has flushed its members.
-        has = sent.members if sent is not None and not changes.limited else frozenset()
+        # A client flushes its members with every timeline that is limited, because of a gap or because it goes further back.
+        is_limited = changes.limited or windows.shown.limited
+        has = sent.members if sent is not None and not is_limited else frozenset()
         needed = _timeline_members(windows.shown.events)
         for user_id in needed - has:
             event_id = head.state.get((MEMBER, user_id))

@@ -323,3 +323,30 @@ def test_other_servers_user_who_bound_an_address_is_invited(visitor: Visitor, al
     assert member["third_party_invite"] == {"display_name": "c...@example.org", "signed": signed_for(bob)}
     visitor.join(room_id, bob)
     assert alice.get_state(room_id, MEMBER, bob)["membership"] == "join"
+
+
+def listed(client: Client, **filters: Any) -> set[str]:
+    """The rooms of a list of sliding sync with the filters."""
+    path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+    wanted = {"ranges": [[0, 20]], "timeline_limit": 1, "required_state": [], "filters": filters}
+    return set(client.post(path, {"lists": {"all": wanted}})["rooms"])
+
+
+def test_filters_of_lists_look_at_what_the_invite_tells_of_the_room(visitor: Visitor, alice: Client) -> None:
+    space, plain = PeerRoom.create(visitor.peer, "12", type="m.space"), PeerRoom.create(visitor.peer, "12")
+    encryption = plain.send("m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"}, "")
+    invite(visitor, space, build_invite(space, alice.user_id))
+    told = [event.json for event in (*plain.shown(), encryption)]
+    invite(visitor, plain, build_invite(plain, alice.user_id), body={"invite_room_state": told})
+    assert listed(alice) == {space.room_id, plain.room_id}
+    assert listed(alice, room_types=["m.space"]) == listed(alice, is_encrypted=False) == {space.room_id}
+    assert listed(alice, not_room_types=["m.space"]) == listed(alice, room_types=[None]) == {plain.room_id}
+    assert listed(alice, is_encrypted=True) == {plain.room_id}
+
+
+def test_lists_stand_a_room_whose_type_is_none(start_federated: Any, start_peer: Any) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer, "11", type=["m.space"]).serve()
+    alice.post("/join/{}", {}, at=[room.room_id], query={"via": [peer.server_name]})
+    assert listed(alice, not_room_types=["m.space"]) == listed(alice, room_types=[None]) == {room.room_id}
+    assert listed(alice, room_types=["m.space"]) == set()

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import orjson
-from attrs import define, field
+from attrs import define, field, frozen
 
 from homeserver.accounts.ignored_users import Unwanted
 from homeserver.folds.memberships import UserRooms
 from homeserver.folds.room_activity import RoomActivity
 from homeserver.matrix.ids import RoomId
-from homeserver.rooms.head import RoomHead
+from homeserver.matrix.state_map import CREATE
 from homeserver.store.memberships import MembershipRow
 from homeserver.sync.sliding.connections import ConnectionState
 from homeserver.sync.sliding.request import STICKY_EVENTS, Filters, ListConfig, RoomConfig, SlidingRequest
@@ -185,20 +186,42 @@ def _filtered(
         room_ids = [room for room in room_ids if room in children]
     wants_state = (filters.is_encrypted, filters.room_types, filters.not_room_types) != (None, None, None)
     if wants_state:
-        heads = {room: view.get_head(room) for room in room_ids}
-        room_ids = [room for room in room_ids if _fits(heads[room], filters)]
+        kinds = {room: _kind_of(view, known[room]) for room in room_ids}
+        room_ids = [room for room in room_ids if _fits(kinds[room], filters)]
     return list(room_ids)
 
 
-def _fits(head: RoomHead | None, filters: Filters) -> bool:
-    if head is None:
+@frozen
+class _Kind:
+    """What filters ask of a room's state."""
+
+    is_encrypted: bool
+    room_type: str | None
+
+
+def _kind_of(view: View, row: MembershipRow) -> _Kind | None:
+    """Of a room that this server is not in, as the invite or the knock tells it. None where that is not known, or is needed."""
+    outside = view.get_outside_room(row) if row.membership != "join" else None
+    if outside is not None:
+        contents = {(entry["type"], entry["state_key"]): entry["content"] for entry in outside.state}
+        return _Kind(ENCRYPTION in contents, _type_of(contents.get(CREATE, {})))
+    head = view.get_head(row.room_id)
+    return None if head is None else _Kind(ENCRYPTION in head.state, _type_of(head.create.content))
+
+
+def _type_of(create: Mapping[str, Any]) -> str | None:
+    room_type = create.get("type")
+    return room_type if isinstance(room_type, str) else None
+
+
+def _fits(kind: _Kind | None, filters: Filters) -> bool:
+    if kind is None:
         return filters.room_types is None and not filters.is_encrypted
-    if filters.is_encrypted is not None and (ENCRYPTION in head.state) != filters.is_encrypted:
+    if filters.is_encrypted is not None and kind.is_encrypted != filters.is_encrypted:
         return False
-    room_type = head.create.content.get("type")
-    if filters.not_room_types is not None and room_type in filters.not_room_types:
+    if filters.not_room_types is not None and kind.room_type in filters.not_room_types:
         return False
-    return filters.room_types is None or room_type in filters.room_types
+    return filters.room_types is None or kind.room_type in filters.room_types
 
 
 def _has_tags(tags: frozenset[str], filters: Filters) -> bool:

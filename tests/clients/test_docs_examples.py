@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,6 +88,49 @@ def test_the_example_sends_into_an_encrypted_room(hearth: Any, tmp_path: Path) -
             assert not bob.locked
         finally:
             await bob.client.close()
+
+    asyncio.run(story())
+
+
+def test_the_example_in_python_follows_a_room_when_the_server_is_back(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    room = alice.create_room()
+    alice.send(room, "hello")
+    [example] = _examples("stream.md", "import asyncio")
+    names: dict[str, Any] = {}
+    exec(example, names)
+
+    def log_out() -> None:
+        alice.base_url = hearth.url
+        alice.post("/logout")
+
+    class Base:
+        """The server's address, which is another one when it is back."""
+
+        def __add__(self, path: str) -> str:
+            return str(hearth.url) + path
+
+    async def story() -> None:
+        tried, seen = asyncio.Event(), asyncio.Event()
+
+        async def wait_a_little(_seconds: float) -> None:
+            tried.set()
+            await asyncio.sleep(0.05)
+
+        def note(room_id: str, sender: str, content: Any) -> None:
+            if (room_id, sender, content.get("body")) == (room, alice.user_id, "hello"):
+                seen.set()
+
+        names["asyncio"], names["print"] = SimpleNamespace(sleep=wait_a_little), note
+        await asyncio.to_thread(hearth.stop)
+        following = asyncio.create_task(names["follow"](Base(), alice.token))
+        for event, then in ((tried, hearth.start), (seen, log_out)):
+            waiting = asyncio.create_task(event.wait())
+            await asyncio.wait((waiting, following), return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT_S)
+            assert event.is_set(), following
+            await asyncio.to_thread(then)
+        await asyncio.wait_for(following, TIMEOUT_S)
+        await asyncio.wait_for(names["follow"](Base(), "good no longer"), TIMEOUT_S)
 
     asyncio.run(story())
 

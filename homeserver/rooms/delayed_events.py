@@ -66,7 +66,7 @@ class MaxDelayExceeded(MatrixError):
 
     def __init__(self) -> None:
         prefixed: Any = {"org.matrix.msc4140.errcode": self.errcode, "org.matrix.msc4140.max_delay": MAX_DELAY_MS}
-        super().__init__(f"delay: at most {MAX_DELAY_MS} milliseconds", max_delay=MAX_DELAY_MS, **prefixed)
+        super().__init__(f"delay_ms: at most {MAX_DELAY_MS} milliseconds", max_delay=MAX_DELAY_MS, **prefixed)
 
 
 class NoDelayedEvent(NotFound):
@@ -153,7 +153,7 @@ class DelayedEvents:
         if txn_id is not None:
             transaction = make_transaction(requester, room_id, f"send later\n{type_}", txn_id)
         if delay_ms <= 0:
-            raise InvalidParam("delay", "must be a positive number of milliseconds")
+            raise InvalidParam("delay_ms", "must be a positive number of milliseconds")
         if delay_ms > MAX_DELAY_MS:
             raise MaxDelayExceeded
         encoded = encode_json(content)

@@ -179,8 +179,9 @@ def test_events_are_scheduled_with_an_endpoint_of_their_own(alice: Any) -> None:
     path = f"/_matrix/client/v3/rooms/{room}/delayed_event/m.room.message"
     assert alice.put(f"{path}/a", {"content": {}}, expect=400)["errcode"] == "M_MISSING_PARAM"
     assert alice.put(f"{path}/b", {"delay_ms": LATER}, expect=400)["errcode"] == "M_MISSING_PARAM"
-    assert alice.put(f"{path}/c", {"content": {}, "delay_ms": 0}, expect=400)["errcode"] == "M_INVALID_PARAM"
-    assert alice.put(f"{path}/d", {"content": {}, "delay_ms": 10**12}, expect=403)["errcode"] == "M_FORBIDDEN"
+    for delay_ms, status, errcode in ((0, 400, "M_INVALID_PARAM"), (10**12, 403, "M_FORBIDDEN")):
+        refused = alice.put(f"{path}/c", {"content": {}, "delay_ms": delay_ms}, expect=status)
+        assert refused["errcode"] == errcode and refused["error"].startswith("delay_ms: ")
 
 
 def test_who_has_too_many_is_told_when_the_next_is_sent(alice: Any) -> None:

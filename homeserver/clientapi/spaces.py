@@ -40,6 +40,10 @@ class MutualQuery(msgspec.Struct):
     from_: str | None = msgspec.field(name="from", default=None)
 
 
+class FormerMutualQuery(MutualQuery):
+    batch_token: str | None = None
+
+
 class SpaceEndpoints:
     def __init__(self, hierarchies: SpaceHierarchies, memberships: Memberships) -> None:
         self._hierarchies = hierarchies
@@ -66,7 +70,6 @@ class SpaceEndpoints:
         auth=Auth.USER,
         limit="other",
         tag="Mutual rooms",
-        aliases=("/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms",),
         spec="client-server-api#get_matrixclientv1mutual_rooms",
     )
     async def get_mutual_rooms(self, requester: Requester, query: MutualQuery) -> JsonObject:
@@ -86,6 +89,21 @@ class SpaceEndpoints:
         page = sorted(mark for mark in shared if mark > after)
         more = {"next_batch": page[MUTUAL_PAGE - 1]} if len(page) > MUTUAL_PAGE else {}
         return {"joined": [shared[mark] for mark in page[:MUTUAL_PAGE]], "count": len(shared), **more}
+
+    @endpoint(
+        "GET",
+        "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms",
+        auth=Auth.USER,
+        limit="other",
+        tag="Mutual rooms",
+    )
+    async def get_former_mutual_rooms(self, requester: Requester, query: FormerMutualQuery) -> JsonObject:
+        """The same as before v1.19.
+
+        COMPAT(matrix-js-sdk 37): tokens had other names.
+        """
+        found = await self.get_mutual_rooms(requester, MutualQuery(query.user_id, query.from_ or query.batch_token))
+        return {**found, "next_batch_token": found["next_batch"]} if "next_batch" in found else found
 
 
 def _mark(room_id: RoomId) -> str:

@@ -125,5 +125,10 @@ def test_mutual_rooms_come_in_pages(hearth: Any, monkeypatch: pytest.MonkeyPatch
             assert re.fullmatch("[0-9a-zA-Z._~-]{1,255}", page["next_batch"])
             token = {"from": page["next_batch"]}
     assert set(told) == shared
+    former = "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms"
+    first = alice.get(former, query={"user_id": bob.user_id})
+    assert first["joined"] == told[:2]
+    second = alice.get(former, query={"user_id": bob.user_id, "batch_token": first["next_batch_token"]})
+    assert second["joined"] == told[2:4]
     wrong = alice.get(MUTUAL, query={"user_id": bob.user_id, "from": "!x:test.example"}, expect=400)
     assert wrong["errcode"] == "M_INVALID_PARAM"

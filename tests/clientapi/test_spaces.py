@@ -90,6 +90,21 @@ def test_rules_that_the_room_s_version_does_not_know_open_nothing(hearth: Any) -
         bob.get(SUMMARY, at=[room], expect=200 if room in knockable else 404)
 
 
+def test_summaries_have_their_former_path_and_names_too(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    room = alice.create_room(preset="public_chat", room_version="11")
+    alice.set_state(room, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+    summary = alice.get(SUMMARY, at=[room])
+    prefixed = {f"im.nheko.summary.{name}": summary[name] for name in ("room_version", "encryption")}
+    assert prefixed == {
+        "im.nheko.summary.room_version": "11",
+        "im.nheko.summary.encryption": "m.megolm.v1.aes-sha2",
+    }
+    for path in ("summary/{}", "rooms/{}/summary"):
+        former = alice.get(f"/_matrix/client/unstable/im.nheko.summary/{path}", at=[room])
+        assert former == {**summary, **prefixed}
+
+
 def test_mutual_rooms(hearth: Any) -> None:
     alice, bob = hearth.register("alice"), hearth.register("bob")
     shared = {alice.create_room(preset="public_chat") for _ in range(2)}

@@ -57,9 +57,10 @@ class UserKeyEndpoints:
     async def get_devices(self, requester: ServerRequester, path: UserPath) -> JsonObject:
         """A user's devices with their keys, and how new the list is."""
         user_id = parse_user_id(path.user_id)
-        # Before the keys: what is newer than the number comes again as an update, and does no harm.
+        # Before the keys: what is newer than the number comes again as an update, and does no harm. Keys in memory may be older,
+        # where another process has changed them.
         stream_id = await self._load_stream_id(user_id)
-        keys = await self._queries.load_local({user_id: []})
+        keys = await self._queries.load_stored(user_id)
         devices = [_device(device_id, of_one) for device_id, of_one in keys.device_keys.get(user_id, {}).items()]
         signing = {
             f"{usage}_key": key

@@ -86,10 +86,11 @@ class KeyQueries:
     async def load_local(self, wanted: Wanted) -> QueriedKeys:
         """For another server: of local users only, with the signatures that are everybody's to see."""
         local = [user_id for user_id in wanted if domain_of(user_id) == self.server_name]
-        found = QueriedKeys()
-        for user_id, of_user in (await self._load_users(local)).items():
-            _add(found, user_id, of_user, wanted[user_id], _NO_SIGNATURES, is_own=False)
-        return found
+        return _shown_to_all(await self._load_users(local), wanted)
+
+    async def load_stored(self, user_id: UserId) -> QueriedKeys:
+        """As load_local, of one user, and never older than what was read of the database before."""
+        return _shown_to_all(await self.database.read(_load_users, [user_id]), {user_id: []})
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
@@ -175,6 +176,13 @@ def _load_signed(conn: Connection, viewer: UserId) -> OwnSignatures:
     found: dict[tuple[UserId, str], list[KeySignature]] = {}
     for signature in cross_signing.load_signatures_by(conn, viewer):
         found.setdefault((signature.user_id, signature.target), []).append(signature)
+    return found
+
+
+def _shown_to_all(keys: Mapping[UserId, UserKeys], wanted: Wanted) -> QueriedKeys:
+    found = QueriedKeys()
+    for user_id, of_user in keys.items():
+        _add(found, user_id, of_user, wanted[user_id], _NO_SIGNATURES, is_own=False)
     return found
 
 

@@ -14,8 +14,12 @@ from typing import Any
 
 import pytest
 
+from federation.authentication import ServerRequester
+from federation.serverapi.user_keys import UserKeyEndpoints, UserPath
+from homeserver.matrix.ids import ServerName
 from tests.e2ee.key_maker import Device, fallback_key, one_time_keys
 from tests.kit.client import Client, timeline
+from tests.kit.reactor import run_in_reactor
 from tests.kit.servers import CHECKOUT
 from tests.kit.waiting import TIMEOUT_S, until_synced
 
@@ -112,6 +116,21 @@ def test_a_device_that_one_process_deletes_gets_no_keys_by_the_other(far_apart: 
     assert bob.post("/keys/query", {"device_keys": {alice.user_id: []}})["device_keys"] == {alice.user_id: {}}
     wanted = {alice.user_id: {keys["device_id"]: "signed_curve25519"}}
     assert bob.post("/keys/claim", {"one_time_keys": wanted})["one_time_keys"] == {}
+
+
+def test_no_list_of_devices_is_older_than_its_number(far_apart: tuple[Any, Any]) -> None:
+    """Another server keeps it for as long as no update of a higher number comes."""
+    one, two = far_apart
+    alice, here = one.register("alice"), two.running.services
+    new = Device(alice.user_id, alice.device_id).keys()
+    at(alice, two).post("/keys/query", {"device_keys": {alice.user_id: []}})
+    alice.post("/keys/upload", {"device_keys": new})
+    database, encryption = here.core.database, here.encryption
+    endpoints = UserKeyEndpoints(here.core.server_name, database, encryption.queries, encryption.claims)
+    requester = ServerRequester(ServerName("peer.example"))
+    answer = run_in_reactor(endpoints.get_devices, requester, UserPath(alice.user_id))
+    assert answer["stream_id"] > 0
+    assert [device["keys"] for device in answer["devices"]] == [new]
 
 
 def to_device(sender: Client, to: Client, txn_id: str, device_id: str | None = None) -> None:

@@ -69,7 +69,8 @@ class KeyBackups:
         if algorithm != known.algorithm:
             raise InvalidParam("algorithm", f"must be that of the backup, {known.algorithm}")
         encoded = encode_bounded(auth_data, "auth_data", MAX_AUTH_DATA_BYTES)
-        await self.database.run(store.save_auth_data, user_id, known.version, encoded)
+        if not await self.database.run(store.save_auth_data, user_id, known.version, encoded):
+            raise NotFound("No such key backup")
 
     async def delete(self, user_id: UserId, version: str) -> None:
         """Raises: NotFound."""

@@ -77,8 +77,10 @@ def create_version(conn: Connection, user_id: str, algorithm: str, auth_data: by
     return version
 
 
-def save_auth_data(conn: Connection, user_id: str, version: int, auth_data: bytes) -> None:
-    conn.execute(update(b).where(b.c.user_id == user_id, b.c.version == version).values(auth_data=auth_data))
+def save_auth_data(conn: Connection, user_id: str, version: int, auth_data: bytes) -> bool:
+    """False where the version is gone."""
+    where = (b.c.user_id == user_id, b.c.version == version, b.c.is_deleted.is_(False))
+    return conn.execute(update(b).where(*where).values(auth_data=auth_data)).rowcount == 1
 
 
 def delete_version(conn: Connection, user_id: str, version: int) -> bool:

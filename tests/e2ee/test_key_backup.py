@@ -7,10 +7,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from sqlalchemy import text
 
 from homeserver.e2ee import key_backups
+from homeserver.matrix.ids import UserId
 from tests.e2ee.key_maker import V3, Device, one_time_keys
 from tests.kit.client import Client
+from tests.kit.reactor import run_in_reactor
 
 VERSION = f"{V3}/room_keys/version"
 KEYS = f"{V3}/room_keys/keys"
@@ -157,6 +160,26 @@ def test_auth_data_is_replaced_and_the_algorithm_is_not(hearth: Any) -> None:
     assert alice.put(f"{VERSION}/{version}", wrong, expect=400)["errcode"] == "M_INVALID_PARAM"
     other = {"algorithm": algorithm, "auth_data": {}, "version": "77"}
     assert alice.put(f"{VERSION}/{version}", other, expect=400)["errcode"] == "M_INVALID_PARAM"
+
+
+def test_auth_data_of_a_version_that_is_deleted_meanwhile_is_not_kept(
+    hearth: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = hearth.register("alice")
+    version = create(alice)
+    load_version = key_backups.KeyBackups.load_version
+
+    async def load_and_delete(backups: Any, user_id: UserId, of: str | None) -> Any:
+        found = await load_version(backups, user_id, of)
+        await backups.delete(user_id, version)
+        return found
+
+    monkeypatch.setattr(key_backups.KeyBackups, "load_version", load_and_delete)
+    body = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"n": 2}}
+    assert alice.put(f"{VERSION}/{version}", body, expect=404)["errcode"] == "M_NOT_FOUND"
+    database = hearth.running.services.core.database
+    kept = run_in_reactor(database.read, lambda conn: conn.execute(text("SELECT auth_data FROM key_backups")).all())
+    assert [bytes(row[0]) for row in kept] == [b"{}"]
 
 
 def test_malformed_sessions_name_the_field(hearth: Any) -> None:

@@ -16,8 +16,8 @@ from homeserver.matrix.errors import Forbidden, InvalidParam, NotFound
 from homeserver.matrix.ids import DeviceId, UserId
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
+from homeserver.store import access_tokens, devices
 from homeserver.store import dehydrated_devices as store
-from homeserver.store import devices
 from homeserver.store.log_writer import LogItem, LogWriter
 
 ALGORITHMS = frozenset({"m.dehydration.v1.olm", "org.matrix.msc3814.v1.olm", "m.dehydration.v2"})
@@ -69,7 +69,7 @@ class DehydratedDevices:
             row.clear()
             row.update(device_ids=[before or device_id], deleted=before is not None)
             if before is not None:
-                row["prev"] = devices.delete_devices(conn, user_id, [before], position)
+                row["prev"] = _delete(conn, user_id, before, position)
             devices.save_device(conn, user_id, device_id, display_name, self.clock.time_ms())
             store.save_dehydrated_device(conn, user_id, device_id, encoded)
             upload.save(conn, position + 1)
@@ -84,7 +84,7 @@ class DehydratedDevices:
         data: dict[str, Any] = {"device_ids": [device_id], "deleted": True}
 
         def save(conn: Connection, position: int) -> None:
-            data["prev"] = devices.delete_devices(conn, user_id, [device_id], position)
+            data["prev"] = _delete(conn, user_id, device_id, position)
 
         await self.log_writer.submit(LogItem("device", user_id, data, save))
         return device_id
@@ -108,6 +108,12 @@ def _check_id(conn: Connection, user_id: UserId, device_id: DeviceId) -> DeviceI
     if before != device_id and devices.load_device(conn, user_id, device_id) is not None:
         raise Forbidden("A device that is logged in has that ID")
     return before
+
+
+def _delete(conn: Connection, user_id: UserId, device_id: DeviceId, position: int) -> int | None:
+    """The position of the change of the user's devices before this one."""
+    access_tokens.delete_device_tokens(conn, user_id, [device_id])  # of a client that logged in by its id
+    return devices.delete_devices(conn, user_id, [device_id], position)
 
 
 def _parse_batch(text: str | None) -> int:

@@ -11,6 +11,7 @@ from homeserver.e2ee import dehydrated_devices
 from tests.e2ee.key_maker import V3, Device, one_time_keys
 from tests.kit.client import Client
 
+PASSWORD = "password of the tests"
 DEHYDRATED = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 
 
@@ -90,3 +91,17 @@ def test_the_id_of_a_device_that_logged_in_meanwhile_is_refused(hearth: Any, mon
     assert error["errcode"] == "M_FORBIDDEN"
     alice.get(DEHYDRATED, expect=404)
     assert keys_of(alice, alice.device_id) is None
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_who_logged_in_by_the_id_of_one_is_logged_out_with_it(hearth: Any, is_replaced: bool) -> None:
+    alice = hearth.register("alice")
+    alice.put(DEHYDRATED, body_of(alice, "BOX"))
+    other = hearth.client()
+    other.login("alice", PASSWORD, device_id="BOX")
+    if is_replaced:
+        alice.put(DEHYDRATED, body_of(alice, "NEW"))
+    else:
+        alice.delete(DEHYDRATED)
+    assert "BOX" not in devices_of(alice)
+    assert other.get("/account/whoami", expect=401)["errcode"] == "M_UNKNOWN_TOKEN"

@@ -24,8 +24,8 @@ from homeserver.e2ee.ports import NoAnswerInTime, RemoteKeys, wait_for_answer
 from homeserver.e2ee.signatures import has_good_signatures
 from homeserver.e2ee.uploads import DEVICE_LIST
 from homeserver.matrix.canonical import encode_json
-from homeserver.matrix.errors import MatrixError
-from homeserver.matrix.ids import DeviceId, ServerName, UserId, is_user_of
+from homeserver.matrix.errors import InvalidParam, MatrixError
+from homeserver.matrix.ids import DeviceId, ServerName, UserId, is_user_of, parse_device_id
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
@@ -40,7 +40,6 @@ from homeserver.store.log_writer import LogItem, LogWriter
 logger = logging.getLogger(__name__)
 
 MAX_DEVICES = 5_000  # of one user
-MAX_DEVICE_ID = 255
 MAX_STREAM_ID = 2**63 - 1
 MAX_FETCHED_AT_ONCE = 50  # of one server
 _GONE = frozenset({"leave", "ban"})
@@ -252,7 +251,11 @@ def _load_lists(
 
 
 def _is_device_id(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= MAX_DEVICE_ID and "\0" not in value
+    """One by which clients can claim keys, too."""
+    try:
+        return isinstance(value, str) and bool(parse_device_id(value))
+    except InvalidParam:
+        return False
 
 
 def _is_stream_id(value: object) -> bool:
@@ -276,7 +279,7 @@ def _device(user_id: UserId, device: object) -> tuple[DeviceId, bytes] | None:
     if not isinstance(device, dict) or not isinstance(device.get("keys"), dict):
         return None
     device_id, keys, name = device.get("device_id"), device["keys"], device.get("device_display_name")
-    if not _is_device_id(device_id) or not is_device_key(keys, user_id, device_id):
+    if not is_device_key(keys, user_id, device_id):
         return None
     unsigned = {"unsigned": {"device_display_name": name}} if isinstance(name, str) else {}
     encoded = encode_json({**{k: v for k, v in keys.items() if k != "unsigned"}, **unsigned})
@@ -298,7 +301,7 @@ def is_device_key(keys: object, user_id: UserId, device_id: object) -> TypeGuard
     """These are identity keys of that user's device, as another server may tell of them."""
     if not isinstance(keys, dict) or keys.get("user_id") != user_id or keys.get("device_id") != device_id:
         return False
-    return has_good_signatures(keys)
+    return _is_device_id(device_id) and has_good_signatures(keys)
 
 
 def is_signing_key(key: object, user_id: UserId) -> TypeGuard[dict[str, Any]]:

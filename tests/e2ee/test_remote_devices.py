@@ -287,6 +287,32 @@ def test_keys_whose_signatures_have_no_sense_are_left_out(
     assert CAROL not in found.get("master_keys", {})
 
 
+@pytest.mark.parametrize("device_id", ["", "\0", "\N{OLD PERSONAL COMPUTER}" * 64])
+@pytest.mark.parametrize("shares_room", [True, False])
+def test_devices_are_told_only_if_keys_can_be_claimed_of_them(
+    hearth: Any, elsewhere: Elsewhere, alice: Any, device_id: str, shares_room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients claim keys of many devices together, and get none if one of these ids is refused."""
+    good, odd = elsewhere.device.keys(), Device(CAROL, device_id).keys()
+
+    async def fetch_devices(user_id: UserId) -> dict[str, Any]:
+        devices = [{"device_id": keys["device_id"], "keys": keys} for keys in (good, odd)]
+        return {"user_id": user_id, "stream_id": 10, "devices": devices}
+
+    async def fetch_keys(_server: ServerName, _user_ids: Any) -> dict[str, Any]:
+        return {"device_keys": {CAROL: {"PHONE": good, device_id: odd}}}
+
+    monkeypatch.setattr(elsewhere, "fetch_devices", fetch_devices)
+    monkeypatch.setattr(elsewhere, "fetch_keys", fetch_keys)
+    if shares_room:
+        share_room(hearth, alice)
+    wanted = dict.fromkeys(query(alice)["device_keys"][CAROL], ANY_KEY)
+    assert list(alice.post(f"{V3}/keys/claim", {"one_time_keys": {CAROL: wanted}})["one_time_keys"][CAROL]) == ["PHONE"]
+    if shares_room:
+        update(hearth, ELSEWHERE, device_id=device_id, stream_id=11, prev_id=[10], keys=odd)
+        assert list(query(alice)["device_keys"][CAROL]) == ["PHONE"]
+
+
 @pytest.mark.parametrize("keys", [{}, {"ed25519:a": "a", "ed25519:b": "b"}])
 def test_master_key_of_none_or_several_keys_can_not_be_signed(
     elsewhere: Elsewhere, alice: Any, keys: Any, monkeypatch: pytest.MonkeyPatch

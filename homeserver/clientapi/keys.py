@@ -28,7 +28,6 @@ from homeserver.sync.tokens import parse_sync_token
 
 TAG = "End-to-end encryption"
 UPLOAD_PATH = "/_matrix/client/v3/keys/device_signing/upload"
-MAX_BODY_BYTES = 16 * 1024 * 1024
 
 
 class QueryBody(msgspec.Struct):

@@ -252,7 +252,7 @@ def save_fallback_keys(conn: Connection, user_id: str, device_id: str, keys: Key
     for algorithm, of_it in keys.items():
         [(key_id, json)] = of_it.items()
         known = _FALLBACK.first(conn, {"user": user_id, "device": device_id, "algorithm": algorithm})
-        if known is not None and known[0] == key_id and known[1] == json:
+        if known is not None and known[0] == key_id and orjson.loads(known[1]) == orjson.loads(json):
             continue
         values = {"user_id": user_id, "device_id": device_id, "algorithm": algorithm, "key_id": key_id}
         _UPSERT_FALLBACK.run(conn, {**values, "json": json, "is_used": False})

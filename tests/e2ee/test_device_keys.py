@@ -88,7 +88,8 @@ def test_a_fallback_key_is_given_when_all_are_gone(hearth: Any) -> None:
     after = alice.sync(since=since["next_batch"])
     assert after["device_unused_fallback_key_types"] == []
     assert after[COUNT] == {"signed_curve25519": 0}
-    alice.post(UPLOAD, {"fallback_keys": fallback})  # the same key again is used as before
+    again = {name: dict(reversed(key.items())) for name, key in fallback.items()}
+    alice.post(UPLOAD, {"fallback_keys": again})  # the same key again is used as before
     assert alice.sync()["device_unused_fallback_key_types"] == []
     alice.post(UPLOAD, {"fallback_keys": fallback_key("g")})
     assert alice.sync()["device_unused_fallback_key_types"] == ["signed_curve25519"]

@@ -65,7 +65,7 @@ class RemoteRefused(MatrixError):
         said = body if isinstance(body, dict) else {}
         errcode, error = said.get("errcode"), said.get("error")
         super().__init__(
-            error[:1000] if isinstance(error, str) else f"{server} answers {status}",
+            error if isinstance(error, str) else f"{server} answers {status}",
             errcode=errcode[:255] if isinstance(errcode, str) else "M_UNKNOWN",
             status=status,
         )

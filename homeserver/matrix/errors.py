@@ -12,23 +12,36 @@
 
 Everything that is not a MatrixError is our own bug and is answered 500 M_UNKNOWN.
 
+What is told of an error quotes the request, which may be long: the text is shortened where the error is made, so that neither
+answers nor logs carry the request back.
+
 Spec: client-server-api#standard-error-response
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+MAX_TEXT_LENGTH: Final = 300
+_SHOWN_OF_END: Final = 100
+
+
+def shorten(text: str) -> str:
+    """The text, without its middle if it is long: what is wrong is told at the end, after what is quoted."""
+    if len(text) <= MAX_TEXT_LENGTH:
+        return text
+    return f"{text[: MAX_TEXT_LENGTH - _SHOWN_OF_END - 1]}…{text[-_SHOWN_OF_END:]}"
 
 
 class MatrixError(Exception):
-    """An error that may be shown to the peer as it is."""
+    """An error that may be shown to the peer as it is. Its text is shortened."""
 
     status = 400
     errcode = "M_UNKNOWN"
 
     def __init__(self, error: str, *, errcode: str | None = None, status: int | None = None, **extra: Any) -> None:
-        super().__init__(error)
-        self.error = error
+        self.error = shorten(error)
+        super().__init__(self.error)
         self.extra = extra
         if errcode is not None:
             self.errcode = errcode

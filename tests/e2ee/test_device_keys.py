@@ -210,6 +210,13 @@ def test_malformed_uploads_name_the_field(hearth: Any, body: Any, named: str) ->
     assert named in error["error"]
 
 
+def test_long_names_are_not_quoted_whole(hearth: Any) -> None:
+    error = hearth.register("alice").post(f"{V3}/keys/query", {"device_keys": {"@" + "a" * 50_000: 1}}, expect=400)
+    assert error["error"].startswith("device_keys.@aaa")
+    assert error["error"].endswith("a: must be a list of device IDs")
+    assert len(error["error"]) <= 300
+
+
 def test_huge_uploads_are_refused(hearth: Any) -> None:
     alice = hearth.register("alice")
     many = {"one_time_keys": one_time_keys(*map(str, range(1001)))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -40,6 +40,7 @@ class Shape(msgspec.Struct):
     inner: Inner | None = None
     names: list[str] = []
     content: dict[str, Any] = {}
+    colour: Literal["red", "blue"] = "red"
 
 
 class Echo:
@@ -184,6 +185,15 @@ def test_wrong_field_of_a_body_is_bad_json_and_named(served: Served, body: bytes
     answer = served.request("POST", "/shape", body)
     assert (answer.status, answer.json["errcode"]) == (400, "M_BAD_JSON")
     assert answer.json["error"].startswith(f"{field}:")
+
+
+def test_long_value_is_not_quoted_whole(served: Served) -> None:
+    answer = served.request("POST", "/shape", b'{"name":"a","colour":"' + b"x" * 50_000 + b'"}')
+    assert (answer.status, answer.json["errcode"]) == (400, "M_BAD_JSON")
+    error = answer.json["error"]
+    assert error.startswith("colour: Invalid enum value 'xxx")
+    assert "x…x" in error
+    assert len(error) <= 300
 
 
 @pytest.mark.parametrize(("body", "field"), [(b"{}", "name"), (b'{"name":"a","inner":{}}', "inner.depth")])

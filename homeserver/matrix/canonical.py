@@ -129,10 +129,34 @@ def check_numbers(value: Any) -> None:
     while pending:
         item = pending.pop()
         if isinstance(item, float):
-            raise BadJson("Bad JSON value: float")
+            raise BadJson(f"{_path_to(item, value)}Bad JSON value: float")
         if isinstance(item, int) and not -MAX_SAFE_INTEGER <= item <= MAX_SAFE_INTEGER:
-            raise BadJson("JSON integer out of range")
+            raise BadJson(f"{_path_to(item, value)}JSON integer out of range")
         pending.extend(_children(item))
+
+
+def _path_to(wanted: object, value: Any) -> str:
+    """`content.a.b[0]: ` for what stands there in the value, "" for the value itself.
+
+    Steps are chained and joined at the end: else long names that hold many others would be copied for each of them.
+    """
+    pending: list[tuple[tuple[Any, ...], Any]] = [((), value)]
+    while pending:
+        steps, item = pending.pop()
+        if item is wanted:
+            return _joined(steps)
+        named = item.items() if isinstance(item, dict) else enumerate(_children(item))
+        pending.extend(((steps, name), child) for name, child in named)
+    return ""
+
+
+def _joined(steps: tuple[Any, ...]) -> str:
+    names: list[str] = []
+    while steps:
+        steps, name = steps
+        names.append(f"[{name}]" if isinstance(name, int) else f".{name}")
+    path = "".join(reversed(names)).removeprefix(".")
+    return f"{path}: " if path else ""
 
 
 def _children(item: Any) -> Iterable[Any]:

@@ -96,6 +96,15 @@ def test_strict_versions_refuse_a_number_wherever_it_is(number: float, place: An
         check_canonical(place(number), V6)
 
 
+@pytest.mark.parametrize(("number", "told"), [(1.5, "Bad JSON value: float"), (2**53, "JSON integer out of range")])
+def test_forbidden_number_is_told_with_its_place(number: float, told: str) -> None:
+    event = {"type": "m.test", "content": {"a": [1, {"b": number}], "c": "d"}}
+    with pytest.raises(BadJson, match=rf"^content\.a\[1\]\.b: {told}$"):
+        encode_for_version(event, V6)
+    with pytest.raises(BadJson, match=f"^{told}$"):
+        check_canonical(number, V6)
+
+
 @pytest.mark.parametrize("number", [2**53 - 1, -(2**53) + 1, 0, True])
 def test_strict_versions_accept_numbers_up_to_the_border(number: int) -> None:
     check_canonical({"a": [number]}, V6)

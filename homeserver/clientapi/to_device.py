@@ -12,7 +12,7 @@ import msgspec
 
 from homeserver.accounts.requester import Requester
 from homeserver.clientapi.keys import device_of
-from homeserver.e2ee.limits import check_object, check_string
+from homeserver.e2ee.limits import MAX_RECIPIENTS, check_entries, check_object, check_string
 from homeserver.e2ee.to_device import ToDevice
 from homeserver.matrix.ids import UserId, parse_user_id
 from homeserver.runtime.http.endpoint import Auth, JsonObject, endpoint
@@ -48,11 +48,12 @@ class ToDeviceEndpoints:
 
 
 def parse_messages(messages: Mapping[str, Any]) -> dict[UserId, dict[str, dict[str, Any]]]:
-    """User -> device (or "*") -> content. Raises: InvalidParam."""
+    """User -> device (or "*") -> content. Raises: InvalidParam, TooLarge."""
+    check_entries(messages, "messages", MAX_RECIPIENTS)
     found = {}
     for user_id, devices in messages.items():
         field = f"messages.{user_id}"
-        found[parse_user_id(user_id, "messages")] = {
+        found[parse_user_id(user_id, field)] = {
             check_string(device_id, field): check_object(content, f"{field}.{device_id}")
             for device_id, content in check_object(devices, field).items()
         }

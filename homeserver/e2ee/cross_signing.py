@@ -15,7 +15,7 @@ import orjson
 from attrs import define, frozen
 from sqlalchemy import Connection
 
-from homeserver.e2ee.limits import MAX_DEVICE_KEYS_BYTES, MAX_SIGNATURES, check_count, check_object, encode_bounded
+from homeserver.e2ee.limits import MAX_DEVICE_KEYS_BYTES, MAX_SIGNATURES, check_entries, check_object, encode_bounded
 from homeserver.e2ee.queries import KeyQueries, public_key_of
 from homeserver.e2ee.signatures import (
     InvalidSignature,
@@ -95,8 +95,8 @@ class CrossSigning:
 
         Spec: client-server-api#post_matrixclientv3keyssignaturesupload
         """
-        wanted = {parse_user_id(user_id): check_object(objects, user_id) for user_id, objects in body.items()}
-        check_count(sum(map(len, wanted.values())), "signatures", MAX_SIGNATURES)
+        check_entries(body, "signatures", MAX_SIGNATURES)
+        wanted = {parse_user_id(user_id, user_id): check_object(objects, user_id) for user_id, objects in body.items()}
         found = await self.queries.query(signer, dict.fromkeys({*wanted, signer}, ()))
         keys = _Keys(signer, found.device_keys, found.cross_signing)
         signatures: list[KeySignature] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from homeserver.matrix.canonical import encode_json
@@ -13,6 +14,7 @@ MAX_KEYS_PER_UPLOAD: Final = 1_000
 MAX_ONE_TIME_KEYS: Final = 10_000  # of one device, unclaimed
 MAX_NAME_BYTES: Final = 255
 MAX_QUERIED_USERS: Final = 10_000
+MAX_QUERIED_DEVICES: Final = 50_000  # by name, of all users together
 MAX_CLAIMS: Final = 10_000
 MAX_SIGNATURES: Final = 5_000
 MAX_RECIPIENTS: Final = 100_000
@@ -57,3 +59,12 @@ def check_count(count: int, field: str, at_most: int) -> None:
     """Raises: TooLarge."""
     if count > at_most:
         raise TooLarge(f"{field}: {count} entries, of at most {at_most}")
+
+
+def check_entries(by_user: Mapping[str, object], field: str, at_most: int) -> None:
+    """Of users with devices, keys or messages each, which all count, before any is looked at; a user without, as one.
+
+    Raises: TooLarge.
+    """
+    counts = (len(entries) if isinstance(entries, dict | list) else 1 for entries in by_user.values())
+    check_count(sum(count or 1 for count in counts), field, at_most)

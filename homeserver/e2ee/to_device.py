@@ -20,7 +20,7 @@ from attrs import define, field
 from sqlalchemy import Connection
 
 from homeserver.accounts.folded_cache import FoldedCache
-from homeserver.e2ee.limits import MAX_MESSAGE_BYTES, MAX_RECIPIENTS, check_count, encode_bounded
+from homeserver.e2ee.limits import MAX_MESSAGE_BYTES, encode_bounded
 from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of, is_user_id, is_user_of
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
@@ -65,7 +65,6 @@ class ToDevice:
 
         Devices that there are not get nothing. Raises: TooLarge.
         """
-        check_count(sum(map(len, messages.values())), "messages", MAX_RECIPIENTS)
         local, remote = self._split(messages)
         addressed = await self._address(sender, type_, local)
         rows = [*_rows(addressed), *self._edus(sender, type_, remote)]

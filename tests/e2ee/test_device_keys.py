@@ -217,6 +217,26 @@ def test_long_names_are_not_quoted_whole(hearth: Any) -> None:
     assert len(error["error"]) <= 300
 
 
+def test_requests_for_too_many_keys_are_refused(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    for path, field, entries, at_most in (
+        ("query", "device_keys", [""] * 50_001, 50_000),
+        ("claim", "one_time_keys", {f"D{n}": 1 for n in range(10_001)}, 10_000),
+    ):
+        error = alice.post(f"{V3}/keys/{path}", {field: {"not looked at": entries}}, expect=413)
+        assert error["errcode"] == "M_TOO_LARGE"
+        assert error["error"] == f"{field}: {at_most + 1} entries, of at most {at_most}"
+    many: dict[str, Any] = {f"@{n}:x": {} for n in range(10_001)}
+    assert alice.post(f"{V3}/keys/claim", {"one_time_keys": many}, expect=413)["errcode"] == "M_TOO_LARGE"
+
+
+@pytest.mark.parametrize("body", [{"bob": {}}, {"@bob:test.example": 1}])
+def test_signatures_that_are_malformed_name_their_entry(hearth: Any, body: Any) -> None:
+    error = hearth.register("alice").post(f"{V3}/keys/signatures/upload", body, expect=400)
+    assert error["errcode"] == "M_INVALID_PARAM"
+    assert error["error"].startswith(f"{next(iter(body))}: must ")
+
+
 def test_huge_uploads_are_refused(hearth: Any) -> None:
     alice = hearth.register("alice")
     many = {"one_time_keys": one_time_keys(*map(str, range(1001)))}

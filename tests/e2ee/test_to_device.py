@@ -84,7 +84,7 @@ def test_a_waiting_client_is_woken(hearth: Any) -> None:
 def test_malformed_messages_name_the_field(hearth: Any) -> None:
     alice = hearth.register("alice")
     for messages, named in (
-        ({"bob": {"D": {}}}, "messages"),
+        ({"bob": {"D": {}}}, "messages.bob"),
         ({"@bob:test.example": []}, "messages.@bob:test.example"),
         ({"@bob:test.example": {"D": 1}}, "messages.@bob:test.example.D"),
         ({"@bob:test.example": {"D\0": {}}}, "messages.@bob:test.example"),
@@ -96,6 +96,9 @@ def test_malformed_messages_name_the_field(hearth: Any) -> None:
     assert send(alice, "2", large, expect=413)["errcode"] == "M_TOO_LARGE"
     many = {"@bob:test.example": {f"D{n}": {} for n in range(10_000)}}
     assert send(alice, "3", many) == {}
+    too_many = {"not looked at": {f"D{n}": 1 for n in range(100_001)}}
+    error = send(alice, "4", too_many, expect=413)
+    assert (error["errcode"], error["error"]) == ("M_TOO_LARGE", "messages: 100001 entries, of at most 100000")
 
 
 def test_a_transaction_id_is_one_of_its_path(hearth: Any) -> None:

@@ -320,10 +320,14 @@ def _describe(hint: Any, about: Setting) -> str:
 
 def _describe_number(words: str, about: Setting) -> str:
     if about.minimum is not None and about.maximum is not None:
-        return f"{words} from {about.minimum:g} to {about.maximum:g}"
+        return f"{words} from {_digits(about.minimum)} to {_digits(about.maximum)}"
     if about.minimum is not None:
-        return f"{words} from {about.minimum:g}"
-    return f"{words} up to {about.maximum:g}" if about.maximum is not None else words
+        return f"{words} from {_digits(about.minimum)}"
+    return f"{words} up to {_digits(about.maximum)}" if about.maximum is not None else words
+
+
+def _digits(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def _plain(hint: Any) -> Any:

@@ -35,6 +35,7 @@ class ShopConfig:
     seats: int = setting(4, help="How many may sit.", minimum=1, maximum=10)
     price: float = setting(1.5, help="What it costs.", minimum=0)
     name: str = setting("Corner", help="What it is called.")
+    turnover: int = setting(0, help="What it takes in a year.", minimum=0, maximum=1_048_576)
     cakes: list[str] = setting([], help="What there is.", choices=("apple", "plum"))
     ledger: Path | None = setting(None, help="Where it is written down.")
 
@@ -116,6 +117,7 @@ WRONG = [
     ("[shop]\nseats = true", "3: [shop] seats: found true, allowed: a whole number from 1 to 10"),
     ("[shop]\nprice = -1", "3: [shop] price: found -1, allowed: a number from 0"),
     ("[shop]\nprice = nan", "3: [shop] price: found NaN, allowed: a number from 0"),
+    ("[shop]\nturnover = -1", "3: [shop] turnover: found -1, allowed: a whole number from 0 to 1048576"),
     ("[shop]\nname = 5", "3: [shop] name: found 5, allowed: a string"),
     ("[shop]\ncakes = ['mud']", '3: [shop] cakes: found ["mud"], allowed: a list of "apple" or "plum"'),
     ("[shop]\ncakes = 'plum'", '3: [shop] cakes: found "plum", allowed: a list of "apple" or "plum"'),

@@ -51,6 +51,7 @@ class Setting:
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
     form: Form | None = None
+    needs: str | None = None
 
 
 REQUIRED: Final[Any] = attrs.NOTHING
@@ -64,9 +65,11 @@ def setting(
     maximum: float | None = None,
     choices: Iterable[str] | None = None,
     form: Form | None = None,
+    needs: str | None = None,
 ) -> Any:
-    """A setting of a section; without a default it must be set. `form` is that of a string, or of each in a list."""
-    about = Setting(help, minimum, maximum, None if choices is None else tuple(choices), form)
+    """A setting of a section; without a default it must be set. `form` is that of a string, or of each in a list; `needs`
+    is another setting beside it that must be set, too, where this one is."""
+    about = Setting(help, minimum, maximum, None if choices is None else tuple(choices), form, needs)
     metadata = {Setting: about}
     if isinstance(default, list | dict):
         return attrs.field(factory=lambda: type(default)(default), metadata=metadata)
@@ -208,7 +211,12 @@ class _Reader:
             value = self._read_field(hints[name], field, table, (*at, name))
             if value is not REQUIRED:
                 values[name] = value
-        return cls(**values)
+        made = cls(**values)
+        for name, field in fields.items():
+            needs = field.metadata[Setting].needs
+            if needs is not None and getattr(made, name) and not getattr(made, needs):
+                raise ConfigError(f"{self._where((*at, needs))}: missing, as {name} is set")
+        return made
 
     def _check_known(self, table: Mapping[str, Any], at: tuple[str | int, ...], known: set[str]) -> None:
         for key in table:

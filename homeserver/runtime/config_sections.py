@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from homeserver.runtime.config import group, section, setting
-from homeserver.runtime.config_forms import DATABASE_URL, NETWORK
+from homeserver.runtime.config_forms import DATABASE_URL, HTTP_URL, NETWORK, TURN_URI
 
 RESOURCES: Final = ("client", "federation", "media", "admin", "web", "metrics", "health")
 DEFAULT_RESOURCES: Final = ["client", "federation", "media", "admin", "web", "health"]
@@ -67,8 +67,12 @@ class LogConfig:
 class TurnConfig:
     """TURN servers, over which calls go where the two ends can't reach each other."""
 
-    uris: list[str] = setting([], help='Such as "turn:turn.example.org?transport=udp". Empty: there is none.')
-    shared_secret: str = setting("", help="The secret that the TURN servers have too (static-auth-secret of coturn).")
+    uris: list[str] = setting(
+        [], form=TURN_URI, needs="shared_secret", help="Where the servers are. Empty: there is none."
+    )
+    shared_secret: str = setting(
+        "", help="The secret that the TURN servers have too (static-auth-secret of coturn). Needed with `uris`."
+    )
     lifetime_ms: int = setting(3_600_000, help="How long credentials are good.", minimum=60_000)
 
 
@@ -76,7 +80,9 @@ class TurnConfig:
 class RtcConfig:
     """MatrixRTC, by which calls of many are made."""
 
-    livekit_service_urls: list[str] = setting([], help="Where clients ask for access to LiveKit, the best one first.")
+    livekit_service_urls: list[str] = setting(
+        [], form=HTTP_URL, help="Where clients ask for access to LiveKit, the best one first."
+    )
 
 
 @section("metrics")

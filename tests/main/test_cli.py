@@ -52,6 +52,7 @@ def _assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None
         ('server_name = "a b"\n', ("hearth.toml:1", "server_name", '"a b"', "example.org")),
         ('server_name = "a"\npublic_base_url = "ftp://a"\n', ("hearth.toml:2", "public_base_url", "https://")),
         ('server_name = "a"\n[database]\nurl = "mysql://a/b"\n', ("hearth.toml:3", "url", "mysql", "sqlite:///file")),
+        ('server_name = "a"\n[turn]\nuris = ["turn:a"]\n', ("[turn] shared_secret", "missing, as uris is set")),
         ('server_name = "a"\n[[listeners]]\ntrusted_proxies = ["::1", "x"]\n', ("hearth.toml:3", '"x"', "10.0.0.0/8")),
     ],
 )

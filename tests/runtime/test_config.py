@@ -24,6 +24,7 @@ from homeserver.runtime.config_sections import (
     LogConfig,
     Rate,
     RateLimitsConfig,
+    TurnConfig,
 )
 
 
@@ -139,11 +140,30 @@ WRONG = [
 ]
 
 
+TURN_URI = "a turn:, turns:, stun: or stuns: URI such as turn:turn.example.org?transport=udp"
+WRONG += [
+    ("[turn]\nuris = ['turn:a']", "2: [turn] shared_secret: missing, as uris is set"),
+    ("[turn]\nuris = ['turn:a', 'http://a']", f'3: [turn] uris: found "http://a", allowed: a list, each {TURN_URI}'),
+    ("[turn]\nuris = ['turn:']", f'3: [turn] uris: found "turn:", allowed: a list, each {TURN_URI}'),
+    (
+        "[rtc]\nlivekit_service_urls = ['livekit']",
+        '3: [rtc] livekit_service_urls: found "livekit", allowed: a list, each an address such as '
+        "https://matrix.example.org",
+    ),
+]
+
+
 @pytest.mark.parametrize(("text", "expected"), WRONG)
 def test_wrong_value_is_one_line_with_file_line_key_found_and_allowed(text: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(NAMED + text)
     assert str(caught.value) == f"hearth.toml:{expected}"
+
+
+def test_turn_servers_are_accepted_with_their_secret() -> None:
+    uris = ["turn:a.example?transport=udp", "turns:[::1]:5349?transport=tcp", "stun:a.example:3478", "STUNS:127.0.0.1"]
+    turn = parse(NAMED + "[turn]\nshared_secret = 's'", {"HEARTH_TURN_URIS": ",".join(uris)}).section(TurnConfig)
+    assert (turn.uris, turn.shared_secret) == (uris, "s")
 
 
 @pytest.mark.parametrize(

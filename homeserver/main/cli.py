@@ -112,7 +112,8 @@ def _version(_arguments: argparse.Namespace) -> int:
 
 
 def _config_check(arguments: argparse.Namespace) -> int:
-    _load(arguments)
+    for warning in _load(arguments).warnings:
+        print(warning, file=sys.stderr)
     print(f"{arguments.config}: no errors")
     return 0
 

@@ -83,6 +83,8 @@ def run(config: Config, reread: Callable[[], Config]) -> int:
     """
     reactor = install_reactor()
     set_up_logging(config.section(LogConfig))
+    for warning in config.warnings:
+        logger.warning("%s", warning)
     outcome = _Outcome()
     reactor.callWhenRunning(_start, config, reread, reactor, outcome)
     reactor.run(installSignalHandlers=False)

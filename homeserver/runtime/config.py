@@ -22,7 +22,8 @@ import json
 import os
 import tomllib
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -34,6 +35,7 @@ from homeserver.runtime.config_lines import find_line
 
 _SECTION: Final = "__hearth_section__"
 _ENVIRONMENT: Final = "HEARTH"
+_ALIKE: Final = 0.85  # as difflib measures it, of two variables' names
 DEFAULT_DATA_DIR: Final = "hearth-data"
 _T = TypeVar("_T")
 
@@ -120,10 +122,14 @@ class ServerConfig:
 
 
 class Config:
-    """The sections of a loaded configuration."""
+    """The sections of a loaded configuration.
 
-    def __init__(self, path: Path, data_dir: Path, sections: dict[type, Any]) -> None:
+    warnings: lines for the admin on what was not read.
+    """
+
+    def __init__(self, path: Path, data_dir: Path, sections: dict[type, Any], warnings: Sequence[str]) -> None:
         self.path = path
+        self.warnings = warnings
         self.data_dir = data_dir
         self._sections = sections
 
@@ -151,7 +157,44 @@ def parse_config(text: str, path: Path, sections: Iterable[type], environment: M
     classes = list(dict.fromkeys([ServerConfig, *sections]))
     reader = _Reader(path.name, text, environment, classes)
     data_dir = reader.data_dir(path)
-    return Config(path, data_dir, {cls: reader.read_section(cls) for cls in classes})
+    read: dict[type, Any] = {cls: reader.read_section(cls) for cls in classes}
+    return Config(path, data_dir, read, list(_unread_variables(classes, environment)))
+
+
+def _unread_variables(classes: Sequence[type], environment: Mapping[str, str]) -> Iterator[str]:
+    """A line for each variable that is meant as a setting and is none.
+
+    Not all that begin with HEARTH_ are: a cluster sets HEARTH_PORT for its service of that name, and the tests and measurements
+    have some. Told are those in a section, and those that are nearly a setting.
+    """
+    tables, known = set(), set()
+    for cls in classes:
+        name = section_name(cls)
+        tables |= {environment_name((name,))} if name else _arrays(cls)
+        known |= _variables(cls, (name,) if name else ())
+    for variable in sorted(environment):
+        if variable in known or not variable.startswith(f"{_ENVIRONMENT}_"):
+            continue
+        alike = get_close_matches(variable, known, 1, _ALIKE)
+        if alike:
+            yield f"environment: {variable}: no such setting, did you mean {alike[0]}?"
+        elif any(variable.startswith(f"{table}_") for table in tables):
+            yield f"environment: {variable}: no such setting"
+
+
+def _arrays(cls: type) -> set[str]:
+    return {environment_name((name,)) for name, hint in type_hints(cls).items() if _group_item(hint)}
+
+
+def _variables(cls: type, at: tuple[str, ...]) -> set[str]:
+    """Those by which the settings of a section or group can be given, which arrays of tables can't."""
+    found: set[str] = set()
+    for name, hint in type_hints(cls).items():
+        if attrs.has(hint):
+            found |= _variables(hint, (*at, name))
+        elif _group_item(hint) is None:
+            found.add(environment_name((*at, name)))
+    return found
 
 
 def _load_text(path: Path) -> str:

@@ -44,6 +44,7 @@ def markdown(sections: Iterable[type]) -> str:
         "",
         "Hearth reads one file, `hearth.toml`. Every setting may be given in the environment instead,",
         "and has a default unless it says that it is required. Paths are relative to `data_dir` unless absolute.",
+        "A variable that is named nearly like a setting's, or in a section that has no such setting, is told in the log.",
         "",
     ]
     for cls in _ordered(sections):

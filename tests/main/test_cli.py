@@ -69,6 +69,18 @@ def test_wrong_variable_is_one_line(tmp_path: Path, command: str, monkeypatch: p
     _assert_refused(done, "environment", "HEARTH_SERVER_NAME", '"a b"', "example.org")
 
 
+def test_misspelt_variable_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "environment: HEARTH_SERVER_NAM: no such setting, did you mean HEARTH_SERVER_NAME?"
+    monkeypatch.setenv("HEARTH_SERVER_NAM", "b")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        config = write_config(tmp_path, "sqlite:///hearth.db", taken.getsockname()[1])
+        checked = _hearth("config", "check", "--config", str(config))
+        assert (checked.returncode, checked.stderr.strip()) == (0, told)
+        assert told in _hearth("run", "--config", str(config)).stderr
+
+
 def test_missing_configuration_is_one_line(tmp_path: Path) -> None:
     _assert_refused(_hearth("run", "--config", str(tmp_path / "nothing.toml")), "nothing.toml")
 

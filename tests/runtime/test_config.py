@@ -195,6 +195,33 @@ def test_wrong_environment_variable_is_named() -> None:
         parse(NAMED, {"HEARTH_SHOP_SEATS": "many"})
 
 
+def test_misspelt_variables_are_told() -> None:
+    environment = {
+        "HEARTH_SERVERNAME": "y.org",
+        "HEARTH_SHOP_SEAT": "9",
+        "HEARTH_SHUP_IS_OPEN": "true",
+        "HEARTH_LOG_COLOUR": "7",
+        "HEARTH_LISTENERS_PORT": "80",
+    }
+    assert parse(NAMED, environment).warnings == [
+        "environment: HEARTH_LISTENERS_PORT: no such setting",
+        "environment: HEARTH_LOG_COLOUR: no such setting",
+        "environment: HEARTH_SERVERNAME: no such setting, did you mean HEARTH_SERVER_NAME?",
+        "environment: HEARTH_SHOP_SEAT: no such setting, did you mean HEARTH_SHOP_SEATS?",
+        "environment: HEARTH_SHUP_IS_OPEN: no such setting, did you mean HEARTH_SHOP_IS_OPEN?",
+    ]
+
+
+def test_variables_that_are_no_settings_are_left_alone() -> None:
+    read = {"HEARTH_SERVER_NAME": "y.org", "HEARTH_SHOP_CELLAR_DEPTH_MM": "3", "HEARTH_RATE_LIMITS_LOGIN_BURST": "1"}
+    of_clusters = ["HEARTH_PORT", "HEARTH_SERVICE_HOST", "HEARTH_SERVICE_PORT", "HEARTH_PORT_8008_TCP_ADDR"]
+    of_tests = ["HEARTH_PEERS", "HEARTH_CRASH_ROUNDS", "HEARTH_FUZZ_SEED", "HEARTH_MODEL_SECONDS", "HEARTH_SPEC"]
+    of_tools = ["HEARTH_BENCH", "HEARTH_BENCH_DB", "HEARTH_BENCH_OUT", "HEARTH_REPO", "HEARTH_SYNAPSE_VENV"]
+    of_databases = ["HEARTH_TEST_POSTGRES_URL", "HEARTH_POSTGRES_BIN", "HEARTH_SYNAPSE_LOG"]
+    others = dict.fromkeys([*of_clusters, *of_tests, *of_tools, *of_databases, "HEARTHSTONE", "PATH"], "1")
+    assert parse(NAMED, {**read, **others}).warnings == []
+
+
 def test_text_that_is_not_toml_is_told_with_its_line() -> None:
     with pytest.raises(ConfigError, match=r"^hearth.toml:2: not TOML: "):
         parse(NAMED + "= 3")

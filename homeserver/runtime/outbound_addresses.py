@@ -9,14 +9,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from threading import Thread
 from typing import Any, Final
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.python.failure import Failure
 
 from homeserver.runtime.config import ConfigError
+from homeserver.runtime.coroutine import next_turn
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -28,7 +29,9 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 _EMBEDDING: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"), IPv6Network("::/96"))
 # What Python calls global: a network's own NAT64 (RFC 8215).
 _LOCAL: Final = IPv6Network("64:ff9b:1::/48")
-LOOKUP_THREADS: Final = 8
+LOOKUPS_AT_ONCE: Final = 8
+
+_failure: Any = Failure  # it has no annotations
 
 
 @frozen
@@ -87,27 +90,48 @@ def _embedded(address: Address) -> list[Address]:
 
 
 class SystemResolver:
-    """The machine's own way to look names up (hosts file, DNS), in threads of its own.
+    """The machine's own way to look names up (hosts file, DNS), in threads of its own, so many at once.
 
-    Of its own, so that names whose servers don't answer hold up nothing but other look-ups.
+    Of its own, so that names whose servers don't answer hold up nothing but other look-ups. A look-up that nobody waits for any
+    more when its turn comes is not begun. One that is under way can't be broken off; a process that stops does not wait for it,
+    which is why this is no pool of threads: these are waited for at the end.
     """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._pool: Any = ThreadPool(0, LOOKUP_THREADS, "lookup")
-        self._running = False
+        self._free = DeferredSemaphore(LOOKUPS_AT_ONCE)
+        self._stopped = False
 
-    def __call__(self, host: str) -> Deferred[list[str]]:
-        if not self._running:
-            self._running = True
-            self._pool.start()
-        found: Deferred[list[str]] = deferToThreadPool(self._reactor, self._pool, _look_up, host)
-        return found
+    async def __call__(self, host: str) -> list[str]:
+        """Raises: OSError, ValueError."""
+        await self._free.acquire()
+        if self._stopped:
+            await next_turn()  # of thousands that wait, each would be woken from within the one before
+            self._free.release()
+            raise OSError("the server stops")
+        found: Deferred[list[str]] = Deferred()
+        try:
+            Thread(target=self._run, args=(host, found), name="lookup", daemon=True).start()
+        except RuntimeError as error:  # the machine has no more
+            self._free.release()
+            raise OSError(str(error)) from None
+        return await found
 
     def stop(self) -> None:
-        if self._running:
-            self._running = False
-            self._reactor.callInThread(self._pool.stop)
+        """No look-up begins any more."""
+        self._stopped = True
+
+    def _run(self, host: str, found: Deferred[list[str]]) -> None:
+        result: Any
+        try:
+            result = _look_up(host)
+        except (OSError, ValueError) as error:
+            result = _failure(error)
+        self._reactor.callFromThread(self._settle, found, result)
+
+    def _settle(self, found: Deferred[list[str]], result: Any) -> None:
+        found.callback(result)  # a Failure goes the way of errors
+        self._free.release()
 
 
 def _look_up(host: str) -> list[str]:

@@ -34,6 +34,7 @@ from homeserver.matrix.ids import ServerAddress, ServerName, parse_server_addres
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import SingleFlight, within
 from homeserver.runtime.http_client import Fault, HttpAnswer, HttpClient, HttpFailure, Target
+from homeserver.runtime.turns import Slots
 
 DEFAULT_PORT: Final = 8448
 WELL_KNOWN_PATH: Final = "/.well-known/matrix/server"
@@ -48,6 +49,9 @@ KEEP_FAILURE_MS: Final = 60 * 1000
 KEEP_FAILURE_MAX_MS: Final = 3600 * 1000
 MAX_KEPT: Final = 10_000
 MAX_TARGETS: Final = 4
+# Servers that are looked for at once; one that is not found for so long leaves its place to the next.
+FINDING_AT_ONCE: Final = 50
+LONGEST_TURN_MS: Final = 1_000
 
 _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?([0-9]{1,10})", re.IGNORECASE)
 _NO_STORE: Final = re.compile(r"(?:^|[\s,])no-(?:store|cache)(?:$|[\s,=])", re.IGNORECASE)
@@ -111,16 +115,32 @@ class Discovery:
     _failures: Bounded[str, int] = field(init=False, factory=lambda: Bounded(MAX_KEPT))
     _fetching: SingleFlight[WellKnown] = field(init=False, factory=SingleFlight)
     _srv: Bounded[str, tuple[Sequence[SrvRecord], int]] = field(init=False, factory=lambda: Bounded(MAX_KEPT))
+    _slots: Slots = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._slots = Slots(self.clock, FINDING_AT_ONCE, LONGEST_TURN_MS)
 
     async def find(self, server: ServerName) -> Found:
-        """Raises: InvalidParam, for what is no server name. Whether anybody is there is for the caller to see."""
+        """Waits for its turn where the server is to be looked for; whoever is cancelled before that has asked nobody.
+
+        Raises: InvalidParam, for what is no server name. Whether anybody is there is for the caller to see.
+        """
         address = parse_server_address(server)
         literal = _without_lookup(address, server)
         if literal is not None:
             return Found((literal,), "1" if address.is_ip_literal else "2")
-        known = await self.load_well_known(address.host)
+        if self._get_well_known(address.host) is not None:
+            return await self._find_by_name(address.host)
+        leave = await self._slots.take()
+        try:
+            return await self._find_by_name(address.host)
+        finally:
+            leave()
+
+    async def _find_by_name(self, host: str) -> Found:
+        known = await self.load_well_known(host)
         if known.server is None:
-            return await self._by_srv(address.host, ("4", "5", "6"))
+            return await self._by_srv(host, ("4", "5", "6"))
         delegated = parse_server_address(known.server)
         literal = _without_lookup(delegated, known.server)
         if literal is not None:
@@ -146,11 +166,16 @@ class Discovery:
 
     async def load_well_known(self, host: str) -> WellKnown:
         """The document of a host, kept or fetched; never raises."""
+        known = self._get_well_known(host)
+        if known is not None:
+            return known
         kept = self._well_knowns.get(host)
-        now_ms = self.clock.time_ms()
-        if kept is not None and now_ms < kept.keep_until_ms:
-            return kept
         return await self._fetching.do(host, lambda: self._renew_well_known(host, kept))
+
+    def _get_well_known(self, host: str) -> WellKnown | None:
+        """The document that is kept, if it is still good."""
+        kept = self._well_knowns.get(host)
+        return kept if kept is not None and self.clock.time_ms() < kept.keep_until_ms else None
 
     async def _renew_well_known(self, host: str, kept: WellKnown | None) -> WellKnown:
         known = await self._fetch_well_known(host)

@@ -10,18 +10,18 @@ Spec: client-server-api#post_matrixclientv3keysclaim
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
 from attrs import define
 from sqlalchemy import Connection
 
-from homeserver.e2ee.ports import RemoteKeys, bound_timeout, wait_for_answer
+from homeserver.e2ee.ports import RemoteKeys, bound_timeout, take_turns, wait_for_answer
 from homeserver.e2ee.uploads import ONE_TIME_KEYS
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
 from homeserver.runtime.clock import Clock
-from homeserver.runtime.coroutine import gather
 from homeserver.store import device_keys as store
 from homeserver.store.device_keys import Claim, ClaimedKey
 from homeserver.store.log_writer import LogItem, LogWriter
@@ -47,14 +47,16 @@ class KeyClaims:
         A key that another server hands out after that is used by nobody: its owner, there, has one less. Nobody else loses
         anything.
         """
-        limit_ms = bound_timeout(timeout_ms)
         failures: dict[ServerName, dict[str, Any]] = {}
         found = await self.claim_local(wanted)
+        until_ms = self.clock.monotonic_ms() + bound_timeout(timeout_ms)
         by_server: dict[ServerName, dict[UserId, Mapping[DeviceId, str]]] = {}
         for user_id, devices in wanted.items():
             if domain_of(user_id) != self.server_name:
                 by_server.setdefault(domain_of(user_id), {})[user_id] = devices
-        await gather([self._fetch(server, users, limit_ms, found, failures) for server, users in by_server.items()])
+        await take_turns(self.clock).gather(
+            partial(self._fetch, server, users, until_ms, found, failures) for server, users in by_server.items()
+        )
         return found, failures
 
     async def claim_local(self, wanted: Wanted) -> Claimed:
@@ -85,14 +87,12 @@ class KeyClaims:
         self,
         server: ServerName,
         wanted: Wanted,
-        timeout_ms: int,
+        until_ms: int,
         found: Claimed,
         failures: dict[ServerName, dict[str, Any]],
     ) -> None:
         try:
-            answer = await wait_for_answer(
-                self.clock, server, timeout_ms, lambda: self.remote.claim_keys(server, wanted)
-            )
+            answer = await wait_for_answer(self.clock, server, until_ms, lambda: self.remote.claim_keys(server, wanted))
         except MatrixError as error:
             failures[server] = error.to_json()
             return

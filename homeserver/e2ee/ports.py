@@ -9,11 +9,15 @@ from homeserver.matrix.errors import MatrixError, NotFound
 from homeserver.matrix.ids import DeviceId, ServerName, UserId
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import shielded, within
+from homeserver.runtime.turns import Slots
 
 # How long a client waits for other servers. The least leaves time for a connection to be made; the most is for clients that
 # do not say, too.
 MIN_TIMEOUT_MS: Final = 500
 MAX_TIMEOUT_MS: Final = 10_000
+# How many servers one request asks at once; one that has not answered for so long leaves its place to the next.
+SERVERS_AT_ONCE: Final = 50
+LONGEST_TURN_MS: Final = 1_000
 
 T = TypeVar("T")
 
@@ -32,14 +36,21 @@ def bound_timeout(timeout_ms: int | None) -> int:
     return MAX_TIMEOUT_MS if timeout_ms is None else min(max(timeout_ms, MIN_TIMEOUT_MS), MAX_TIMEOUT_MS)
 
 
+def take_turns(clock: Clock) -> Slots:
+    """In which one request asks many servers."""
+    return Slots(clock, SERVERS_AT_ONCE, LONGEST_TURN_MS)
+
+
 async def wait_for_answer(
-    clock: Clock, server: ServerName, timeout_ms: int, ask: Callable[[], Coroutine[Any, Any, T]]
+    clock: Clock, server: ServerName, until_ms: int, ask: Callable[[], Coroutine[Any, Any, T]]
 ) -> T:
-    """What comes of asking a server. Asking goes on when the time is up, and ends by a bound of its own: others may wait
-    for the same answer, and a server is known to be silent only after that.
+    """What comes of asking a server, if it is there by `until_ms` on the monotonic clock; a server whose turn comes later is not
+    asked. Asking goes on when the time is up, and ends by a bound of its own: others may wait for the same answer, and a
+    server is known to be silent only after that.
 
     Raises: NoAnswerInTime, and what asking raises.
     """
+    timeout_ms = until_ms - clock.monotonic_ms()
     if timeout_ms <= 0:
         raise NoAnswerInTime(server)
     asking = shielded(ask())

@@ -6,6 +6,7 @@ Spec: client-server-api#post_matrixclientv3keysquery
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,12 +14,11 @@ from attrs import define, field, frozen
 from sqlalchemy import Connection
 
 from homeserver.accounts.folded_cache import FoldedCache
-from homeserver.e2ee.ports import RemoteKeys, bound_timeout, wait_for_answer
+from homeserver.e2ee.ports import RemoteKeys, bound_timeout, take_turns, wait_for_answer
 from homeserver.e2ee.remote_devices import RemoteDevices, is_device_key, is_signing_key
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import DeviceId, ServerName, UserId, domain_of
 from homeserver.runtime.clock import Clock
-from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
 from homeserver.store import cross_signing, device_keys
 from homeserver.store.cross_signing import KeySignature
@@ -75,7 +75,7 @@ class KeyQueries:
         others = [user_id for user_id in wanted if user_id not in known]
         if others:
             exact, to_fetch = await self.remote_devices.load_known(others)
-            asking = _Asking(wanted, to_fetch, bound_timeout(timeout_ms), found)
+            asking = _Asking(wanted, to_fetch, self.clock.monotonic_ms() + bound_timeout(timeout_ms), found)
             known |= exact | await self._fetch([user_id for user_id in others if user_id not in exact], asking)
         keys = await self._load_users(known)
         signed = await self._load_signed(viewer)
@@ -123,18 +123,20 @@ class KeyQueries:
         by_server: dict[ServerName, list[UserId]] = {}
         for user_id in user_ids:
             by_server.setdefault(domain_of(user_id), []).append(user_id)
-        return set().union(*await gather([self._fetch_server(*of_server, asking) for of_server in by_server.items()]))
+        turns = take_turns(self.clock)
+        known = await turns.gather(partial(self._fetch_server, *of_server, asking) for of_server in by_server.items())
+        return set().union(*known)
 
     async def _fetch_server(self, server: ServerName, user_ids: list[UserId], asking: _Asking) -> set[UserId]:
-        began_ms = self.clock.monotonic_ms()
         to_fetch = [user_id for user_id in user_ids if user_id in asking.to_fetch]
-        fetched = await self.remote_devices.fetch(server, to_fetch, asking.timeout_ms) if to_fetch else set()
+        fetched = await self.remote_devices.fetch(server, to_fetch, asking.until_ms) if to_fetch else set()
         others = [user_id for user_id in user_ids if user_id not in fetched]
         if not others:
             return fetched
-        left_ms = asking.timeout_ms - (self.clock.monotonic_ms() - began_ms)
         try:
-            answer = await wait_for_answer(self.clock, server, left_ms, lambda: self.remote.fetch_keys(server, others))
+            answer = await wait_for_answer(
+                self.clock, server, asking.until_ms, lambda: self.remote.fetch_keys(server, others)
+            )
         except MatrixError as error:
             asking.found.failures[server] = error.to_json()
             return fetched
@@ -145,11 +147,11 @@ class KeyQueries:
 
 @frozen
 class _Asking:
-    """What is asked of other servers, each of which has `timeout_ms`. to_fetch: users whose lists are to be kept."""
+    """What is asked of other servers, until `until_ms` on the monotonic clock. to_fetch: users whose lists are to be kept."""
 
     wanted: Wanted
     to_fetch: Collection[UserId]
-    timeout_ms: int
+    until_ms: int
     found: QueriedKeys
 
 

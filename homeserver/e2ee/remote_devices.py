@@ -85,13 +85,13 @@ class RemoteDevices:
         exact -= doubtful | self._left | self._swept
         return exact, sharing - exact
 
-    async def fetch(self, server: ServerName, user_ids: Sequence[UserId], timeout_ms: int) -> set[UserId]:
-        """Those of a server's users whose keys in the store are exact then. A fetch that takes longer goes on: others may
-        wait for it, and what comes of it is there for the next query.
+    async def fetch(self, server: ServerName, user_ids: Sequence[UserId], until_ms: int) -> set[UserId]:
+        """Those of a server's users whose keys in the store are exact then. A fetch that is not done by `until_ms` on the
+        monotonic clock goes on: others may wait for it, and what comes of it is there for the next query.
         """
         # Each takes a request: those beyond are asked for together, and fetched by queries to come.
         fetched = user_ids[:MAX_FETCHED_AT_ONCE]
-        outcomes = await gather([self._fetch_within(server, user_id, timeout_ms) for user_id in fetched])
+        outcomes = await gather([self._fetch_until(server, user_id, until_ms) for user_id in fetched])
         return {user_id for user_id, done in zip(fetched, outcomes, strict=True) if done}
 
     async def receive_update(self, origin: ServerName, content: Mapping[str, Any]) -> None:
@@ -174,9 +174,9 @@ class RemoteDevices:
             self._swept = set()
             self._is_sweeping = False
 
-    async def _fetch_within(self, server: ServerName, user_id: UserId, timeout_ms: int) -> bool:
+    async def _fetch_until(self, server: ServerName, user_id: UserId, until_ms: int) -> bool:
         try:
-            return await wait_for_answer(self.clock, server, timeout_ms, lambda: self._fetch(user_id))
+            return await wait_for_answer(self.clock, server, until_ms, lambda: self._fetch(user_id))
         except NoAnswerInTime:
             return False
 

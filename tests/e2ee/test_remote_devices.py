@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred
 
-from homeserver.e2ee.ports import bound_timeout
+from homeserver.e2ee.ports import SERVERS_AT_ONCE, bound_timeout
 from homeserver.matrix.errors import NotFound
 from homeserver.matrix.ids import RoomId, ServerName, UserId
 from homeserver.rooms.writer import Draft
@@ -375,6 +375,27 @@ def test_a_claim_waits_as_long_as_the_client_says(elsewhere: Elsewhere, alice: A
     found = alice.post(f"{V3}/keys/claim", {"one_time_keys": of_all, "timeout": 500})
     assert found["failures"] == NO_ANSWER
     assert set(found["one_time_keys"]) == {alice.user_id, DAVE}
+
+
+@pytest.mark.parametrize("path", ["query", "claim"])
+def test_of_many_silent_servers_so_many_are_asked_as_there_is_time_for(
+    elsewhere: Elsewhere, alice: Any, path: str
+) -> None:
+    fall_silent(elsewhere)
+    servers = [f"s{number}.example" for number in range(4 * SERVERS_AT_ONCE)]
+    if path == "query":
+        wanted: Any = {"device_keys": {f"@u:{server}": [] for server in servers}}
+    else:
+        wanted = {"one_time_keys": {f"@u:{server}": {"PHONE": ANY_KEY} for server in servers}}
+    found = alice.post(f"{V3}/keys/{path}", {**wanted, "timeout": 500})
+    assert sorted(found["failures"]) == sorted(servers)
+    assert 0 < len(elsewhere.asked) <= SERVERS_AT_ONCE
+
+
+def test_many_servers_that_answer_are_all_asked(elsewhere: Elsewhere, alice: Any) -> None:
+    users = [f"@u:s{number}.example" for number in range(4 * SERVERS_AT_ONCE)]
+    found = alice.post(f"{V3}/keys/query", {"device_keys": {user: [] for user in users}})
+    assert sorted(found["device_keys"]) == sorted(users) and not found["failures"]
 
 
 def test_a_timeout_is_a_number_and_leaves_time_for_an_answer(elsewhere: Elsewhere, alice: Any) -> None:

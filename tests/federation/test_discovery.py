@@ -7,11 +7,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from twisted.internet.defer import CancelledError, Deferred
 
-from federation.discovery import Discovery, Found, LookupFailed, SrvRecord, keep_ms, order_records
+from federation.discovery import (
+    FINDING_AT_ONCE,
+    LONGEST_TURN_MS,
+    Discovery,
+    Found,
+    LookupFailed,
+    SrvRecord,
+    keep_ms,
+    order_records,
+)
 from homeserver.matrix.errors import InvalidParam
 from homeserver.matrix.ids import ServerName
 from homeserver.runtime.clock import ManualClock, SystemClock
+from homeserver.runtime.coroutine import next_turn
 from homeserver.runtime.http_client import HttpClient, HttpPolicy, Target
 from homeserver.runtime.outbound_addresses import AddressPolicy
 from tests.kit.certificates import TestCa
@@ -29,6 +40,8 @@ class Network:
         self.addresses: dict[str, list[str]] = {}
         self.records: dict[str, Any] = {}
         self.looked_up: list[str] = []
+        self.resolved: list[str] = []
+        self.is_silent = False  # no name server answers
         self.clock = clock or SystemClock(get_reactor())
         addresses = AddressPolicy(**{"allow_private": True, **policy})
         made = HttpPolicy(ca_file=ca.file, addresses=addresses)
@@ -47,6 +60,9 @@ class Network:
         return text
 
     async def _resolve(self, host: str) -> Sequence[str]:
+        self.resolved.append(host)
+        if self.is_silent:
+            await Deferred()
         if host not in self.addresses:
             raise OSError("no such host")
         return self.addresses[host]
@@ -355,3 +371,50 @@ def test_forgetting_looks_everything_up_anew_but_keeps_a_good_document(network: 
     found = network.find("example.test")
     assert (found.step, targets(found)) == ("3.3", [("host.test", 98, "other.test", "other.test")])
     assert len(well_known.requests) == 2
+
+
+def drop_cancelled(failure: Any) -> None:
+    failure.trap(CancelledError)
+
+
+def test_so_many_servers_are_looked_for_at_once_and_those_given_up_before_not_at_all(start_network: Any) -> None:
+    clock = ManualClock()
+    network = start_network(clock=clock)
+    network.is_silent = True
+    names = [f"s{number}.test" for number in range(3 * FINDING_AT_ONCE)]
+
+    def begin() -> list[Deferred[Any]]:
+        finding = [Deferred.fromCoroutine(network.discovery.find(ServerName(name))) for name in names]
+        return [each.addErrback(drop_cancelled) for each in finding]
+
+    async def turn() -> None:
+        for _ in range(10 * len(names)):
+            await next_turn()
+
+    finding = run_in_reactor(begin)
+    run_in_reactor(turn)
+    assert network.resolved == names[:FINDING_AT_ONCE]
+    for each in finding[FINDING_AT_ONCE : 2 * FINDING_AT_ONCE]:
+        run_in_reactor(each.cancel)
+    run_in_reactor(clock.advance, LONGEST_TURN_MS)
+    run_in_reactor(turn)
+    assert network.resolved == names[:FINDING_AT_ONCE] + names[2 * FINDING_AT_ONCE :]
+    for each in finding:
+        run_in_reactor(each.cancel)
+
+
+def test_server_that_is_known_is_found_while_others_are_looked_for(start_network: Any) -> None:
+    clock = ManualClock()
+    network = start_network(clock=clock)
+    assert network.find("known.test").step == "6"
+    network.is_silent = True
+
+    def begin() -> list[Deferred[Any]]:
+        names = [ServerName(f"s{number}.test") for number in range(FINDING_AT_ONCE + 1)]
+        finding = [Deferred.fromCoroutine(network.discovery.find(name)) for name in names]
+        return [each.addErrback(drop_cancelled) for each in finding]
+
+    finding = run_in_reactor(begin)
+    assert network.find("known.test").step == "6"
+    for each in finding:
+        run_in_reactor(each.cancel)

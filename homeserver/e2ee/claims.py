@@ -54,9 +54,10 @@ class KeyClaims:
         for user_id, devices in wanted.items():
             if domain_of(user_id) != self.server_name:
                 by_server.setdefault(domain_of(user_id), {})[user_id] = devices
-        await take_turns(self.clock).gather(
-            partial(self._fetch, server, users, until_ms, found, failures) for server, users in by_server.items()
-        )
+        if by_server:
+            await take_turns(self.clock).gather(
+                partial(self._fetch, server, users, until_ms, found, failures) for server, users in by_server.items()
+            )
         return found, failures
 
     async def claim_local(self, wanted: Wanted) -> Claimed:

@@ -31,6 +31,12 @@ def sticky_duration_ms(pdu: Pdu) -> int | None:
     return min(duration, MAX_STICKY_MS)
 
 
+def is_sticky_at(pdu: Pdu, now_ms: int) -> bool:
+    """Of an event that comes now."""
+    until_ms = sticky_until_ms(pdu, now_ms)
+    return until_ms is not None and until_ms > now_ms
+
+
 def sticky_until_ms(pdu: Pdu, received_ms: int) -> int | None:
     """When the event ceases to be sticky. An origin's clock that is ahead makes it no longer."""
     duration = sticky_duration_ms(pdu)

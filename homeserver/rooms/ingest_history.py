@@ -13,6 +13,7 @@ Spec: server-server-api#backfilling-and-retrieving-missing-events
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from attrs import define, field
 from sqlalchemy import Connection
@@ -20,6 +21,8 @@ from sqlalchemy import Connection
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.state_map import StateKey, build_state_map
+from homeserver.matrix.sticky import is_sticky_at
+from homeserver.rooms.errors import StateNotFull
 from homeserver.rooms.heads import Room
 from homeserver.rooms.ingest import Ingest, load_facts, save_arrival
 from homeserver.rooms.ingest_errors import MissingEvents
@@ -54,6 +57,10 @@ class History:
         if not pdus:
             return 0
         ingest, pdus = self.ingest, pdus[:MAX_EVENTS]
+        if any(is_sticky_at(pdu, ingest.partial.clock.time_ms()) for pdu in pdus):
+            # What may be news depends on who is in the room.
+            with suppress(StateNotFull):
+                await ingest.partial.wait_full(room_id)
         async with ingest.turns.take(room_id):
             await ingest.store_outliers(pdus[0].version, pdus)
             room = await ingest.heads.load_room(room_id)

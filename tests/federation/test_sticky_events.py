@@ -9,8 +9,10 @@ import pytest
 from sqlalchemy import select
 from twisted.internet.defer import Deferred
 
+from federation.joining.partial_state import StateCompletion
 from federation.outbound.sticky_events import StickySource
 from homeserver.matrix.ids import UserId
+from homeserver.rooms.ingest_history import History
 from homeserver.rooms.writer import Draft
 from homeserver.store.outbound import STICKY
 from homeserver.store.tables.outbound import outbound_backlogs
@@ -158,6 +160,39 @@ def test_what_is_sticky_is_news_though_it_comes_as_history(
     assert {event["event_id"] for event in told} >= set(sent)
     history = [event["event_id"] for event in bob.messages(room, limit=50)["chunk"]]
     assert sorted(event_id for event_id in history if event_id in {gone, *sent}) == sorted([gone, *sent])
+
+
+def test_what_is_sticky_is_news_also_before_the_members_are_known(
+    start_federated: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = start_federated("here"), start_federated("there")
+    alice, bob = here.register("alice"), there.register("bob")
+    room = alice.create_room(preset="public_chat", room_alias_name="room")
+    sent = stick(alice, room, "sticky")
+    alice.send(room, "behind")
+    history_comes, never = Deferred[None](), Deferred[None]()
+    complete, backfill = StateCompletion._complete, History.backfill
+
+    async def complete_then(completion: StateCompletion, partial: Any) -> None:
+        await history_comes
+        await complete(completion, partial)
+
+    async def backfill_first(history: History, *about: Any, **more: Any) -> int:
+        doing = Deferred.fromCoroutine(backfill(history, *about, **more))
+        history_comes.callback(None)
+        return await doing
+
+    async def hang(_source: StickySource, _row: Any) -> None:
+        await never
+
+    monkeypatch.setattr(StickySource, "load_missing", hang)
+    monkeypatch.setattr(StateCompletion, "_complete", complete_then)
+    monkeypatch.setattr(History, "backfill", backfill_first)
+    bob.join(f"#room:{here.server_name}")
+    assert sticky(bob, room) == []
+    bob.messages(room, limit=50)
+    assert history_comes.called
+    until(bob, lambda: sticky(bob, room) == [sent])
 
 
 def sent_to(outbox: Outbox, server: str) -> list[str]:

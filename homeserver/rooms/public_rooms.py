@@ -1,8 +1,8 @@
 """The list of published rooms, in memory from the first time it is asked for.
 
 The idea: a listing is a slice of a sorted list, so it costs the same with ten rooms and with ten thousand. The log says
-which rooms may have changed; before the next listing those, and only those, are read again, in two statements. So
-nothing is written for the list's sake, and whoever changed a room sees it in the list.
+which rooms may have changed; before the next listing those, and only those, are read again (folds/reread.py), in two
+statements.
 
 Rejected: a table of summaries (each topic is then written twice, and each join to a big room rewrites a row), and
 summarising the page from the current state (a search reads the state of every published room).
@@ -15,13 +15,13 @@ from __future__ import annotations
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 from attrs import define, field, frozen
-from twisted.internet.defer import DeferredLock
 
+from homeserver.folds.reread import Reread
 from homeserver.matrix.errors import InvalidParam
 from homeserver.matrix.ids import RoomId
 from homeserver.rooms.directory import DIRECTORY
@@ -33,8 +33,6 @@ from homeserver.store.public_rooms import PublicRoomRow, load_public_rooms
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 500
-# With more changed rooms than that, the list is given up, and read whole by the next one who asks.
-MAX_CHANGED: Final = 2000
 _CREATE = ("m.room.create", "")
 
 # Rooms with many members first; the id makes the order one.
@@ -75,10 +73,10 @@ class PublicRooms:
     """Lists published rooms. Follows the log."""
 
     database: Database
-    _entries: dict[RoomId, _Entry] | None = field(default=None, init=False)
-    _sorted: list[_Entry] | None = field(default=None, init=False)
-    _changed: set[RoomId] = field(factory=set, init=False)
-    _reading: DeferredLock = field(factory=DeferredLock, init=False)
+    _entries: Reread[_Entry, list[_Entry]] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._entries = Reread(self._read, _sorted)
 
     async def load_page(self, search: Search, limit: int | None, since: str | None) -> Listing:
         """One page. Raises: InvalidParam for a limit below 0 or a token that is none of ours."""
@@ -87,7 +85,7 @@ class PublicRooms:
         place = _parse_token(since) if since else None
         if search.network:  # no third-party network publishes rooms here
             return Listing((), 0, None, None)
-        entries = await self._load()
+        entries = await self._entries.load()
         if search.term or search.room_types is not None:
             words = (search.term or "").casefold()
             entries = [entry for entry in entries if entry.matches(search, words)]
@@ -95,54 +93,31 @@ class PublicRooms:
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         """Follow the log."""
-        if self._entries is None:
-            return
-        for row in rows:
-            if row.kind == DIRECTORY or (row.kind == "event" and self._concerns(row)):
-                self._changed.add(RoomId(row.key))
-        if len(self._changed) > MAX_CHANGED:
-            self._entries = self._sorted = None
-            self._changed.clear()
+        known = self._entries.known
+        if known is not None:
+            self._entries.note_changed({RoomId(row.key) for row in rows if _concerns(row, row.key in known)})
 
-    def _concerns(self, row: LogRow) -> bool:
-        assert self._entries is not None
-        if row.key not in self._entries:
-            return any(delta.key == _CREATE for delta in row.deltas)
-        if "redacts" in row.data:
-            return True
-        return any(delta.key[0] in SUMMARISED_TYPES or delta.key[0] == MEMBER for delta in row.deltas)
+    async def _read(self, among: Collection[RoomId] | None) -> Mapping[RoomId, _Entry]:
+        rows = await self.database.read(load_public_rooms, SUMMARISED_TYPES, among)
+        return {row.room_id: _entry(row) for row in rows.values()}
 
-    async def _load(self) -> list[_Entry]:
-        """All entries in order, true at the time of the call."""
-        await self._reading.acquire()
-        try:
-            while self._entries is None or self._changed:
-                await self._read()
-        finally:
-            self._reading.release()
-        if self._sorted is None:
-            listed = (entry for entry in self._entries.values() if entry.order[0])  # rooms with members
-            self._sorted = sorted(listed, key=lambda entry: entry.order)
-        return self._sorted
 
-    async def _read(self) -> None:
-        """Read what changed. Rooms that change while it is read are in `_changed` again afterwards."""
-        changed, self._changed = self._changed, set()
-        whole = self._entries is None
-        if whole:
-            self._entries = {}
-        try:
-            rows = await self.database.read(load_public_rooms, SUMMARISED_TYPES, None if whole else changed)
-        except BaseException:
-            self._entries = self._sorted = None
-            raise
-        if self._entries is None:  # given up in the meantime
-            return
-        for room_id in changed:
-            self._entries.pop(room_id, None)
-        for row in rows.values():
-            self._entries[row.room_id] = _entry(row)
-        self._sorted = None
+def _concerns(row: LogRow, is_known: bool) -> bool:
+    """What is listed of the row's room may be another one. is_known: it was listed before."""
+    if row.kind == DIRECTORY:
+        return True
+    if row.kind != "event":
+        return False
+    if not is_known:
+        return any(delta.key == _CREATE for delta in row.deltas)
+    return "redacts" in row.data or any(
+        delta.key[0] in SUMMARISED_TYPES or delta.key[0] == MEMBER for delta in row.deltas
+    )
+
+
+def _sorted(entries: Mapping[RoomId, _Entry]) -> list[_Entry]:
+    listed = (entry for entry in entries.values() if entry.order[0])  # rooms with members
+    return sorted(listed, key=lambda entry: entry.order)
 
 
 def _entry(row: PublicRoomRow) -> _Entry:

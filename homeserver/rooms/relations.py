@@ -236,10 +236,8 @@ def _encode(event: StoredEvent, bundle: Bundle, quotes: _Quotes, of_latest: Enco
     latest = quotes.latest_of(bundle)
     if latest is not None:
         participated = bundle.participated or event.pdu.sender == quotes.history.user_id
-        told, count = (
-            quotes.encode(latest, of_latest.get(latest.event_id)),
-            bundle.thread_count + len(quotes.aside_of(bundle)),
-        )
+        told = quotes.encode(latest, of_latest.get(latest.event_id))
+        count = bundle.thread_count + len(quotes.aside_of(bundle))
         parts.append(
             b'"m.thread":{"latest_event":%b,"count":%d,"current_user_participated":%b}'
             % (told, count, b"true" if participated else b"false")

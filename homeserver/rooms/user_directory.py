@@ -5,14 +5,14 @@ Spec: client-server-api#user-directory
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import orjson
 from attrs import define, field
 from sqlalchemy import Connection
-from twisted.internet.defer import DeferredLock
 
+from homeserver.folds.reread import Reread
 from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
 from homeserver.rooms.head import MEMBER
 from homeserver.rooms.search_index import PAUSE_MS, SearchIndex
@@ -21,44 +21,29 @@ from homeserver.store.log import LogRow
 from homeserver.store.user_directory import OPENING, FoundUser, has_wordless, load_matching_users, load_open_rooms
 
 WAITS: Final = 20
-# With more changed rooms than that, all are read anew by the next search.
-MAX_CHANGED: Final = 2_000
 
 
 @define(eq=False)
 class OpenRooms:
-    """The rooms whose members everybody may know of, in memory from the first search on. Follows the log: what may have changed
-    is read again before the next search.
+    """The rooms whose members everybody may know of, in memory from the first search on. Follows the log.
 
     Rejected: a column of the rooms, which every write to a room would have to keep.
     """
 
     server_name: ServerName
     database: Database
-    _rooms: set[RoomId] | None = field(default=None, init=False)
-    _encoded: str | None = field(default=None, init=False)
-    _changed: set[RoomId] = field(factory=set, init=False)
-    _reading: DeferredLock = field(factory=DeferredLock, init=False)
+    _rooms: Reread[None, str] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._rooms = Reread(self._read, lambda rooms: orjson.dumps([*rooms]).decode())
 
     async def load(self) -> str:
         """Their ids as a JSON list, true at the time of the call."""
-        await self._reading.acquire()
-        try:
-            while self._rooms is None or self._changed:
-                await self._read()
-        finally:
-            self._reading.release()
-        if self._encoded is None:
-            self._encoded = orjson.dumps(list(self._rooms)).decode()
-        return self._encoded
+        return await self._rooms.load()
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
-        if self._rooms is None:
-            return
-        self._changed |= {RoomId(row.key) for row in rows if self._concerns(row)}
-        if len(self._changed) > MAX_CHANGED:
-            self._rooms = None
-            self._changed.clear()
+        if self._rooms.known is not None:
+            self._rooms.note_changed({RoomId(row.key) for row in rows if self._concerns(row)})
 
     def _concerns(self, row: LogRow) -> bool:
         change = row.membership
@@ -66,19 +51,8 @@ class OpenRooms:
             return True
         return any(delta.key[0] in OPENING for delta in row.deltas)
 
-    async def _read(self) -> None:
-        """Rooms that change while it is read are in `_changed` again afterwards."""
-        changed, self._changed = self._changed, set()
-        whole = self._rooms is None
-        self._rooms = set() if self._rooms is None else self._rooms - changed
-        try:
-            found = await self.database.read(load_open_rooms, None if whole else changed)
-        except BaseException:
-            self._rooms = None
-            raise
-        if self._rooms is not None:  # not given up in the meantime
-            self._rooms |= found
-            self._encoded = None
+    async def _read(self, among: Collection[RoomId] | None) -> Mapping[RoomId, None]:
+        return dict.fromkeys(await self.database.read(load_open_rooms, among))
 
 
 @define(eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attrs import frozen
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, Table, select
 
 from homeserver.matrix.ids import UserId
 from homeserver.store.cross_signing import load_signed_users
@@ -57,35 +57,20 @@ def _sharing(conn: Connection, rooms: set[str], users: set[UserId]) -> set[UserI
 
 
 def _encrypted(conn: Connection, rooms: set[str]) -> set[str]:
-    found: set[str] = set()
-    for chunk in chunked(rooms):
-        found.update(
-            conn.scalars(
-                select(current_state.c.room_id).where(
-                    current_state.c.room_id.in_(chunk),
-                    current_state.c.type == "m.room.encryption",
-                    current_state.c.state_key == "",
-                )
-            )
-        )
-    return found
+    return _with_encryption(conn, rooms, current_state)
 
 
 def _newly_encrypted(conn: Connection, rooms: set[str], after: int) -> set[str]:
     """Those of the rooms whose encryption began behind `after`."""
+    return _with_encryption(conn, rooms, d, d.c.position > after, d.c.prev_event_id.is_(None))
+
+
+def _with_encryption(conn: Connection, rooms: set[str], table: Table, *where: ColumnElement[bool]) -> set[str]:
+    """Those of which the table has m.room.encryption."""
+    wanted = select(table.c.room_id).where(table.c.type == "m.room.encryption", table.c.state_key == "", *where)
     found: set[str] = set()
     for chunk in chunked(rooms):
-        found.update(
-            conn.scalars(
-                select(d.c.room_id).where(
-                    d.c.room_id.in_(chunk),
-                    d.c.type == "m.room.encryption",
-                    d.c.state_key == "",
-                    d.c.position > after,
-                    d.c.prev_event_id.is_(None),
-                )
-            )
-        )
+        found.update(conn.scalars(wanted.where(table.c.room_id.in_(chunk))))
     return found
 
 

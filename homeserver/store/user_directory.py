@@ -97,10 +97,7 @@ def _text(content: dict[str, Any], name: str) -> str | None:
 # What opens a room, by the type of the state event: a field of its content, and the value.
 OPENING: Final = {
     "m.room.join_rules": ("join_rule", "public"),
-    "m.room.history_visibility": (
-        "history_visibility",
-        "world_readable",
-    ),
+    "m.room.history_visibility": ("history_visibility", "world_readable"),
 }
 _STATE = (
     select(r.c.room_id, e.c.type, e.c.json)

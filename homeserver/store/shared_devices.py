@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, Connection, Table, select
+from sqlalchemy import Connection, select
 
-from homeserver.matrix.ids import UserId
+from homeserver.matrix.ids import RoomId, UserId
 from homeserver.store.cross_signing import load_signed_users
 from homeserver.store.device_lists import load_changed_users
 from homeserver.store.events import chunked
+from homeserver.store.history import load_moments
 from homeserver.store.log import load_head_position
-from homeserver.store.tables.rooms import current_state
 from homeserver.store.tables.rooms import memberships as m
 from homeserver.store.tables.rooms import state_deltas as d
 
@@ -34,11 +34,14 @@ def load_list_changes(conn: Connection, user_id: UserId, after: int) -> ListChan
     position = load_head_position(conn)
     own = conn.execute(select(m.c.room_id, m.c.membership, m.c.position).where(m.c.user_id == user_id)).all()
     joined = {row.room_id for row in own if row.membership == "join"}
-    fresh = {row.room_id for row in own if row.membership == "join" and row.position > after}
+    moved = {row.room_id for row in own if row.membership == "join" and row.position > after}
+    fresh = moved - _joined_before(conn, user_id, moved, after)
     parted = {row.room_id for row in own if row.membership in _GONE and row.position > after}
     changed = _sharing(conn, joined, load_changed_users(conn, after, position))
-    encrypted = _encrypted(conn, joined)
-    changed |= _newly_met(conn, encrypted, fresh | _newly_encrypted(conn, encrypted, after), after) - {user_id}
+    met = _newly_met(conn, joined, fresh | _newly_encrypted(conn, joined, after), after)
+    if not fresh or met == {user_id}:
+        met.discard(user_id)
+    changed |= met
     changed |= load_signed_users(conn, user_id, after, position)
     if user_id in load_changed_users(conn, after, position):
         changed.add(user_id)
@@ -56,26 +59,28 @@ def _sharing(conn: Connection, rooms: set[str], users: set[UserId]) -> set[UserI
     return found
 
 
-def _encrypted(conn: Connection, rooms: set[str]) -> set[str]:
-    return _with_encryption(conn, rooms, current_state)
-
-
 def _newly_encrypted(conn: Connection, rooms: set[str], after: int) -> set[str]:
     """Those of the rooms whose encryption began behind `after`."""
-    return _with_encryption(conn, rooms, d, d.c.position > after, d.c.prev_event_id.is_(None))
-
-
-def _with_encryption(conn: Connection, rooms: set[str], table: Table, *where: ColumnElement[bool]) -> set[str]:
-    """Those of which the table has m.room.encryption."""
-    wanted = select(table.c.room_id).where(table.c.type == "m.room.encryption", table.c.state_key == "", *where)
+    began = select(d.c.room_id).where(
+        d.c.type == "m.room.encryption", d.c.state_key == "", d.c.position > after, d.c.prev_event_id.is_(None)
+    )
     found: set[str] = set()
     for chunk in chunked(rooms):
-        found.update(conn.scalars(wanted.where(table.c.room_id.in_(chunk))))
+        found.update(conn.scalars(began.where(d.c.room_id.in_(chunk))))
     return found
 
 
+def _joined_before(conn: Connection, user_id: UserId, rooms: set[str], after: int) -> set[str]:
+    """Those of the rooms that the user was in at `after`: a changed name is no new membership."""
+    keys = [(RoomId(room_id), "m.room.member", str(user_id)) for room_id in rooms]
+    latest = {moment.room_id: moment.content for moment in load_moments(conn, keys) if moment.position <= after}
+    return {
+        room_id for room_id, content in latest.items() if content is not None and content.get("membership") == "join"
+    }
+
+
 def _newly_met(conn: Connection, rooms: set[str], fresh: set[str], after: int) -> set[UserId]:
-    """Who joined the rooms behind `after`; of rooms that the user joined since, or that are encrypted since, everybody."""
+    """Who joined the rooms behind `after`; of those that are fresh, everybody."""
     found: set[UserId] = set()
     for chunk in chunked(rooms):
         rows = conn.execute(

@@ -72,7 +72,7 @@ class DeviceLists:
         return self._from_memory(view, rooms, loaded.position, loaded)
 
     def _from_memory(self, view: View, rooms: UserRooms, after: int, before: ListChanges) -> ListChanges | None:
-        met: set[UserId] = set()  # who shares an encrypted room now, and did not
+        met: set[UserId] = set()  # who is in a room with the user now, and was not, or not in an encrypted one
         changed: set[UserId] = set()
         gone: set[UserId] = set()
         signed: set[UserId] = set()
@@ -89,10 +89,10 @@ class DeviceLists:
                 changed.add(UserId(row.key))
             elif row.key == view.user_id:
                 signed.update(row.data["user_ids"])
-        sharing = self._sharing(view, rooms, changed | gone | met | before.left)
+        sharing = met | self._sharing(view, rooms, (changed | gone | before.left) - met)
         if not view.is_complete:
             return None
-        told = before.changed | ((changed | met) & sharing) | signed
+        told = before.changed | met | (changed & sharing) | signed
         left = (gone | before.left) - sharing - {view.user_id}
         return ListChanges(frozenset(told - left), frozenset(left), view.now)
 
@@ -131,14 +131,15 @@ def _add_membership(view: View, rooms: UserRooms, row: LogRow, met: set[UserId],
     if own is None:
         return
     if change.user_id == view.user_id:
-        if change.membership == "join" and own.membership == "join":
-            met.update(_members(view, room_id, only_encrypted=True))
+        if change.membership == "join" and own.membership == "join" and not _was_joined(view, row):
+            users = _members(view, room_id)
+            met.update(users if len(users) > 1 else ())  # with the user, whose other devices have to know, too
         elif change.membership in _GONE and own.membership != "join":
-            gone.update(_members(view, room_id, only_encrypted=False))
+            gone.update(_members(view, room_id))
     elif own.membership == "join":
         if change.membership in _GONE:
             gone.add(change.user_id)
-        elif change.membership == "join" and not _was_joined(view, row) and _is_encrypted(view, room_id):
+        elif change.membership == "join" and not _was_joined(view, row) and _is_joined(view, room_id, change.user_id):
             met.add(change.user_id)
 
 
@@ -151,8 +152,7 @@ def _add_members(view: View, rooms: UserRooms, row: LogRow, met: set[UserId], go
     users = {UserId(delta.key[1]) for delta in row.deltas if delta.key[0] == MEMBER} - {view.user_id}
     joined = {user_id for user_id in users if head.is_joined(user_id)}
     gone.update(users - joined)
-    if ENCRYPTION in head.state:
-        met.update(joined)
+    met.update(joined)
 
 
 def _begins_encryption(row: LogRow) -> bool:
@@ -164,19 +164,17 @@ def _add_encrypted(view: View, rooms: UserRooms, row: LogRow, met: set[UserId]) 
     room_id = RoomId(row.key)
     own = rooms.get(room_id)
     if own is not None and own.membership == "join":
-        met.update(_members(view, room_id, only_encrypted=True))
+        met.update(user_id for user_id in _members(view, room_id) if user_id != view.user_id)
 
 
-def _members(view: View, room_id: RoomId, *, only_encrypted: bool) -> Iterable[UserId]:
+def _members(view: View, room_id: RoomId) -> Sequence[UserId]:
     head = view.get_head(room_id)
-    if head is None or (only_encrypted and ENCRYPTION not in head.state):
-        return ()
-    return (user_id for user_id in head.joined_users() if user_id != view.user_id)
+    return head.joined_users() if head is not None else ()
 
 
-def _is_encrypted(view: View, room_id: RoomId) -> bool:
+def _is_joined(view: View, room_id: RoomId, user_id: UserId) -> bool:
     head = view.get_head(room_id)
-    return head is not None and ENCRYPTION in head.state
+    return head is not None and head.is_joined(user_id)
 
 
 def _was_joined(view: View, row: LogRow) -> bool:

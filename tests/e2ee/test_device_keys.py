@@ -317,6 +317,27 @@ def test_who_joins_an_encrypted_room_has_changed_and_who_leaves_has_left(hearth:
     assert changes(alice, renamed["next_batch"], left["next_batch"])["left"] == [bob.user_id]
 
 
+def test_who_joins_any_room_has_changed_once(start_local: Any) -> None:
+    hearth = start_local()
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    since_a, since_b = alice.sync()["next_batch"], bob.sync()["next_batch"]
+    room = alice.create_room(preset="public_chat")
+    created = alice.sync(since=since_a)
+    assert "device_lists" not in created  # nobody else is there
+    bob.join(room)
+    alone, joined = alice.sync(since=created["next_batch"]), bob.sync(since=since_b)
+    assert alone["device_lists"] == {"changed": [bob.user_id], "left": []}
+    assert sorted(joined["device_lists"]["changed"]) == [alice.user_id, bob.user_id]  # bob's other devices hear of it
+    for renamed in (alice, bob):
+        renamed.put(f"{V3}/profile/{renamed.user_id}/displayname", {"displayname": "Somebody"})
+    assert "device_lists" not in bob.sync(since=joined["next_batch"])
+    hearth.restart()
+    for client in (alice, bob):
+        client.base_url = hearth.url
+    assert sorted(bob.sync(since=since_b)["device_lists"]["changed"]) == [alice.user_id, bob.user_id]
+    assert alice.sync(since=created["next_batch"])["device_lists"] == {"changed": [bob.user_id], "left": []}
+
+
 def test_members_of_a_room_that_becomes_encrypted_have_changed(start_local: Any) -> None:
     hearth = start_local()
     alice, bob = hearth.register("alice"), hearth.register("bob")

@@ -71,7 +71,10 @@ class RemoteSpaces:
             return self._learn(server, room_id, await self.queries.fetch_hierarchy(server, room_id))
         except (RemoteRefused, RemoteUnreachable, BadAnswer) as error:
             logger.info("%s does not describe %s: %s", server, room_id, error)
-            self._keep(server, room_id, None, FAILED_MS)
+            if not isinstance(
+                error, RemoteRefused
+            ):  # a room that is refused may be told as soon as somebody joins another
+                self._keep(server, room_id, None, FAILED_MS)
             return None
 
     def _learn(self, server: ServerName, room_id: RoomId, answer: dict[str, Any]) -> RemoteRoom:

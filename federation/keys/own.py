@@ -48,15 +48,15 @@ class OwnKeys:
         await self.start()
 
     def document(self) -> dict[str, Any]:
-        """What is published, signed, valid from now."""
+        """What is published, signed, valid from now. In canonical JSON's order, for those who verify without sorting."""
         document = {
+            "old_verify_keys": {
+                key_id: {"expired_ts": row.expired_ts_ms, "key": encode_base64(row.public_key)}
+                for key_id, row in sorted(self._old.items())
+            },
             "server_name": self.server_name,
             "valid_until_ts": self.clock.time_ms() + VALIDITY_MS,
             "verify_keys": {self.signing_key.key_id: {"key": self.signing_key.verify_key.to_base64()}},
-            "old_verify_keys": {
-                row.key_id: {"key": encode_base64(row.public_key), "expired_ts": row.expired_ts_ms}
-                for row in self._old.values()
-            },
         }
         return sign_json(document, self.server_name, self.signing_key)
 

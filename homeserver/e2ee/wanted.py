@@ -14,21 +14,21 @@ from homeserver.e2ee.limits import (
     check_object,
     check_string,
 )
-from homeserver.matrix.errors import InvalidParam
+from homeserver.matrix.errors import BadJson
 from homeserver.matrix.ids import DeviceId, UserId, parse_device_id, parse_user_id
 
 
 def parse_queried(wanted: Mapping[str, Any]) -> dict[UserId, list[DeviceId]]:
-    """The device_keys of a query: user -> device ids. Raises: InvalidParam, TooLarge."""
+    """The device_keys of a query: user -> device ids. Raises: BadJson, InvalidParam, TooLarge."""
     check_count(len(wanted), "device_keys", MAX_QUERIED_USERS)
     check_entries(wanted, "device_keys", MAX_QUERIED_DEVICES)
     found = {}
     for user_id, devices in wanted.items():
         field = f"device_keys.{user_id}"
-        if isinstance(devices, dict):  # as old clients write "all of them"
-            devices = list(devices)
+        if devices == {}:  # as old clients write "all of them"
+            devices = []
         if not isinstance(devices, list):
-            raise InvalidParam(field, "must be a list of device IDs")
+            raise BadJson(f"{field}: must be a list of device IDs")
         found[parse_user_id(user_id, field)] = [DeviceId(check_string(device, field)) for device in devices]
     return found
 

@@ -24,8 +24,6 @@ from homeserver.matrix.push_rules import (
     find_rule,
 )
 
-_HISTORICAL_ACTIONS: Final = frozenset({"dont_notify", "coalesce"})
-
 
 def put_rule(
     rules: RuleSet,
@@ -160,7 +158,7 @@ def _parse_rule(kind: Kind, rule_id: str, body: JsonObject) -> PushRule:
 
 
 def parse_actions(actions: object) -> tuple[Action, ...]:
-    """Actions fit to be stored: the historical ones are dropped, unknown ones kept (and ignored).
+    """Actions fit to be stored: historical and unknown ones are kept as they are, and ignored.
 
     Raises: BadJson.
     Spec: client-server-api#actions
@@ -172,7 +170,7 @@ def parse_actions(actions: object) -> tuple[Action, ...]:
             raise BadJson(f"actions[{index}]: must be a string or an object")
         if isinstance(action, dict) and not isinstance(action.get("set_tweak", ""), str):
             raise BadJson(f"actions[{index}].set_tweak: must be a string")
-    return tuple(a for a in actions if not (isinstance(a, str) and a in _HISTORICAL_ACTIONS))
+    return tuple(actions)
 
 
 # What the fields of known conditions must be. Unknown conditions are stored as they are, and match nothing.

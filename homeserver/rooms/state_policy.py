@@ -13,7 +13,7 @@ from attrs import define
 from homeserver.accounts.requester import Requester
 from homeserver.matrix.errors import BadJson, InvalidParam, NotFound
 from homeserver.matrix.ids import RoomAlias, RoomId, parse_room_alias
-from homeserver.matrix.state_map import POWER_LEVELS
+from homeserver.matrix.state_map import CREATE, POWER_LEVELS
 from homeserver.rooms.aliases import CANONICAL_ALIAS, Aliases
 from homeserver.rooms.defaults import check_power_levels
 from homeserver.rooms.errors import BadAlias
@@ -30,6 +30,8 @@ class StatePolicy:
         self, requester: Requester, room_id: RoomId, type: str, state_key: str, content: Mapping[str, Any]
     ) -> None:
         """Raises: BadAlias, BadJson, InvalidParam."""
+        if type == CREATE[0]:
+            raise InvalidParam("eventType", "m.room.create is the first event of a room only")
         if (type, state_key) == CANONICAL_ALIAS:
             await self._check_canonical_alias(room_id, content)
         if (type, state_key) == POWER_LEVELS:
@@ -40,6 +42,9 @@ class StatePolicy:
         head = await self._load_head(room_id)
         if head is not None:
             check_power_levels(content, head.version, "content")
+            if head.version.creators_have_infinite_power:
+                for user_id in head.power_levels.creators.intersection(content.get("users", ())):
+                    raise InvalidParam(f"content.users.{user_id}", "a creator of the room has all power already")
 
     async def _check_canonical_alias(self, room_id: RoomId, content: Mapping[str, Any]) -> None:
         """Aliases that are new in the event must lead to the room; those that were in it may have moved since.

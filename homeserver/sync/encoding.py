@@ -46,7 +46,8 @@ def encode_stripped(events: Sequence[StoredEvent]) -> bytes:
 
 
 def encode_receipts(receipts: Iterable[Receipt]) -> bytes | None:
-    """One m.receipt event; None for no receipts.
+    """One m.receipt event; None for no receipts. Of two receipts of a user for one event it has room for one: the unthreaded
+    one, which says more (MSC4102).
 
     Spec: client-server-api#mreceipt
     """
@@ -56,7 +57,9 @@ def encode_receipts(receipts: Iterable[Receipt]) -> bytes | None:
         if receipt.thread_id:
             entry["thread_id"] = receipt.thread_id
         of_type = content.setdefault(receipt.event_id, {}).setdefault(receipt.receipt_type, {})
-        of_type[receipt.user_id] = entry
+        known = of_type.get(receipt.user_id)
+        if known is None or "thread_id" in known:
+            of_type[receipt.user_id] = entry
     return orjson.dumps({"type": "m.receipt", "content": content}) if content else None
 
 

@@ -85,6 +85,15 @@ def test_state_of_another_value_is_another_event(alice: Any) -> None:
     assert alice.get_state(room_id, "org.example.flag")["value"] is True
 
 
+@pytest.mark.parametrize("version", ["11", "12"])
+def test_state_that_no_room_can_have_is_bad_input(alice: Any, version: str) -> None:
+    room_id = alice.create_room(room_version=version)
+    alice.set_state(room_id, "m.room.create", {"room_version": version, "more": 1}, expect=400)
+    is_refused = version == "12"  # there creators have no level
+    levels = {"users": {alice.user_id: 100}, "ban": 60}
+    alice.set_state(room_id, "m.room.power_levels", levels, expect="M_INVALID_PARAM" if is_refused else 200)
+
+
 @pytest.mark.parametrize(
     "content", [{"users": []}, {"users": {"@a:b.c": "x"}}, {"ban": "50"}, {"events": {"a": None}}, {"notifications": 5}]
 )

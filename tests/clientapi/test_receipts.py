@@ -189,5 +189,18 @@ def test_a_receipt_names_the_thread_of_its_event(alice: Any, bob: Any, room: str
     _threaded(bob, room, root, threaded, expect="M_INVALID_PARAM")
 
 
+@pytest.mark.parametrize("unthreaded_first", [True, False])
+def test_of_two_receipts_for_one_event_the_unthreaded_one_is_told(
+    alice: Any, bob: Any, room: str, unthreaded_first: bool
+) -> None:
+    root = alice.send(room, "root")
+    content = {"msgtype": "m.text", "body": "in it", "m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    threaded = alice.send(room, content)
+    for is_threaded in (False, True) if unthreaded_first else (True, False):
+        _receipt(bob, room, threaded, body={"thread_id": root} if is_threaded else {})
+    [content] = _ephemeral(_room(alice, room), "m.receipt")
+    assert list(content[threaded]["m.read"][bob.user_id]) == ["ts"]
+
+
 def _threaded(client: Any, room: str, event_id: str, thread_id: str, **about: Any) -> None:
     client.post("/rooms/{}/receipt/m.read/{}", {"thread_id": thread_id}, at=(room, event_id), **about)

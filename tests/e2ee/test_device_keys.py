@@ -210,6 +210,14 @@ def test_malformed_uploads_name_the_field(hearth: Any, body: Any, named: str) ->
     assert named in error["error"]
 
 
+def test_queried_devices_are_a_list(hearth: Any) -> None:
+    alice = hearth.register("alice")
+    error = alice.post(f"{V3}/keys/query", {"device_keys": {alice.user_id: {"ONE": True}}}, expect=400)
+    assert error["errcode"] == "M_BAD_JSON"
+    assert error["error"] == f"device_keys.{alice.user_id}: must be a list of device IDs"
+    assert alice.user_id in alice.post(f"{V3}/keys/query", {"device_keys": {alice.user_id: {}}})["device_keys"]
+
+
 def test_long_names_are_not_quoted_whole(hearth: Any) -> None:
     error = hearth.register("alice").post(f"{V3}/keys/query", {"device_keys": {"@" + "a" * 50_000: 1}}, expect=400)
     assert error["error"].startswith("device_keys.@aaa")

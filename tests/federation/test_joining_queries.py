@@ -115,6 +115,13 @@ def test_summary_of_a_remote_room(alice: Any, peer: Any) -> None:
     assert len(peer.received(f"{V1}/hierarchy/")) == 1
 
 
+def test_a_room_that_was_refused_is_asked_for_again(alice: Any, peer: Any) -> None:
+    summary(alice, peer, expect=404)
+    room = entry(ROOM, name="A room", join_rule="public", children_state=[])
+    peer.answer("GET", f"{V1}/hierarchy/", {"room": room, "children": [], "inaccessible_children": []})
+    assert summary(alice, peer)["name"] == "A room"
+
+
 @pytest.mark.parametrize(
     "room",
     [

@@ -63,6 +63,7 @@ class RoomServices:
     views: RoomViews
     paging: Paging
     membership: RoomMembership
+    creation: RoomCreation
     addresses: AddressInvites
     relations: Relations
     delayed: DelayedEvents
@@ -122,6 +123,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
         views,
         paging,
         membership,
+        creation,
         addresses,
         relations,
         delayed,

@@ -98,7 +98,7 @@ async def build_services(config: Config, reactor: Any, clock: Clock | None = Non
     sync = build_sync(core, accounts, rooms, encryption)
     accounts.account_data.elsewhere[PUSH_RULES_TYPE] = sync.push_rules.load_content
     succession = Succession(core.heads, core.memberships, accounts.account_data, sync.push_rules)
-    rooms.membership.after_join = succession.on_joined
+    rooms.membership.after_join = rooms.creation.after_join = succession.on_joined
     federation = build_federation(core, accounts, rooms, encryption, limiter)
     outbound = None
     if federation is not None:

@@ -9,7 +9,7 @@ Spec: client-server-api#creation
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from secrets import choice, token_urlsafe
 from string import ascii_letters
 from typing import Any, Final
@@ -96,6 +96,8 @@ class RoomCreation:
     writer: RoomWriter
     contents: MemberContents
     addresses: AddressInvites
+    # Awaited with the creator and the room where it replaces another (rooms/succession.py).
+    after_join: Callable[[UserId, RoomId], Awaitable[None]] | None = None
 
     async def create(self, requester: Requester, request: NewRoomRequest) -> RoomId:
         """The new room.
@@ -160,7 +162,10 @@ class RoomCreation:
                 distinct = {**drafts[0].content, NONCE: token_urlsafe(12)}
                 drafts = [evolve(drafts[0], content=distinct), *drafts[1:]]
             else:
-                return events[0].pdu.room_id
+                room_id = events[0].pdu.room_id
+                if self.after_join is not None and "predecessor" in drafts[0].content:
+                    await self.after_join(drafts[0].sender, room_id)
+                return room_id
         raise RoomBusy("The room could not be made, try again")
 
     def _new_room_id(self, version: RoomVersion) -> RoomId | None:

@@ -1,4 +1,4 @@
-"""What a user has set for a room goes along to the room that replaces it, when the user joins that.
+"""What a user has set for a room goes along to the room that replaces it, when the user creates or joins that.
 
 Spec: client-server-api#room-upgrades
 """

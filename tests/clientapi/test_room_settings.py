@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from tests.kit.waiting import until_synced
 
 GUEST_ACCESS = "m.room.guest_access"
@@ -25,20 +27,26 @@ def test_guests_leave_a_room_that_closes_to_them(hearth: Any) -> None:
     assert alice.get("/rooms/{}/joined_members", at=[room])["joined"].keys() == {alice.user_id, bob.user_id}
 
 
-def test_what_was_set_for_a_room_goes_along_to_its_successor(hearth: Any) -> None:
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_was_set_for_a_room_goes_along_to_its_successor(hearth: Any, by_hand: bool) -> None:
     alice, bob = hearth.register("alice"), hearth.register("bob")
     room = alice.create_room(preset="public_chat")
     bob.join(room)
-    bob.put("/user/{}/rooms/{}/tags/{}", {"order": 0.5}, at=(bob.user_id, room, "m.favourite"))
-    bob.put("/user/{}/account_data/m.direct", {alice.user_id: [room]}, at=[bob.user_id])
-    bob.put("/pushrules/global/room/{}", {"actions": []}, at=[room])
-    new = alice.post("/rooms/{}/upgrade", {"new_version": "11"}, at=[room])["replacement_room"]
+    for client, other in ((alice, bob), (bob, alice)):
+        client.put("/user/{}/rooms/{}/tags/{}", {"order": 0.5}, at=(client.user_id, room, "m.favourite"))
+        client.put("/user/{}/account_data/m.direct", {other.user_id: [room]}, at=[client.user_id])
+        client.put("/pushrules/global/room/{}", {"actions": []}, at=[room])
+    if by_hand:
+        new = alice.create_room(preset="public_chat", creation_content={"predecessor": {"room_id": room}})
+    else:
+        new = alice.post("/rooms/{}/upgrade", {"new_version": "11"}, at=[room])["replacement_room"]
     bob.join(new)
-    tags = bob.get("/user/{}/rooms/{}/tags", at=(bob.user_id, new))["tags"]
-    assert tags == {"m.favourite": {"order": 0.5}}
-    direct = bob.get("/user/{}/account_data/m.direct", at=[bob.user_id])
-    assert direct == {alice.user_id: [room, new]}
-    assert bob.get("/pushrules/global/room/{}", at=[new])["actions"] == []
+    for client, other in ((alice, bob), (bob, alice)):
+        tags = client.get("/user/{}/rooms/{}/tags", at=(client.user_id, new))["tags"]
+        assert tags == {"m.favourite": {"order": 0.5}}
+        direct = client.get("/user/{}/account_data/m.direct", at=[client.user_id])
+        assert direct == {other.user_id: [room, new]}
+        assert client.get("/pushrules/global/room/{}", at=[new])["actions"] == []
     stranger = hearth.register("carol")
     stranger.join(new)
     assert stranger.get("/user/{}/rooms/{}/tags", at=(stranger.user_id, new))["tags"] == {}

@@ -41,8 +41,15 @@ class RoomStates:
         return list((await self.graph.events.load_many(rooms_of, {head.room_id: head.version})).values())
 
     async def load_auth_chain(self, head: RoomHead, event_ids: Collection[EventId]) -> set[EventId]:
-        """The events that authorise these, and those that authorise them, and so on."""
-        return await self.graph.load_auth_chain(head, event_ids)
+        """The events that authorise these, and those that authorise them, and so on.
+
+        Where no event names the create event, as the room's id does (version 12), it authorises them all.
+        """
+        chain = await self.graph.load_auth_chain(head, event_ids)
+        create_id = head.create.event_id
+        if head.version.room_id_is_create_hash and any(event_id != create_id for event_id in event_ids):
+            chain.add(create_id)
+        return chain
 
     async def load_bytes(self, head: RoomHead, event_ids: Collection[EventId]) -> bytes:
         """The events as a JSON list, in no order."""

@@ -277,7 +277,7 @@ class RoomMembership:
             inviters = await self._exchange_invite(room_id, user_id, third_party_signed)
             return await self._join_afar(requester, room_id, content, [*inviters, *via])
         if requester.is_guest and not head.is_joined(user_id):
-            await self._check_guest_access(head)
+            await self.check_guest_access(head)
         before = await self._load_third_party_invite(head, user_id, third_party_signed)
         if before is not None and not self.contents.is_local(before.sender):
             await self._exchange_invite(room_id, user_id, third_party_signed, before.sender)
@@ -310,7 +310,7 @@ class RoomMembership:
         event_id = await self.remote.join(room_id, requester.user_id, content, via)
         if requester.is_guest:
             try:
-                await self._check_guest_access(await self.writer.heads.load(room_id))
+                await self.check_guest_access(await self.writer.heads.load(room_id))
             except GuestsForbidden:
                 await self.leave(requester, room_id)
                 raise
@@ -320,7 +320,7 @@ class RoomMembership:
         rooms = await self.memberships.load(user_id)
         return {room_id for room_id, row in rooms.items() if row.membership == "join"}
 
-    async def _check_guest_access(self, head: RoomHead) -> None:
+    async def check_guest_access(self, head: RoomHead) -> None:
         """Spec: client-server-api#guest-access"""
         event_id = head.state.get(GUEST_ACCESS)
         event = await self.writer.events.load(event_id, head.room_id, head.version) if event_id else None

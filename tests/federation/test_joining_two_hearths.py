@@ -9,6 +9,9 @@ import pytest
 from homeserver.matrix.versions import ROOM_VERSIONS
 from tests.federation.resident import MEMBER
 from tests.kit.client import Client, bodies, timeline
+from tests.kit.waiting import until_equal, until_synced
+
+GUEST_ACCESS = "m.room.guest_access"
 
 
 def join(client: Client, room_id: str, server: Any, **about: Any) -> Any:
@@ -46,6 +49,20 @@ def test_invite_is_accepted_across_servers(start_federated: Any) -> None:
     assert room_id in bob.sync()["rooms"]["invite"]
     bob.join(room_id)
     assert alice.get_state(room_id, MEMBER, bob.user_id)["membership"] == "join"
+
+
+def test_guest_stays_in_a_room_of_another_server_that_admits_guests(start_federated: Any) -> None:
+    one, two = start_federated("one"), start_federated("two", {"registration": {"guests": True}})
+    alice, guest = one.register("alice"), two.client()
+    guest.register_guest()
+    room_id = alice.create_room(preset="public_chat")
+    alice.set_state(room_id, GUEST_ACCESS, {"guest_access": "can_join"})
+    join(guest, room_id, one)
+    alice.send(room_id, "welcome")
+    until_synced(guest, lambda sync: "welcome" in bodies(timeline(sync, room_id)))
+    assert alice.get_state(room_id, MEMBER, guest.user_id)["membership"] == "join"
+    alice.set_state(room_id, GUEST_ACCESS, {"guest_access": "forbidden"})
+    until_equal(alice, lambda: alice.get_state(room_id, MEMBER, guest.user_id)["membership"], "leave")
 
 
 def test_invite_is_refused_across_servers(start_federated: Any) -> None:

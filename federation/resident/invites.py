@@ -70,7 +70,7 @@ class Invites:
     ) -> Pdu:
         """The invite with our signature, when it is stored.
 
-        Raises: IncompatibleRoomVersion, InvalidParam, MissingParam, NotFound, Forbidden, InviteBlocked.
+        Raises: IncompatibleRoomVersion, BadJson, InvalidParam, MissingParam, NotFound, Forbidden, InviteBlocked.
 
         Spec: server-server-api#put_matrixfederationv2inviteroomideventid
         """

@@ -50,7 +50,7 @@ class MemberEvents:
     ) -> tuple[RoomHead, StoredEvent]:
         """Take the event into the room, and have the other servers told. The head is that of before.
 
-        Raises: NotFound, Forbidden, InvalidParam, UnableToAuthoriseJoin, UnableToGrantJoin.
+        Raises: NotFound, Forbidden, BadJson, InvalidParam, UnableToAuthoriseJoin, UnableToGrantJoin.
         """
         head = await self.access.load_head(room_id, origin)
         self.access.check_whole(head)

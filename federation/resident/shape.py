@@ -16,11 +16,14 @@ from homeserver.rooms.head import MEMBER
 def parse_member_event(
     raw: Mapping[str, Any], version: RoomVersion, room_id: RoomId, event_id: EventId, membership: str
 ) -> Pdu:
-    """Raises: InvalidParam, TooLarge."""
+    """Raises: BadJson, InvalidParam, TooLarge.
+
+    Spec: rooms/v6#canonical-json
+    """
     try:
         pdu = parse_pdu(dict(raw), version)
     except BadJson as error:
-        raise InvalidParam("event", error.error) from None
+        raise BadJson(f"event: {error.error}") from None
     if pdu.room_id != room_id:
         raise InvalidParam("room_id", "is not that of the path")
     if pdu.event_id != event_id:

@@ -116,6 +116,17 @@ def test_version_that_this_server_does_not_know(visitor: Visitor, alice: Client)
     visitor.put("/v2/invite/{}/{}", {"event": pdu.json}, at=[room.room_id, pdu.event_id], expect=400)
 
 
+@pytest.mark.parametrize(("version", "errcode"), [("5", "M_INVALID_PARAM"), ("6", "M_BAD_JSON"), ("11", "M_BAD_JSON")])
+def test_event_that_is_no_canonical_json(visitor: Visitor, alice: Client, version: str, errcode: str) -> None:
+    """From version 6 on that is an error of its own; before, the event is only not the one that its id names."""
+    room = PeerRoom.create(visitor.peer, version)
+    pdu = build_invite(room, alice.user_id)
+    event = {**pdu.json, "content": {**pdu.content, "org.example.number": 1.5}}
+    body = {"room_version": version, "event": event, "invite_room_state": []}
+    visitor.put("/v2/invite/{}/{}", body, at=[room.room_id, pdu.event_id], expect=errcode)
+    assert invited_rooms(alice) == {}
+
+
 def test_hostile_invites(visitor: Visitor, alice: Client, start_peer: Any) -> None:
     room = PeerRoom.create(visitor.peer, "11")
     good = build_invite(room, alice.user_id)

@@ -284,6 +284,8 @@ class Ingest:
             logger.info("Rejected %s in %s: %s", pdu.event_id, pdu.room_id, rejected)
             return await self._hide(run, arrival, Receipt.REJECTED)
         fault = incoming.unwanted
+        if fault is None and arrival.redacts_in_vain:
+            fault = "Its sender may not redact what it redacts"
         if fault is not None:
             arrival.event.sticky_until_ms = None  # what is unwanted is so whatever the room's state becomes
         elif not is_partial:
@@ -363,6 +365,7 @@ class Ingest:
             arrival.redacts = redacted_target(head, pdu, target)
             is_there = target is not None and (target.event_id in room.fresh or not target.is_outlier)
             arrival.waits_for = pdu.redacts if not is_there else None
+            arrival.redacts_in_vain = is_there and arrival.redacts is None
         for redaction in await self._load_events(room, redactions):
             if head.version.redaction_auth_rule or may_redact(head, redaction.pdu.sender, pdu):
                 arrival.event.redact(redaction.event_id)

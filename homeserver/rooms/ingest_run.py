@@ -56,6 +56,7 @@ class Arrival:
     superseded: frozenset[EventId] = frozenset()
     redacts: EventId | None = None
     waits_for: EventId | None = None
+    redacts_in_vain: bool = False
 
     @property
     def is_hidden(self) -> bool:

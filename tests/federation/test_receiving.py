@@ -70,6 +70,20 @@ def test_transaction_is_known_after_a_restart(room: PeerRoom) -> None:
     assert room.send(txn_id="two").json() == {"pdus": {}}
 
 
+@pytest.mark.parametrize("version", ["3", "11"])
+def test_redaction_without_the_power_to_is_not_shown(start_federated: Any, start_peer: Any, version: str) -> None:
+    """Clients hide what a redaction names without asking who sent it."""
+    room = PeerRoom.open(start_federated(), start_peer(), version)
+    said = room.alice.send(room.room_id, "hello")
+    room.catch_up()
+    redaction = room.build("m.room.redaction", {}, redacts=said)
+    after = room.build("m.room.message", message("after"))
+    assert room.send(redaction, after).json()["pdus"].keys() == {redaction.event_id, after.event_id}
+    assert room.wait_for_event(after.event_id)["content"] == message("after")
+    assert not room.sees(redaction.event_id)
+    assert "redacted_because" not in room.wait_for_event(said)["unsigned"]
+
+
 def test_wrong_hash_redacts_the_event(room: PeerRoom) -> None:
     json = room.build("m.room.message", message("secret")).json
     json["content"]["body"] = "another"

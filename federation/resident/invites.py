@@ -29,6 +29,7 @@ from homeserver.matrix.errors import (
 )
 from homeserver.matrix.format import stripped_state
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of, is_user_id
+from homeserver.matrix.invite_policy import InviteAction
 from homeserver.matrix.pdu import Pdu
 from homeserver.matrix.signing import SigningKey
 from homeserver.matrix.versions import RoomVersion, room_version
@@ -39,7 +40,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import within
 from homeserver.runtime.db import Database
 from homeserver.store.accounts import load_user
-from homeserver.store.invite_permissions import load_invite_blockers
+from homeserver.store.invite_policies import load_invite_policy
 
 MAX_ROOM_STATE: Final = 50
 # For the keys of whoever made the room's state: the inviter waits meanwhile.
@@ -83,7 +84,8 @@ class Invites:
         if head is not None:
             await self.access.check_acl(head, origin)
         invite = await check_signed(self.checks, pdu)
-        if await self.database.read(load_invite_blockers, [target]):
+        policy = await self.database.read(load_invite_policy, target)
+        if policy.judge(pdu.sender) is InviteAction.BLOCK:
             raise InviteBlocked
         signed = add_signature(invite, self.signing_key, self.server_name)
         if head is not None and is_in_room(head, self.server_name):

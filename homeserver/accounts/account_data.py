@@ -18,6 +18,7 @@ from homeserver.accounts.limits import MAX_TAG_BYTES, MAX_TYPE_BYTES, check_text
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import BadJson, NotFound
 from homeserver.matrix.ids import RoomId, UserId
+from homeserver.matrix.invite_policy import INVITE_FILTER, check_invite_filter
 from homeserver.runtime.db import Database
 from homeserver.store import account_data as store
 from homeserver.store.log_writer import LogItem, LogWriter
@@ -56,6 +57,8 @@ class AccountData:
         check_text("type", type_, MAX_TYPE_BYTES)
         if type_ in SERVER_MANAGED_TYPES:
             raise BadJson(f"{type_} can't be set as account data", status=405)
+        if room_id is None and type_ == INVITE_FILTER:
+            check_invite_filter(content)
         encoded = encode_json(content)
 
         def save(conn: Connection, position: int) -> None:

@@ -1,4 +1,4 @@
-"""Whom each user ignores, and who is told of no invites at all.
+"""Whom each user ignores, and whose invites they are not told of.
 
 Spec: client-server-api#ignoring-users
 """
@@ -14,30 +14,38 @@ from sqlalchemy import Connection
 
 from homeserver.accounts.folded_cache import FoldedCache
 from homeserver.matrix.ids import UserId
+from homeserver.matrix.invite_policy import (
+    IGNORED_USERS,
+    INVITE_POLICY_TYPES,
+    InviteAction,
+    InvitePolicy,
+    parse_ignored_users,
+)
 from homeserver.runtime.db import Database
 from homeserver.store.account_data import GLOBAL, load_account_data
-from homeserver.store.invite_permissions import INVITE_PERMISSION_TYPE, load_invite_blockers
+from homeserver.store.invite_policies import load_invite_policy
 from homeserver.store.log import LogRow
 
-IGNORED_TYPE: Final = "m.ignored_user_list"
-_TYPES: Final = frozenset({IGNORED_TYPE, INVITE_PERMISSION_TYPE})
 MAX_IGNORED_LISTS: Final = 50_000
 NOBODY: Final[frozenset[str]] = frozenset()
 
 
 @frozen
 class Unwanted:
-    """Whom a user ignores, and whether they want no invites of anybody."""
+    """Whom a user ignores, and whose invites they don't want."""
 
-    users: frozenset[str]
-    all_invites: bool
+    policy: InvitePolicy
+
+    @property
+    def users(self) -> frozenset[str]:
+        return self.policy.ignored_users
 
     def is_invite_of(self, sender: str) -> bool:
         """An invite of that sender is not for the user.
 
         Spec: client-server-api#invite-permission
         """
-        return self.all_invites or sender in self.users
+        return self.policy.judge(sender) is not InviteAction.ALLOW
 
 
 @define(eq=False)
@@ -64,22 +72,19 @@ class IgnoredUsers:
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
-            if row.kind == "account_data" and row.data["type"] in _TYPES:
+            if row.kind == "account_data" and row.data["type"] in INVITE_POLICY_TYPES:
                 self._cache.drop(UserId(row.key))
 
 
 def is_new_list(row: LogRow) -> bool:
     """The row's user ignores others from now on."""
-    return row.kind == "account_data" and row.data["type"] == IGNORED_TYPE
+    return row.kind == "account_data" and row.data["type"] == IGNORED_USERS
 
 
 def _load_unwanted(conn: Connection, user_id: UserId) -> Unwanted:
-    return Unwanted(load_ignored(conn, user_id), bool(load_invite_blockers(conn, [user_id])))
+    return Unwanted(load_invite_policy(conn, user_id))
 
 
 def load_ignored(conn: Connection, user_id: UserId) -> frozenset[str]:
-    """Spec: client-server-api#mignored_user_list"""
-    content = load_account_data(conn, user_id, GLOBAL, IGNORED_TYPE)
-    parsed = orjson.loads(content) if content is not None else None
-    users = parsed.get("ignored_users") if isinstance(parsed, dict) else None
-    return frozenset(users) - {user_id} if isinstance(users, dict) else NOBODY
+    content = load_account_data(conn, user_id, GLOBAL, IGNORED_USERS)
+    return parse_ignored_users(user_id, orjson.loads(content)) if content is not None else NOBODY

@@ -60,6 +60,7 @@ UNSTABLE_FEATURES = {
     "org.matrix.msc4140": True,
     "org.matrix.msc4140.stable": True,
     "org.matrix.msc4143": True,
+    "org.matrix.msc4155": True,
     "org.matrix.msc4222": True,
     "org.matrix.msc4354": True,
     "org.matrix.simplified_msc3575": True,

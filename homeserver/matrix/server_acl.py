@@ -27,7 +27,7 @@ class ServerAcl:
 
     def allows(self, server: str) -> bool:
         """Whether the server may take part; its port does not matter, nor does case."""
-        name = _without_port(fold(server))
+        name = without_port(fold(server))
         if not self._allow_ip_literals and _is_ip_literal(name):
             return False
         if any(test(name) for test in self._deny):
@@ -53,7 +53,7 @@ def _tests(patterns: Sequence[str]) -> list[TextTest]:
     return [compile_glob(fold(pattern)) for pattern in dict.fromkeys(patterns)]
 
 
-def _without_port(server: str) -> str:
+def without_port(server: str) -> str:
     if server.startswith("["):
         return server[: server.find("]") + 1] or server
     return _PORT.sub("", server)

@@ -112,7 +112,7 @@ class RoomCreation:
         plan = self._read(requester.user_id, request)
         if plan.alias is not None:
             await self._check_free(plan.alias)
-        await self.contents.check_invitable(list(plan.invitees))
+        await self.contents.check_invitable(requester.user_id, list(plan.invitees))
         drafts = await self._draft(plan)
         room_id = await self.write(plan.version, drafts, is_public=request.is_public, save=self._alias_saver(plan))
         for target in plan.invitees:  # the others are in the room's first write

@@ -93,7 +93,7 @@ class BadState(Forbidden):
 
 
 class InviteBlocked(Forbidden):
-    """The invited user takes no invites.
+    """The invited user takes no invites, or none of this inviter.
 
     Spec: client-server-api#invite-permission
     """
@@ -101,7 +101,7 @@ class InviteBlocked(Forbidden):
     errcode = "M_INVITE_BLOCKED"
 
     def __init__(self) -> None:
-        super().__init__("This user takes no invites")
+        super().__init__("This user does not take the invite")
 
 
 class GuestsForbidden(Forbidden):

@@ -9,10 +9,11 @@ from attrs import define
 
 from homeserver.matrix.errors import NotFound
 from homeserver.matrix.ids import ServerName, UserId, domain_of
+from homeserver.matrix.invite_policy import InviteAction
 from homeserver.rooms.errors import InviteBlocked
 from homeserver.rooms.ports import ProfileReader, RemoteServers
 from homeserver.runtime.db import Database
-from homeserver.store.invite_permissions import load_invite_blockers
+from homeserver.store.invite_policies import load_invite_policies
 
 SHOWN_FIELDS = ("displayname", "avatar_url")
 # What nobody may keep a user from saying (ports.EventReviewer).
@@ -50,7 +51,7 @@ class MemberContents:
         content["membership"] = membership
         return content
 
-    async def check_invitable(self, user_ids: list[UserId]) -> None:
+    async def check_invitable(self, sender: UserId, user_ids: list[UserId]) -> None:
         """Raises: InviteBlocked; Forbidden for users of servers that are out of reach.
 
         Spec: client-server-api#invite-permission
@@ -59,6 +60,6 @@ class MemberContents:
             if not self.is_local(user_id):
                 self.remote.check_allowed(domain_of(user_id))
         local = [user_id for user_id in user_ids if self.is_local(user_id)]
-        blockers = await self.database.read(load_invite_blockers, local) if local else set()
-        if blockers:
+        policies = await self.database.read(load_invite_policies, local) if local else {}
+        if any(policy.judge(sender) is InviteAction.BLOCK for policy in policies.values()):
             raise InviteBlocked

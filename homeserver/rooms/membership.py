@@ -141,7 +141,7 @@ class RoomMembership:
             raise Forbidden(f"{target} is in the room already")
         if head.membership(target) == "ban":
             raise Forbidden(f"{target} is banned from the room")
-        await self.contents.check_invitable([target])
+        await self.contents.check_invitable(sender, [target])
         if head.membership(target) == "invite":
             return head.state[member_key(target)]
         content = await self.contents.load("invite", target, given)

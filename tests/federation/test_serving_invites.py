@@ -186,6 +186,21 @@ def test_who_takes_no_invites_gets_none(visitor: Visitor, alice: Client) -> None
     assert invited_rooms(alice) == {}
 
 
+@pytest.mark.parametrize("kind", ["users", "servers"])
+def test_who_blocks_or_ignores_an_inviter_of_another_server(visitor: Visitor, alice: Client, kind: str) -> None:
+    path = "/user/{}/account_data/org.matrix.msc4155.invite_permission_config"
+    room = PeerRoom.create(visitor.peer, "11")
+    name = room.creator if kind == "users" else visitor.name.partition(":")[0]
+    alice.put(path, {f"blocked_{kind}": [name]}, at=[alice.user_id])
+    invite(visitor, room, build_invite(room, alice.user_id), expect="M_INVITE_BLOCKED")
+    alice.put(path, {f"ignored_{kind}": [name], f"blocked_{kind}": [name]}, at=[alice.user_id])
+    signed = invite(visitor, room, build_invite(room, alice.user_id))["event"]
+    assert visitor.hearth.server_name in signed["signatures"]
+    assert invited_rooms(alice) == {}
+    alice.put(path, {"enabled": False, f"ignored_{kind}": [name]}, at=[alice.user_id])
+    assert list(invited_rooms(alice)) == [room.room_id]
+
+
 def test_invite_into_a_room_that_this_server_is_in(visitor: Visitor, alice: Client) -> None:
     room_id, bob = create_room(alice), visitor.user("bob")
     carol = visitor.hearth.register("carol")

@@ -83,6 +83,15 @@ ACCOUNT_DATA: Final = {
     "m.fully_read": {"event_id": "event_id"},
     "m.marked_unread": {"unread": "bool"},
     "m.invite_permission_config": {"default_action": "text"},
+    "org.matrix.msc4155.invite_permission_config": {
+        "enabled": "bool",
+        "allowed_users": ["user_id"],
+        "ignored_users": ["user_id"],
+        "blocked_users": ["text"],
+        "allowed_servers": ["text"],
+        "ignored_servers": ["text"],
+        "blocked_servers": ["text"],
+    },
     "m.secret_storage.default_key": {"key": "text"},
     "x.y": {"a": "text"},
 }

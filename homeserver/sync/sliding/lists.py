@@ -146,7 +146,7 @@ def _is_listed(view: View, row: MembershipRow, unwanted: Unwanted, state: Connec
     those from which they are banned without having been there. A room that is forgotten is told of until the client knows
     that it was left.
 
-    Neither an invite by somebody whom the user ignores is told, nor its end; to those who block invites, none.
+    Neither an invite that the user does not want is told, nor its end.
     Spec: client-server-api#ignoring-users
     """
     sent = state.rooms.get(row.room_id) if state is not None else None
@@ -158,7 +158,7 @@ def _is_listed(view: View, row: MembershipRow, unwanted: Unwanted, state: Connec
         return True
     if row.membership not in _LEFT or row.sender == row.user_id:
         return False
-    if row.membership == "leave" and row.sender not in unwanted.users:
+    if row.membership == "leave" and not unwanted.is_invite_of(row.sender):
         return True
     return _was_joined(view, row)
 

@@ -1,6 +1,7 @@
 """Account data and tags: what clients keep for their user, globally and per room.
 
-Log rows made here: "account_data" {room_id (None for global), type}, keyed by user id.
+Log rows made here: "account_data" {room_id (None for global), type}, keyed by user id. With devices that go ("device" rows of
+accounts/sessions) goes the account data about them.
 
 Spec: client-server-api#client-config
 """
@@ -21,12 +22,16 @@ from homeserver.matrix.ids import RoomId, UserId
 from homeserver.matrix.invite_policy import INVITE_FILTER, check_invite_filter
 from homeserver.runtime.db import Database
 from homeserver.store import account_data as store
+from homeserver.store.log import LogRow
 from homeserver.store.log_writer import LogItem, LogWriter
 
 TAG_TYPE = "m.tag"
 PUSH_RULES_TYPE = "m.push_rules"
 # Set through endpoints of their own; readable like any other.
 SERVER_MANAGED_TYPES = frozenset({"m.fully_read", PUSH_RULES_TYPE})
+
+ACCOUNT_DATA = "account_data"
+PUSH_RULES = "push_rules"
 
 LoadContent = Callable[[UserId], Awaitable[bytes]]
 
@@ -88,3 +93,10 @@ class AccountData:
             store.save_tag(conn, user_id, room_id, tag, value, position)
 
         await self.log_writer.submit(LogItem("account_data", user_id, {"room_id": room_id, "type": TAG_TYPE}, save))
+
+
+def kind_changed_by(row: LogRow) -> str | None:
+    """ACCOUNT_DATA or PUSH_RULES, where the row may have changed that of the user it is keyed by."""
+    if row.kind in (ACCOUNT_DATA, PUSH_RULES):
+        return row.kind
+    return ACCOUNT_DATA if row.kind == "device" and row.data.get("deleted") else None

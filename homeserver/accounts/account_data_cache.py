@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attrs import define, field
 
+from homeserver.accounts.account_data import ACCOUNT_DATA, kind_changed_by
 from homeserver.accounts.folded_cache import FoldedCache
 from homeserver.matrix.ids import UserId
 from homeserver.runtime.db import Database
@@ -17,8 +18,6 @@ MAX_USERS = 2_000
 MAX_BYTES_OF_USER = 16 * 1024
 # What a row takes beside its content.
 _BYTES_PER_ROW = 300
-# "user": somebody is gone, and their data with them.
-_KINDS = frozenset({"account_data", "user"})
 
 
 @define(eq=False)
@@ -33,7 +32,7 @@ class AccountDataCache:
         return self._cache.get(user_id)
 
     async def load(self, user_id: UserId, after: int) -> Sequence[AccountDataRow]:
-        """What was last set behind a position."""
+        """What was last set or removed behind a position."""
         version = self._cache.version
         rows = await self.database.read(load_account_data_between, user_id, after, 2**62)
         if after == 0 and sum(_BYTES_PER_ROW + len(row.content) for row in rows) <= MAX_BYTES_OF_USER:
@@ -42,5 +41,6 @@ class AccountDataCache:
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
-            if row.kind in _KINDS:
+            # "user": somebody is gone, and their data with them.
+            if row.kind == "user" or kind_changed_by(row) == ACCOUNT_DATA:
                 self._cache.drop(UserId(row.key))

@@ -9,9 +9,13 @@ from attrs import asdict, frozen
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from homeserver.matrix.ids import DeviceId, UserId
+from homeserver.store.account_data import remove_account_data
 from homeserver.store.device_lists import delete_encryption_of_devices, save_device_list_change
 from homeserver.store.tables.accounts import devices
 from homeserver.store.upsert import insert_if_absent
+
+# Account data that is about one device, whose id follows (MSC3890).
+_SETTINGS_OF_DEVICE = ("m.local_notification_settings.", "org.matrix.msc3890.local_notification_settings.")
 
 
 @frozen
@@ -87,12 +91,14 @@ def save_last_seen(conn: Connection, rows: Iterable[LastSeenRow]) -> None:
 
 
 def delete_devices(conn: Connection, user_id: str, device_ids: Collection[str], position: int) -> int | None:
-    """With their keys and the messages that wait for them; the position of the log row that says so.
+    """With their keys, the messages that wait for them and their settings; the position of the log row that says so.
 
     The position of the change of the user's devices before this one.
     """
     conn.execute(delete(devices).where(devices.c.user_id == user_id, devices.c.device_id.in_(device_ids)))
     delete_encryption_of_devices(conn, user_id, device_ids)
+    settings = [prefix + device_id for prefix in _SETTINGS_OF_DEVICE for device_id in device_ids]
+    remove_account_data(conn, user_id, settings, position)
     return save_device_list_change(conn, user_id, position)
 
 

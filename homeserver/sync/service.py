@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from attrs import define, evolve, field, frozen
 
+from homeserver.accounts.account_data import PUSH_RULES, kind_changed_by
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import RoomId
@@ -27,7 +28,6 @@ from homeserver.sync.tokens import SyncToken
 from homeserver.sync.view import Sources, View
 
 ATTEMPTS = 40
-_ACCOUNT_DATA_KINDS = frozenset({"account_data", "push_rules"})
 _LEFT = frozenset({"leave", "ban"})
 PUSH_RULES_TYPE = "m.push_rules"
 
@@ -244,8 +244,8 @@ class SyncService:
         if is_known:
             if recent.last_position(request.user_id) <= request.after:
                 return []
-            kinds = {row.kind for row in recent.rows_after(request.user_id, request.after)} & _ACCOUNT_DATA_KINDS
-            if not kinds:
+            kinds = {kind_changed_by(row) for row in recent.rows_after(request.user_id, request.after)}
+            if kinds <= {None}:
                 return []
         rows = view.get_account_data(request.after)
         if rows is None:
@@ -255,10 +255,13 @@ class SyncService:
         found = [
             encode_account_data(row.type, row.content)
             for row in rows
-            if not row.room_id and row.type != PUSH_RULES_TYPE and wanted.matches(row.type, None)
+            if not row.room_id
+            and row.type != PUSH_RULES_TYPE
+            and wanted.matches(row.type, None)
+            and (request.after or not row.is_removed)
         ]
         # Whether they changed since a moment that memory no longer reaches is not known: told again, they do no harm.
-        if wanted.matches(PUSH_RULES_TYPE, None) and (not is_known or "push_rules" in kinds):
+        if wanted.matches(PUSH_RULES_TYPE, None) and (not is_known or PUSH_RULES in kinds):
             content = view.get_push_rules()
             if content is not None:
                 found.append(encode_account_data(PUSH_RULES_TYPE, content))

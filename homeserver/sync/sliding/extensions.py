@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 from attrs import define
 
+from homeserver.accounts.account_data import ACCOUNT_DATA, PUSH_RULES, kind_changed_by
 from homeserver.folds.memberships import UserRooms
 from homeserver.matrix.errors import InvalidParam
 from homeserver.matrix.ids import RoomId
@@ -37,7 +38,7 @@ _OF_ROOMS = ("account_data", "receipts", "typing")
 _NO_PARTS: Mapping[RoomId, RoomPart] = {}
 # Of a room of which the client has events already, at most so many receipts of others are told at once.
 MAX_RECEIPTS_LATER = 500
-_KINDS = frozenset({"account_data", "push_rules"})
+_KINDS = frozenset({ACCOUNT_DATA, PUSH_RULES})
 
 
 @define
@@ -224,16 +225,14 @@ def _account_data(
     has = _sent_rooms("account_data", wanted, state)
     told_upto = {room_id: sent.position if sent is not None else 0 for room_id, sent in has.items()}
     kinds = _changed_kinds(view, after)
-    is_changed = "account_data" in kinds or "account_data" in _changed_kinds(
-        view, min(told_upto.values(), default=after)
-    )
+    is_changed = ACCOUNT_DATA in kinds or ACCOUNT_DATA in _changed_kinds(view, min(told_upto.values(), default=after))
     # All that there is was loaded for the rooms already.
     rows = _load_account_data(view, 0 if told_upto else after) if is_changed else ()
-    rules = view.get_push_rules() if "push_rules" in kinds else None
+    rules = view.get_push_rules() if PUSH_RULES in kinds else None
     found: list[orjson.Fragment] = []
     rooms: dict[str, list[orjson.Fragment]] = {}
     for row in rows or ():
-        if not row.room_id and row.type != PUSH_RULES_TYPE and row.position > after:
+        if not row.room_id and row.type != PUSH_RULES_TYPE and row.position > after and (after or not row.is_removed):
             found.append(_fragment(row))
         elif row.room_id in told_upto and row.position > told_upto[RoomId(row.room_id)]:
             rooms.setdefault(row.room_id, []).append(_fragment(row))
@@ -242,12 +241,12 @@ def _account_data(
     return ({"global": found, "rooms": rooms}, True) if found or rooms else (None, False)
 
 
-def _changed_kinds(view: View, after: int) -> Collection[str]:
+def _changed_kinds(view: View, after: int) -> Collection[str | None]:
     """Which of the user's data may have changed behind a position."""
     recent = view.sources.recent
     if after == 0 or after < recent.floor:
         return _KINDS
-    return {row.kind for row in recent.rows_after(view.user_id, after)} & _KINDS
+    return {kind_changed_by(row) for row in recent.rows_after(view.user_id, after)}
 
 
 def _fragment(row: AccountDataRow) -> orjson.Fragment:

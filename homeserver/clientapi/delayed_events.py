@@ -7,13 +7,13 @@ action may stand in the body; sending takes a parameter, too (clientapi/room_sen
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 import msgspec
 import orjson
 
 from homeserver.accounts.requester import Requester
-from homeserver.matrix.errors import Forbidden, MissingParam
+from homeserver.matrix.errors import Forbidden, MissingParam, Unrecognized
 from homeserver.matrix.ids import parse_room_id
 from homeserver.matrix.sticky import MAX_STICKY_MS
 from homeserver.rooms.delayed_events import (
@@ -29,6 +29,7 @@ STABLE = "/_matrix/client/v1/delayed_events"
 UNSTABLE = "/_matrix/client/unstable/org.matrix.msc4140"
 TAG = "Room participation"
 Action = Literal["restart", "cancel", "send"]
+ACTIONS = get_args(Action)
 
 
 class SchedulePath(msgspec.Struct):
@@ -61,7 +62,9 @@ class DelayPath(msgspec.Struct):
 
 
 class ActionPath(DelayPath):
-    action: Action
+    """A string, for each action is an endpoint: one that does not exist is an endpoint that does not."""
+
+    action: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ACTIONS})]
 
 
 class ActionBody(msgspec.Struct):
@@ -125,8 +128,9 @@ class DelayedEventEndpoints:
         "POST", f"{STABLE}/{{delay_id}}/{{action}}", auth=Auth.GUEST_OK, limit="other", optional_body=True, tag=TAG
     )
     async def post_own_action(self, requester: Requester, path: ActionPath, body: JsonObject) -> JsonObject:
+        action = _parse_action(path.action)
         await self._delayed.load_one(requester.user_id, path.delay_id)
-        return await self._act(path.delay_id, path.action)
+        return await self._act(path.delay_id, action)
 
     @endpoint("POST", f"{UNSTABLE}/delayed_events/{{delay_id}}", auth=Auth.NONE, limit="other", tag=TAG)
     async def post_action_in_body(self, path: DelayPath, body: ActionBody) -> JsonObject:
@@ -142,7 +146,7 @@ class DelayedEventEndpoints:
         tag=TAG,
     )
     async def post_action(self, path: ActionPath, body: JsonObject) -> JsonObject:
-        return await self._act_as_before(path.delay_id, path.action)
+        return await self._act_as_before(path.delay_id, _parse_action(path.action))
 
     async def _act_as_before(self, delay_id: str, action: Action) -> JsonObject:
         """COMPAT(matrix-js-sdk 37, MSC4140 before 2026): of a call they know by M_NOT_FOUND that their leave was sent."""
@@ -159,6 +163,13 @@ class DelayedEventEndpoints:
         else:
             await self._delayed.send_now(delay_id)
         return {}
+
+
+def _parse_action(text: str) -> Action:
+    """Raises: Unrecognized."""
+    if text not in ACTIONS:
+        raise Unrecognized("Unrecognized request")
+    return cast(Action, text)
 
 
 def _answer(event: DelayedEvent | FinalisedEvent) -> JsonObject:

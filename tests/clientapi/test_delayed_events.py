@@ -74,6 +74,8 @@ def test_what_waits_is_listed_and_can_be_sent_or_cancelled(hearth: Any, alice: A
     three = schedule(alice, room, LATER, "three")
     assert bob.get(PATH) == {"delayed_events": []}
     assert alice.post(f"{PATH}/{three}", {"action": "dance"}, expect=400)["errcode"] == "M_BAD_JSON"
+    for path in (PATH, STABLE):
+        assert alice.post(f"{path}/{three}/dance", expect=404)["errcode"] == "M_UNRECOGNIZED"
 
 
 def test_the_same_transaction_schedules_one_event(hearth: Any, alice: Any) -> None:

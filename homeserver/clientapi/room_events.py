@@ -87,12 +87,13 @@ class RoomEvents:
         spec="client-server-api#get_matrixclientv3roomsroomidjoined_members",
     )
     async def get_joined_members(self, requester: Requester, path: RoomPath) -> JsonObject:
-        room_id = parse_room_id(path.room_id)
-        await self._views.load_full(room_id, requester.user_id)
-        head = await self._views.load_joined(room_id, requester.user_id)
-        users = head.joined_users()
-        view = RoomView(head, await self._views.load_history(head.room_id, requester.user_id), None)
-        events = await self._views.load_events(view, [head.state[member_key(user)] for user in users])
+        view = await self._views.load_full(parse_room_id(path.room_id), requester.user_id)
+        if view.until is not None:
+            raise Forbidden("You are not in this room")
+        head = view.head
+        with_ignored = RoomView(head, view.history, None)
+        ids = [head.state[member_key(user)] for user in head.joined_users()]
+        events = await self._views.load_events(with_ignored, ids)
         return {"joined": {event.pdu.state_key: _profile(event) for event in events}}
 
     @endpoint(

@@ -62,7 +62,8 @@ class Paging:
     ) -> Page:
         """At most `limit` events from `start` on, not beyond `stop`.
 
-        A page may have fewer events than there are, even none, and still have an end: then ask on.
+        A page may have fewer events than there are, even none, and still have an end: then ask on. Forwards one with events
+        always has, as more may come.
         """
         if limit == 0 or (filter is not None and (filter.matches_none or not filter.rooms.matches(view.room_id))):
             return Page((), start, None)
@@ -96,7 +97,9 @@ class Paging:
                 end = _behind(read[-1], backwards) if read else upto
                 return Page(found, start, end, bundles, is_cut=True)
             if len(read) < limit:
-                return Page(found, start, None, bundles)
+                is_live = not backwards and stop is None and view.until is None
+                newest = read[-1].order if read else after
+                return Page(found, start, newest if found and is_live else None, bundles)
             after, upto = _narrow(after, upto, read[-1], backwards)
         return Page(found, start, upto if backwards else after, bundles)
 

@@ -70,6 +70,17 @@ def test_profile_that_the_rooms_show_already_makes_no_event(alice: Any, bob: Any
     assert renamed["content"] == {"membership": "join"}
 
 
+def test_members_of_a_world_readable_room_are_for_everybody(alice: Any, bob: Any) -> None:
+    visibility = {"type": "m.room.history_visibility", "content": {"history_visibility": "world_readable"}}
+    shown = alice.create_room(preset="public_chat", initial_state=[visibility])
+    hidden = alice.create_room(preset="public_chat")
+    assert bob.get("/rooms/{}/joined_members", at=[shown])["joined"].keys() == {alice.user_id}
+    bob.get("/rooms/{}/joined_members", at=[hidden], expect="M_FORBIDDEN")
+    bob.join(hidden)
+    bob.leave(hidden)
+    bob.get("/rooms/{}/joined_members", at=[hidden], expect="M_FORBIDDEN")
+
+
 def test_erased_user_has_no_profile(hearth: Any, alice: Any, bob: Any) -> None:
     password = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "bob"}}
     bob.post("/account/deactivate", {"erase": True, "auth": {**password, "password": "password of the tests"}})

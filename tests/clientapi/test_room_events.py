@@ -182,6 +182,20 @@ def test_every_room_version_works(alice: Any, bob: Any, version: str) -> None:
     assert redaction["redacts"] == redaction["content"]["redacts"] == event_id
 
 
+def test_reading_forwards_goes_on_from_the_end_of_what_there_is(alice: Any, bob: Any, room: str) -> None:
+    first = alice.send(room, "first")
+    context = alice.get("/rooms/{}/context/{}", at=(room, first))
+    assert alice.messages(room, "f", from_=context["end"]).keys() == {"chunk", "start"}
+    second = alice.send(room, "second")
+    page = alice.messages(room, "f", from_=context["end"])
+    assert [event["event_id"] for event in page["chunk"]] == [second]
+    third = alice.send(room, "third")
+    page = alice.messages(room, "f", from_=page["end"])
+    assert [event["event_id"] for event in page["chunk"]] == [third]
+    bob.leave(room)
+    assert "end" not in bob.messages(room, "f", from_=context["end"])  # they get no more of it
+
+
 def test_messages_page_backwards_and_forwards_over_everything_once(alice: Any, room: str) -> None:
     sent = [alice.send(room, f"message {number}") for number in range(25)]
     backwards = _page_through(alice, room, "b")

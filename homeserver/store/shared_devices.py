@@ -15,6 +15,7 @@ from homeserver.store.tables.rooms import memberships as m
 from homeserver.store.tables.rooms import state_deltas as d
 
 _GONE = ("leave", "ban")
+_COUNTED = ("join", "invite")
 
 
 @frozen
@@ -51,10 +52,11 @@ def load_list_changes(conn: Connection, user_id: UserId, after: int) -> ListChan
 
 
 def _sharing(conn: Connection, rooms: set[str], users: set[UserId]) -> set[UserId]:
-    """Those of the users who are joined to one of the rooms."""
+    """Those of the users who are joined, or invited, to one of the rooms."""
     found: set[UserId] = set()
+    counted = select(m.c.user_id, m.c.room_id).where(m.c.membership.in_(_COUNTED))
     for chunk in chunked(users):
-        rows = conn.execute(select(m.c.user_id, m.c.room_id).where(m.c.user_id.in_(chunk), m.c.membership == "join"))
+        rows = conn.execute(counted.where(m.c.user_id.in_(chunk)))
         found.update(row.user_id for row in rows if row.room_id in rooms)
     return found
 
@@ -80,12 +82,11 @@ def _joined_before(conn: Connection, user_id: UserId, rooms: set[str], after: in
 
 
 def _newly_met(conn: Connection, rooms: set[str], fresh: set[str], after: int) -> set[UserId]:
-    """Who joined the rooms behind `after`; of those that are fresh, everybody."""
+    """Who joined the rooms, or was invited, behind `after`; of those that are fresh, everybody."""
     found: set[UserId] = set()
+    counted = select(m.c.user_id, m.c.room_id, m.c.position).where(m.c.membership.in_(_COUNTED))
     for chunk in chunked(rooms):
-        rows = conn.execute(
-            select(m.c.user_id, m.c.room_id, m.c.position).where(m.c.room_id.in_(chunk), m.c.membership == "join")
-        )
+        rows = conn.execute(counted.where(m.c.room_id.in_(chunk)))
         found.update(row.user_id for row in rows if row.position > after or row.room_id in fresh)
     return found
 
@@ -104,5 +105,5 @@ def _gone(conn: Connection, rooms: set[str], after: int) -> set[UserId]:
 def _members(conn: Connection, rooms: set[str]) -> set[UserId]:
     found: set[UserId] = set()
     for chunk in chunked(rooms):
-        found.update(conn.scalars(select(m.c.user_id).where(m.c.room_id.in_(chunk), m.c.membership == "join")))
+        found.update(conn.scalars(select(m.c.user_id).where(m.c.room_id.in_(chunk), m.c.membership.in_(_COUNTED))))
     return found

@@ -26,6 +26,7 @@ ENCRYPTION = ("m.room.encryption", "")
 EVENT = "event"
 MAX_ROWS = 20_000
 _GONE = frozenset({"leave", "ban"})
+_COUNTED = frozenset({"join", "invite"})  # clients encrypt to those who are invited, too
 _NO_CHANGES = ListChanges(frozenset(), frozenset(), 0)
 
 
@@ -103,7 +104,7 @@ class DeviceLists:
             yield row
 
     def _sharing(self, view: View, rooms: UserRooms, users: set[UserId]) -> set[UserId]:
-        """Those of the users who share a room with the view's user; that user, too."""
+        """Those of the users who are in a room of the view's user, or invited to one; that user, too."""
         found = set()
         for user_id in users:
             if user_id == view.user_id:
@@ -116,10 +117,12 @@ class DeviceLists:
 
 
 def _share(rooms: UserRooms, theirs: UserRooms) -> bool:
-    few, many = (rooms, theirs) if len(rooms) < len(theirs) else (theirs, rooms)
     return any(
-        row.membership == "join" and (other := many.get(room_id)) is not None and other.membership == "join"
-        for room_id, row in few.items()
+        (own := rooms.get(room_id)) is not None
+        and own.membership == "join"
+        and (other := theirs.get(room_id)) is not None
+        and other.membership in _COUNTED
+        for room_id in min(rooms, theirs, key=len)
     )
 
 
@@ -139,7 +142,7 @@ def _add_membership(view: View, rooms: UserRooms, row: LogRow, met: set[UserId],
     elif own.membership == "join":
         if change.membership in _GONE:
             gone.add(change.user_id)
-        elif change.membership == "join" and not _was_joined(view, row) and _is_joined(view, room_id, change.user_id):
+        elif change.membership in _COUNTED and not _was_joined(view, row) and _counts(view, room_id, change.user_id):
             met.add(change.user_id)
 
 
@@ -150,9 +153,9 @@ def _add_members(view: View, rooms: UserRooms, row: LogRow, met: set[UserId], go
     if own is None or own.membership != "join" or head is None:
         return
     users = {UserId(delta.key[1]) for delta in row.deltas if delta.key[0] == MEMBER} - {view.user_id}
-    joined = {user_id for user_id in users if head.is_joined(user_id)}
-    gone.update(users - joined)
-    met.update(joined)
+    counted = {user_id for user_id in users if head.membership(user_id) in _COUNTED}
+    gone.update(users - counted)
+    met.update(counted)
 
 
 def _begins_encryption(row: LogRow) -> bool:
@@ -169,12 +172,12 @@ def _add_encrypted(view: View, rooms: UserRooms, row: LogRow, met: set[UserId]) 
 
 def _members(view: View, room_id: RoomId) -> Sequence[UserId]:
     head = view.get_head(room_id)
-    return head.joined_users() if head is not None else ()
+    return [user_id for user_id, was in head.members.items() if was in _COUNTED] if head is not None else ()
 
 
-def _is_joined(view: View, room_id: RoomId, user_id: UserId) -> bool:
+def _counts(view: View, room_id: RoomId, user_id: UserId) -> bool:
     head = view.get_head(room_id)
-    return head is not None and head.is_joined(user_id)
+    return head is not None and head.membership(user_id) in _COUNTED
 
 
 def _was_joined(view: View, row: LogRow) -> bool:

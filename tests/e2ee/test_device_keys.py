@@ -346,6 +346,25 @@ def test_who_joins_any_room_has_changed_once(start_local: Any) -> None:
     assert alice.sync(since=created["next_batch"])["device_lists"] == {"changed": [bob.user_id], "left": []}
 
 
+def test_devices_of_those_who_are_invited_are_told(start_local: Any) -> None:
+    hearth = start_local()
+    alice, bob = hearth.register("alice"), hearth.register("bob")
+    room = alice.create_room()
+    since = alice.sync()["next_batch"]
+    alice.invite(room, bob.user_id)
+    invited = alice.sync(since=since)
+    assert invited["device_lists"] == {"changed": [bob.user_id], "left": []}
+    upload(bob)
+    uploaded = alice.sync(since=invited["next_batch"])
+    assert uploaded["device_lists"] == {"changed": [bob.user_id], "left": []}
+    assert changes(alice, since, invited["next_batch"])["changed"] == [bob.user_id]
+    hearth.restart()
+    alice.base_url = bob.base_url = hearth.url
+    assert alice.sync(since=invited["next_batch"])["device_lists"] == {"changed": [bob.user_id], "left": []}
+    bob.leave(room)
+    assert alice.sync(since=uploaded["next_batch"])["device_lists"] == {"changed": [], "left": [bob.user_id]}
+
+
 def test_members_of_a_room_that_becomes_encrypted_have_changed(start_local: Any) -> None:
     hearth = start_local()
     alice, bob = hearth.register("alice"), hearth.register("bob")

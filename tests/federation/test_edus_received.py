@@ -74,13 +74,13 @@ def receipt(event_id: str, user_id: str = BOB, **about: Any) -> dict[str, Any]:
 
 
 def test_receipts_of_users_elsewhere_are_shown(outbox: Outbox) -> None:
-    first, second = (outbox.alice.send(outbox.room_id, text) for text in ("one", "two"))
+    first, second, third = (outbox.alice.send(outbox.room_id, text) for text in ("one", "two", "three"))
     outbox.receive("m.receipt", {outbox.room_id: receipt(second)})
     assert ephemeral(outbox, "m.receipt") == {second: {"m.read": {BOB: {"ts": 1_234}}}}
     outbox.receive("m.receipt", {outbox.room_id: receipt(first)})
     assert ephemeral(outbox, "m.receipt") == {second: {"m.read": {BOB: {"ts": 1_234}}}}
-    outbox.receive("m.receipt", {outbox.room_id: receipt(second, thread_id="main")})
-    shown = ephemeral(outbox, "m.receipt")[second]["m.read"][BOB]
+    outbox.receive("m.receipt", {outbox.room_id: receipt(third, thread_id="main")})
+    shown = ephemeral(outbox, "m.receipt")[third]["m.read"][BOB]
     assert shown == {"ts": 1_234, "thread_id": "main"}
 
 

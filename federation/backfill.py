@@ -32,7 +32,7 @@ from homeserver.rooms.ports import Filled
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import SingleFlight, within
 from homeserver.runtime.db import Database
-from homeserver.store.history_gaps import HIGHEST, LOWEST, HistoryGap, is_in_timeline, load_gap, load_missing_before
+from homeserver.store.history_gaps import HIGHEST, LOWEST, HistoryGap, load_gap, load_in_timeline, load_missing_before
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,9 @@ class Backfill:
         if not isinstance(raws, list):
             raise BadAnswer(server, "there are no events in it")
         pdus = await self.checks.check_many(raws[: 2 * PAGE], head.version, room_id=head.room_id, source=server)
-        return connected(pdus, gap.missing)
+        there = await self.database.read(load_in_timeline, head.room_id, [pdu.event_id for pdu in pdus])
+        # What is missing before those has its place before another gap.
+        return connected([pdu for pdu in pdus if pdu.event_id not in there], gap.missing)
 
     # -- a moment ------------------------------------------------------------------------------------------------------
 
@@ -202,7 +204,7 @@ class Backfill:
         """Fill gaps, the newest first, until the event is there, or no gap can be filled any more."""
         upto = HIGHEST
         for _ in range(NEAREST_ROUNDS):
-            if await self.database.read(is_in_timeline, room_id, event_id):
+            if await self.database.read(load_in_timeline, room_id, [event_id]):
                 return
             gap = await self.database.read(load_gap, room_id, LOWEST, upto)
             if gap is None:

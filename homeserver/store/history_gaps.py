@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from attrs import frozen
 from sqlalchemy import Connection, and_, bindparam, func, select
 
 from homeserver.matrix.ids import EventId, RoomId
-from homeserver.runtime.statement import Statement
+from homeserver.runtime.statement import OneOf, Statement
 from homeserver.store.tables.federated_rooms import event_gaps as g
 from homeserver.store.tables.rooms import events as e
 
@@ -57,13 +57,17 @@ def load_gap(conn: Connection, room_id: RoomId, after: int, upto: int) -> Histor
     return HistoryGap(room_id, event_id, order, [missing for _, named, missing in rows if named == event_id])
 
 
-_PLACE = select(e.c.timeline_order).where(
-    e.c.room_id == bindparam("room_id"), e.c.event_id == bindparam("event_id"), e.c.timeline_order.is_not(None)
+_PLACED = Statement(
+    select(e.c.event_id).where(
+        e.c.room_id == bindparam("room_id"), OneOf(e.c.event_id, "ids"), e.c.timeline_order.is_not(None)
+    ),
+    texts=["ids"],
 )
 
 
-def is_in_timeline(conn: Connection, room_id: RoomId, event_id: EventId) -> bool:
-    return conn.execute(_PLACE, {"room_id": room_id, "event_id": event_id}).first() is not None
+def load_in_timeline(conn: Connection, room_id: RoomId, event_ids: Collection[EventId]) -> set[EventId]:
+    """Those of the events that have a place in the room's timeline."""
+    return {row[0] for row in _PLACED.all(conn, {"room_id": room_id, "ids": list(event_ids)})}
 
 
 _MISSING = select(g.c.missing_id).where(g.c.room_id == bindparam("room_id"), g.c.event_id == bindparam("event_id"))

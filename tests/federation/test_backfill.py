@@ -243,6 +243,23 @@ def test_what_was_missed_between_two_stays_is_read_where_it_belongs(start_federa
     assert bodies(read_back(alice, room)) == ["missed 2", "missed 1", "missed 0", "first"]
 
 
+def test_what_was_missed_is_not_put_before_an_older_gap(start_federated: Any, start_peer: Any) -> None:
+    hearth, peer = start_federated(), start_peer()
+    alice, room = hearth.register("alice"), PeerRoom.create(peer).serve()
+    room.say("first")
+    join(alice, room)
+    alice.send(room.room_id, "of the first stay")
+    alice.leave(room.room_id)
+    room.send(MEMBER, {"membership": "leave"}, alice.user_id)
+    elsewhere = alice.create_room()
+    for _ in range(10):
+        alice.send(elsewhere, "time goes by")
+    for number in range(3):
+        room.say(f"missed {number}")
+    join(alice, room)
+    assert bodies(read_back(alice, room)) == ["missed 2", "missed 1", "missed 0", "of the first stay", "first"]
+
+
 def get_event(client: Client, room: PeerRoom, event_id: str, **about: Any) -> Any:
     return client.get("/rooms/{}/event/{}", at=[room.room_id, event_id], **about)
 

@@ -409,6 +409,8 @@ class Ingest:
     async def accept(self, run: Run, arrival: Arrival) -> None:
         """Submit what takes the event in. Raises: RoomBusy, LostCompare."""
         room_id = arrival.event.pdu.room_id
+        if arrival.missing and not arrival.is_late:
+            arrival.event.follows_gap = await self._is_behind_gap(run, arrival)
         for _ in range(ATTEMPTS):
             room = await self.heads.load_room(room_id)
             await self._load_tips(room)
@@ -421,6 +423,11 @@ class Ingest:
                 run.add(arrival, self.log.submit(write), self.keep)
                 return
         raise RoomBusy("The room is too busy, try again")
+
+    async def _is_behind_gap(self, run: Run, arrival: Arrival) -> bool:
+        """More is missing before the event than before those that are in the timeline already."""
+        known = await self.database.read(load_named_by_gaps, arrival.event.pdu.room_id, arrival.missing)
+        return not arrival.missing <= known | run.missing
 
     async def _load_tips(self, room: Room) -> None:
         """The states after the extremities."""

@@ -1,8 +1,9 @@
 """Older history that other servers tell: events that enter the timeline before what is there.
 
 The order of the timeline are positions of the log for what came live, negative numbers for what was before the first of it.
-A gap in the middle (this server was away) is filled with numbers that are free between the positions at its ends; most
-positions belong to other rooms. Where they do not suffice, only the newest events get a place.
+A gap in the middle (this server was away) is filled with numbers that are free between the positions at its ends: most
+positions belong to other rooms, and the event behind the gap left some free (store/room_writes.py). Where they do not suffice,
+only the newest events get a place.
 
 What is sticky is news, wherever it comes from. It gets no place in the past, if the room's state allows it now, but one at the
 end, as if its server had sent it (rooms/second_looks.py).

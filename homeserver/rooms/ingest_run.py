@@ -86,7 +86,8 @@ class Incoming:
 class Run:
     """Events of one room that are judged one behind another, before the first of them is on the disk.
 
-    after: the states after those that were accepted. redactions: those among them that came before what they redact.
+    after: the states after those that were accepted. redactions: those among them that came before what they redact. missing:
+    prev events of them that are not stored.
     is_lost: one of them did not get to the disk; nothing can be built on it, and all without an outcome are judged anew.
     """
 
@@ -95,6 +96,7 @@ class Run:
     outcomes: dict[EventId, Receipt | Exception] = field(factory=dict)
     after: dict[EventId, StateNode] = field(factory=dict)
     redactions: dict[EventId, list[EventId]] = field(factory=dict)
+    missing: set[EventId] = field(factory=set)
     is_lost: bool = False
     _writes: list[Deferred[None]] = field(factory=list)
 
@@ -102,6 +104,7 @@ class Run:
         """An event that was accepted and submitted. on_stored is called with it when it is on the disk."""
         event_id = arrival.event.event_id
         self.after[event_id] = arrival.after
+        self.missing |= arrival.missing
         if arrival.waits_for is not None:
             self.redactions.setdefault(arrival.waits_for, []).append(event_id)
 

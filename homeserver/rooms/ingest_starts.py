@@ -111,6 +111,8 @@ class RoomStarts:
             made = NewRoom(head.version.identifier, pdu.sender, pdu.origin_server_ts, False)
         there = await self.events.load_many(dict.fromkeys(join.prev_events, join.room_id), {join.room_id: head.version})
         missing = [prev for prev in join.prev_events if prev not in there or there[prev].is_outlier]
+        # Nobody here has a timeline that ends before the first join.
+        event.follows_gap = bool(missing and head.number)
         members = [key[1] for key in node.state if key[0] == MEMBER and domain_of(key[1]) == self.server_name]
 
         def save(conn: Connection, position: int) -> None:

@@ -26,6 +26,7 @@ class StoredEvent:
 
     __slots__ = (
         "client_json",
+        "follows_gap",
         "nid",
         "pdu",
         "push_outcome",
@@ -58,6 +59,7 @@ class StoredEvent:
         push_outcome: int = 0,
         thread_root: EventId | None = None,
         sight: str | None = None,
+        follows_gap: bool = False,
     ) -> None:
         self.pdu = pdu
         self.nid = nid
@@ -72,6 +74,8 @@ class StoredEvent:
         self.push_outcome = push_outcome
         self.thread_root = thread_root
         self.sight = sight
+        # Events before it were missing when it came. It stays so when they are fetched: clients were told what followed.
+        self.follows_gap = follows_gap
         # The event as clients get it, without room_id and unsigned, encoded once (rooms/client_events.py).
         self.client_json: bytes | None = None
         # Set where it is known when the event came: None does not say that it is not sticky.
@@ -125,6 +129,7 @@ EVENT_COLUMNS = (
     e.c.thread_root,
     e.c.room_id,
     e.c.sight,
+    e.c.follows_gap,
 )
 
 
@@ -149,6 +154,7 @@ def _stored(row: EventRow, version: RoomVersion) -> StoredEvent:
         push_outcome=row[11],
         thread_root=row[12],
         sight=row[14],
+        follows_gap=bool(row[15]),
     )
 
 

@@ -16,8 +16,9 @@ Invariants:
   behind it fail with it (LostCompare), before its caller learns of it: none can be taken for a later head's child.
 - A batch that fails is tried again item by item, so a bad item harms itself alone.
 - When the outcome of a commit is unknown (the connection broke), the log itself says whether it is there.
-- Other processes write to the same log. Positions have no gaps, so a commit of ours that does not begin right behind what
-  followers have seen shows that others were first: their rows are read and told before ours.
+- Other processes write to the same log. No position is left out, but for places that history will need (RoomWrite.free). So a
+  commit of ours that does not begin right behind what followers have seen shows that others may have been first: their rows
+  are read and told before ours.
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ class LogItem:
     data: dict[str, Any]
     save: Callable[[Connection, int], None] | None = None
     also: Sequence[tuple[str, str, dict[str, Any]]] = ()
+
+    @property
+    def free(self) -> int:
+        return 0
 
     @property
     def size(self) -> int:
@@ -283,7 +288,7 @@ class LogWriter:
             (row.position, row.kind, row.key, row.data) for row in attempted
         ]:
             raise error
-        return _place(items, {}, first)
+        return _place(items, {}, first - items[0].free)
 
     def _settle(self, batch: list[_Queued], done: _Batch, *, is_next: bool) -> None:
         """With `is_next`, the rows are right behind what followers have seen. Else they are told when those between are read."""
@@ -352,7 +357,7 @@ def write_batch(conn: Connection, items: Sequence[Item], attempted: list[LogRow]
     attempted.clear()
     if not going:
         return _Batch([None] * len(items), errors, [])
-    first = take_positions(conn, sum(item.size for item in going))
+    first = take_positions(conn, sum(item.free + item.size for item in going))
     done = _place(items, errors, first)
     writes = []
     for item, position in zip(items, done.firsts, strict=True):
@@ -399,6 +404,7 @@ def _place(items: Sequence[Item], errors: dict[int, Exception], first: int) -> _
         if index in errors:
             firsts.append(None)
             continue
+        first += item.free
         firsts.append(first)
         if isinstance(item, RoomWrite):
             if item.state is not None:

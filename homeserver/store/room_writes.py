@@ -7,7 +7,7 @@ rooms, are written by `write_rooms` in a fixed number of statements.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 from attrs import define, frozen
@@ -29,6 +29,9 @@ from homeserver.store.tables.rooms import (
     state_deltas,
 )
 from homeserver.store.upsert import upsert
+
+# Positions that stay free before an event that follows a gap: places for what is missing, when somebody fetches it.
+FREE_PLACES: Final = 1_000
 
 
 @define
@@ -104,7 +107,13 @@ class RoomWrite:
         return self.head.number
 
     @property
+    def free(self) -> int:
+        """How many positions before the first one stay free."""
+        return FREE_PLACES if self.events and self.events[0].event.follows_gap else 0
+
+    @property
     def size(self) -> int:
+        """How many positions it has behind the free ones."""
         return sum(new.size for new in self.events) + (self.state.size if self.state is not None else 0)
 
     def place(self, first: int) -> Iterator[tuple[NewEvent, int]]:
@@ -240,6 +249,7 @@ _INSERT_EVENTS = Statement(
     "push_outcome",
     "thread_root",
     "sight",
+    "follows_gap",
 )
 _UPDATE_EVENTS = (
     update(events)
@@ -258,6 +268,7 @@ _UPDATE_EVENTS = (
                 "push_outcome",
                 "thread_root",
                 "sight",
+                "follows_gap",
             )
         }
     )
@@ -306,6 +317,7 @@ def _event_row(new: NewEvent) -> dict[str, Any]:
         "push_outcome": event.push_outcome,
         "thread_root": event.thread_root,
         "sight": event.sight,
+        "follows_gap": event.follows_gap,
     }
 
 

@@ -1,5 +1,9 @@
 """What a response tells of a room's timeline and of its state. Pure: rows of the log in, events and keys
 out.
+
+A client takes for granted that nothing is between the events of one timeline, nor before them where it is not limited. So none
+goes over a gap: an event that came while events before it were missing begins it anew. It does so for ever, also when they have
+been fetched: they stand before it then, where whoever has read on does not look.
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ Changes = dict[StateKey, EventId | None]
 class Window:
     """The part of a timeline that a response has: `events`, all in (start, upto].
 
-    limited: there are more events between what the client has and the first one. changes: what of the state
-    in (after, start] is at `start`; untold: what changed in (start, upto] without an event in the window that
+    limited: there are, or in a gap there may be, more events between what the client has and the first one. changes: what of the
+    state in (after, start] is at `start`; untold: what changed in (start, upto] without an event in the window that
     says so, as it is at `upto`; final: all that changed in (after, upto], as it is at `upto`. at_start: for
     keys that changed behind `start`, what they were there; at_end: the same for `upto`.
     """
@@ -57,10 +61,14 @@ def pick_window(
 
     `matches` None: every event does. Spec: client-server-api#syncing
     """
-    live = [row.event for row in log.rows if after < row.position <= upto and is_live(row)]
-    matching = [event for event in live if event is not None and (matches is None or matches(event))]
+    live = [
+        event for row in log.rows if after < row.position <= upto and is_live(row) and (event := row.event) is not None
+    ]
+    unbroken = _behind_gaps(live)
+    matching = [event for event in unbroken if matches is None or matches(event)]
     events = matching[-limit:] if limit else []
-    limited = len(matching) > len(events) or log.events_floor > after
+    has_gap = bool(unbroken) and unbroken[0].follows_gap
+    limited = len(matching) > len(events) or has_gap or log.events_floor > after
     start_if_limited = events[0].order - 1 if events else upto
     start = start_if_limited if limited else after
     window = _with_changes(log.rows, state, events, limited, after, start, upto)
@@ -72,6 +80,12 @@ def pick_window(
     return window
 
 
+def _behind_gaps(events: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
+    """From the newest event on that follows a gap; all, if none does."""
+    first = next((index for index in range(len(events) - 1, 0, -1) if events[index].follows_gap), 0)
+    return events[first:] if first else events
+
+
 def pick_end(log: RoomLog, *, upto: int, limit: int, matches: Callable[[StoredEvent], bool] | None) -> Window:
     """The newest `limit` matching events up to `upto`, for a client that does not fold them over the state: nothing is said
     of the state's changes.
@@ -80,12 +94,16 @@ def pick_end(log: RoomLog, *, upto: int, limit: int, matches: Callable[[StoredEv
     limited = log.events_floor > 0
     for row in reversed(log.rows):
         event = row.event
-        if event is None or row.position > upto or not is_live(row) or not (matches is None or matches(event)):
+        if event is None or row.position > upto or not is_live(row):
             continue
-        if len(events) == limit:
+        if matches is None or matches(event):
+            if len(events) == limit:
+                limited = True
+                break
+            events.append(event)
+        if event.follows_gap:
             limited = True
             break
-        events.append(event)
     events.reverse()
     start = events[0].order - 1 if events else upto
     return Window(events, limited, start if limited else 0, {}, {}, {}, {}, {})

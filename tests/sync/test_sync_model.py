@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 import orjson
 from hypothesis import settings
@@ -53,6 +54,7 @@ class SyncMachine(RuleBasedStateMachine):
     def start(self, max_rows: int) -> None:
         self.world = World(self._make_database(), max_rows=max_rows)
         self.rooms: list[RoomId] = []
+        self.behind_gaps: set[str] = set()
         self.sent: list[tuple[RoomId, str]] = []
         self.clients = [ModelClient(user, name, kind, filter) for user in USERS for name, kind, filter in KINDS]
         self.create("@a:test", "shared")
@@ -86,6 +88,16 @@ class SyncMachine(RuleBasedStateMachine):
     def send(self, user: str, index: int, count: int) -> None:
         for number in range(count):
             self._try(index, Draft("m.room.message", UserId(user), {"body": str(number)}))
+
+    @rule(user=users, index=indexes, text=st.booleans())
+    def send_behind_gap(self, user: str, index: int, text: bool) -> None:
+        draft = Draft("m.room.message", UserId(user), {"body": "behind a gap"})
+        topic = Draft("m.room.topic", UserId(user), {"topic": "behind a gap"}, "")
+        try:
+            events = self.world.write_behind_gap(self._room(index), draft if text else topic)
+        except MatrixError:
+            return
+        self.behind_gaps.update(event.event_id for event in events)
 
     @rule(user=users, index=indexes, topic=st.sampled_from(["one", "two"]))
     def set_topic(self, user: str, index: int, topic: str) -> None:
@@ -138,7 +150,7 @@ class SyncMachine(RuleBasedStateMachine):
             Draft("m.room.message", UserId(user), {"body": "after"}),
         ]
         writing = [world.start(world.writer.write(room_id, lambda _head, draft=draft: [draft])) for draft in drafts]  # type: ignore[misc]
-        client.take(world, orjson.loads(world.wait(syncing)))
+        self._take(client, orjson.loads(world.wait(syncing)))
         for deferred in writing:
             try:
                 world.wait(deferred)
@@ -176,7 +188,15 @@ class SyncMachine(RuleBasedStateMachine):
             return
 
     def _sync(self, client: ModelClient) -> None:
-        client.take(self.world, self.world.sync(client.user, client.token, **client.options()))
+        self._take(client, self.world.sync(client.user, client.token, **client.options()))
+
+    def _take(self, client: ModelClient, answer: dict[str, Any]) -> None:
+        for section in ("join", "leave"):
+            for room in answer.get("rooms", {}).get(section, {}).values():
+                timeline = room["timeline"]
+                unbroken = timeline["events"][1:] if timeline["limited"] else timeline["events"]
+                assert self.behind_gaps.isdisjoint(event["event_id"] for event in unbroken)
+        client.take(self.world, answer)
 
 
 def test_what_clients_fold_is_what_the_server_has(make_database: Callable[[str], str]) -> None:

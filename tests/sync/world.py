@@ -38,6 +38,7 @@ from homeserver.store.events import StoredEvent
 from homeserver.store.log import load_head_position
 from homeserver.store.log_writer import LogItem, LogWriter
 from homeserver.store.memberships import save_forgotten
+from homeserver.store.room_writes import RoomWrite
 from homeserver.store.tables.rooms import receipts
 from homeserver.store.upsert import upsert
 from homeserver.sync.notifier import Notifier
@@ -102,6 +103,18 @@ class Rules:
 class NoPush:
     def outcome(self, head: object, pdu: object, /) -> int:
         return 0
+
+
+class _Behind:
+    """A log in which all events follow gaps."""
+
+    def __init__(self, log: LogWriter) -> None:
+        self._log = log
+
+    def submit(self, write: RoomWrite) -> Deferred[int]:
+        for new in write.events:
+            new.event.follows_gap = True
+        return self._log.submit(write)
 
 
 class World:
@@ -225,6 +238,14 @@ class World:
     def send(self, user: str, room_id: RoomId, body: str, *, device: str | None = None, txn: str | None = None) -> str:
         draft = Draft("m.room.message", UserId(user), {"body": body, "msgtype": "m.text"}, device_id=device, txn_id=txn)
         return self.write(room_id, draft)[0].event_id
+
+    def write_behind_gap(self, room_id: RoomId, draft: Draft) -> list[StoredEvent]:
+        """As if the event came from another server, and events before it were missing."""
+        self.writer.log = _Behind(self.log)  # type: ignore[assignment]
+        try:
+            return self.write(room_id, draft)
+        finally:
+            self.writer.log = self.log
 
     def state(self, user: str, room_id: RoomId, type_: str, content: dict[str, Any], key: str = "") -> str:
         return self.write(room_id, Draft(type_, UserId(user), content, key))[0].event_id

@@ -61,6 +61,8 @@ events = Table(
     # Where the state before the event is not that of the room at the event's place in the timeline: what of it decides
     # who may see the event (store/sights.py).
     Column("sight", Text, nullable=True),
+    # When it came, events before it were missing: what clients are told of the timeline begins anew with it.
+    Column("follows_gap", Boolean, nullable=False, default=False),
     UniqueConstraint("event_id", "room_id", name="events_event_id"),
 )
 Index("events_timeline", events.c.room_id, events.c.timeline_order)

@@ -296,6 +296,7 @@ class Ingest:
             return await self._hide(run, arrival, Receipt.SOFT_FAILED)
         arrival.event.sight = await self.sights.load(run.room.speculative, before, run.room.fresh)
         arrival.superseded = await self.load_superseded(run.room, pdu)
+        arrival.missing |= await self._load_missing_behind(run.room, arrival.superseded.difference(pdu.prev_events))
         await self.accept(run, arrival)
         return None
 
@@ -384,6 +385,12 @@ class Ingest:
             frontier = [prev_id for event in hidden for prev_id in event.pdu.prev_events if prev_id not in found]
             found.update(frontier)
         return frozenset(found)
+
+    async def _load_missing_behind(self, room: Room, hidden_prevs: Collection[EventId]) -> frozenset[EventId]:
+        """Those of the events behind hidden prev events that are not stored."""
+        found = await self._load_events(room, list(hidden_prevs)) if hidden_prevs else []
+        there = {event.event_id for event in found if event.event_id in room.fresh or not event.is_outlier}
+        return frozenset(hidden_prevs) - there
 
     async def _hide(self, run: Run, arrival: Arrival, receipt: Receipt) -> Receipt:
         """Its state must not rest on what is not stored yet."""

@@ -287,6 +287,23 @@ def test_missing_event_that_comes_late_breaks_nothing(room: GapRoom) -> None:
     assert (bodies(timeline["events"]), timeline["limited"]) == (["2"], False)
 
 
+def test_gap_before_an_event_that_is_hidden_is_one_before_the_next(room: GapRoom) -> None:
+    """Carol joined in the gap, so what she says right behind it is soft failed."""
+    before = room.alice.sync(filter=FILTER)["next_batch"]
+    room.alice.send(room.room_id, "hi")
+    room.catch_up()
+    carol = f"@carol:{room.peer.server_name}"
+    room.build("m.room.member", {"membership": "join"}, sender=carol, state_key=carol)
+    room.lose(3, told=0)
+    hidden = room.build("m.room.message", message("hidden"), sender=carol)
+    room.told = {hidden.event_id}
+    room.end()
+    assert not room.sees(hidden.event_id)
+    timeline = told_of(room.alice.sync(since=before, filter=FILTER), room)["timeline"]
+    assert (bodies(timeline["events"]), timeline["limited"]) == (["End"], True)
+    assert read_back(room.alice, room, timeline["prev_batch"]) == ["2", "1", "0", "hi"]
+
+
 def test_room_that_is_joined_again_begins_behind_what_was_missed(start_federated: Any, start_peer: Any) -> None:
     hearth, peer = start_federated(), start_peer()
     alice, there = hearth.register("alice"), resident.PeerRoom.create(peer).serve()

@@ -30,6 +30,7 @@ from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.encryption import DeviceKeyCounts, EncryptionExtension
 from homeserver.sync.event_stream import EventStream
 from homeserver.sync.legacy import LegacySync
+from homeserver.sync.message_sessions import MessageSessions
 from homeserver.sync.notifier import Notifier
 from homeserver.sync.ports import SyncExtension
 from homeserver.sync.presence import PresenceExtension
@@ -61,9 +62,9 @@ def build_sync(
     recent = RecentLog(core.log.position, core.config.section(MemoryConfig).recent_rows)
     tails, activity = RoomTails(core.database), RoomActivity(core.database)
     notifier, presence = Notifier(core.clock, core.memberships), build_presence(core)
-    device_lists, counts = DeviceLists(core.database, core.log.position), DeviceKeyCounts(core.database)
+    encrypted = _build_encryption(core, encryption)
     beginnings, account_data = Beginnings(), AccountDataCache(core.database)
-    caches = (recent, tails, activity, beginnings, account_data, device_lists, counts, encryption.to_device)
+    caches = (recent, tails, activity, beginnings, account_data)
     for follower in (*caches, notifier):
         core.log.follow(follower.on_rows)
     core.purges.caches += [tails, activity]
@@ -89,7 +90,6 @@ def build_sync(
     )
     if presence is not None:
         presence.follow(notifier.on_presence)
-    encrypted = EncryptionExtension(encryption.to_device, counts, device_lists)
     told: list[SyncExtension] = [encrypted, *([PresenceExtension(presence)] if presence is not None else [])]
     service = SyncService(sources, notifier, told)
     sliding = SlidingSync(sources, notifier, RoomLists(activity), SlidingExtensions(encrypted), beginnings=beginnings)
@@ -109,9 +109,18 @@ def build_sync(
             PushRuleEndpoints(push_rules),
             NotificationEndpoints(notifications, rooms.views, json),
             EventsEndpoints(EventStream(service, rooms.views), rooms.views, core.database, json),
-            key_endpoints(encryption, device_lists, accounts),
+            key_endpoints(encryption, encrypted.device_lists, accounts),
         ],
     )
+
+
+def _build_encryption(core: Core, encryption: EncryptionServices) -> EncryptionExtension:
+    """It follows the log before those who wait are woken."""
+    device_lists, counts = DeviceLists(core.database, core.log.position), DeviceKeyCounts(core.database)
+    sessions = MessageSessions(core.server_name)
+    for follower in (device_lists, counts, sessions, encryption.to_device):
+        core.log.follow(follower.on_rows)
+    return EncryptionExtension(encryption.to_device, counts, device_lists, sessions)
 
 
 def build_presence(core: Core) -> Presence | None:

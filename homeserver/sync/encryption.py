@@ -19,6 +19,7 @@ from homeserver.runtime.db import Database
 from homeserver.store.device_keys import KeyCounts, load_key_counts
 from homeserver.store.log import LogRow
 from homeserver.sync.device_lists import DeviceLists
+from homeserver.sync.message_sessions import MessageSessions
 from homeserver.sync.ports import NO_PARTS, Parts
 from homeserver.sync.request import SyncRequest
 from homeserver.sync.tokens import SyncToken
@@ -72,6 +73,7 @@ class EncryptionExtension:
     to_device: ToDevice
     counts: DeviceKeyCounts
     device_lists: DeviceLists
+    sessions: MessageSessions
 
     def acknowledge(self, request: SyncRequest) -> Awaitable[None] | None:
         """Delete the messages that the request's token stands behind; None when there are none."""

@@ -254,6 +254,31 @@ def test_the_encryption_connection(alice: Any, bob: Any) -> None:
     assert "to_device" not in bob.sync()
 
 
+def test_the_encryption_connection_is_woken_by_new_sessions_of_ones_own(alice: Any, bob: Any) -> None:
+    room = alice.create_room(preset="public_chat")
+    bob.join(room)
+
+    def say(client: Any, session: str) -> None:
+        content = {"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x", "session_id": session}
+        client.send(room, content, "m.room.encrypted")
+
+    pos = ask(bob, ENCRYPTION)["pos"]
+    for session in ("one", "two"):
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(ask, bob, ENCRYPTION, pos, 120_000)
+            say(alice, f"of alice's {session}")
+            say(bob, session)
+            answer = waiting.result(60)
+            assert answer["extensions"]["e2ee"]["device_one_time_keys_count"] == {"signed_curve25519": 0}
+            pos = answer["pos"]
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ask, bob, ENCRYPTION, pos, 120_000)
+        say(bob, "two")
+        say(alice, "another")
+        alice.put("/sendToDevice/m.x/1", {"messages": {bob.user_id: {bob.device_id: {"n": 1}}}})
+        assert len(waiting.result(60)["extensions"]["to_device"]["events"]) == 1  # that alone was news
+
+
 def test_messages_outlive_a_since_of_before_the_database_was_restored(alice: Any, bob: Any) -> None:
     alice.put("/sendToDevice/m.x/1", {"messages": {bob.user_id: {bob.device_id: {"n": 1}}}})
     extensions = {"to_device": {"enabled": True, "since": "999999999999"}, "e2ee": {"enabled": True}}

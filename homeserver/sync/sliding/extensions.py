@@ -123,6 +123,7 @@ class SlidingExtensions:
             "device_unused_fallback_key_types": list(counts.unused_fallback),
         }
         news = self.encryption.is_count_news(view, request.device_id, since)
+        news = news or (since is not None and self.encryption.sessions.newest(view.user_id) > since.position)
         if changes is not None and (changes.changed or changes.left):
             found["device_lists"] = {"changed": sorted(changes.changed), "left": sorted(changes.left)}
             news = True

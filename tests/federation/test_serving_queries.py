@@ -137,7 +137,7 @@ def test_one_time_key_is_handed_out_once(visitor: Visitor, alice: Client) -> Non
     other = {"one_time_keys": {visitor.user("bob"): {"DEVICE": "signed_curve25519"}}}
     assert visitor.post("/v1/user/keys/claim", other) == {"one_time_keys": {}}
     visitor.post("/v1/user/keys/claim", {"one_time_keys": {alice.user_id: []}}, expect=400)
-    visitor.post("/v1/user/keys/query", {"device_keys": {alice.user_id: 1}}, expect="M_INVALID_PARAM")
+    visitor.post("/v1/user/keys/query", {"device_keys": {alice.user_id: 1}}, expect="M_BAD_JSON")
 
 
 def test_nothing_is_told_to_those_who_do_not_sign(visitor: Visitor, alice: Client) -> None:

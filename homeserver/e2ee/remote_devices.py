@@ -26,6 +26,7 @@ from homeserver.e2ee.uploads import DEVICE_LIST
 from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import InvalidParam, MatrixError
 from homeserver.matrix.ids import DeviceId, ServerName, UserId, is_user_of, parse_device_id
+from homeserver.runtime.background import Background
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
@@ -66,6 +67,7 @@ class RemoteDevices:
     log_writer: LogWriter
     remote: RemoteKeys
     clock: Clock
+    background: Background
     _fetching: dict[UserId, _Fetch] = field(factory=dict, init=False)
     _turns: Turns[UserId] = field(factory=Turns, init=False)
     _left: set[UserId] = field(factory=set, init=False)  # whose last shared room may be gone
@@ -151,7 +153,7 @@ class RemoteDevices:
                 self._note_membership(row.membership.user_id, row.membership.membership)
         if self._left and not self._is_sweeping:
             self._is_sweeping = True
-            Deferred.fromCoroutine(self._sweep()).addErrback(_log_failure)
+            self.background.run(self._sweep(), "Old device lists could not be forgotten")
 
     def _note_membership(self, user_id: UserId, membership: str) -> None:
         if membership in _GONE:
@@ -309,7 +311,3 @@ def is_signing_key(key: object, user_id: UserId) -> TypeGuard[dict[str, Any]]:
     if not isinstance(key, dict) or key.get("user_id") != user_id or not isinstance(key.get("keys"), dict):
         return False
     return len(key["keys"]) == 1 and has_good_signatures(key)
-
-
-def _log_failure(failure: Any) -> None:
-    logger.error("Old device lists could not be forgotten: %s", failure.value)

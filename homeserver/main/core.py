@@ -28,6 +28,7 @@ from homeserver.rooms.partial_states import PartialStates
 from homeserver.rooms.purges import RoomPurges
 from homeserver.rooms.unread import Unread
 from homeserver.rooms.writer import RoomWriter
+from homeserver.runtime.background import Background
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.config import Config, ServerConfig
 from homeserver.runtime.db import Database
@@ -46,6 +47,7 @@ class Core:
     server_name: ServerName
     signing_key: SigningKey
     database: Database
+    background: Background
     log: LogWriter
     events: EventCache
     memberships: Memberships
@@ -103,6 +105,7 @@ async def build_core(config: Config, reactor: Any, clock: Clock, database: Datab
         server_name,
         signing_key,
         database,
+        Background(),
         log,
         events,
         memberships,

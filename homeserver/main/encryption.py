@@ -38,7 +38,7 @@ class EncryptionServices:
 def build_encryption(core: Core) -> EncryptionServices:
     database, log = core.database, core.log
     remote = NoRemoteKeys()
-    remote_devices = RemoteDevices(core.server_name, database, log, remote, core.clock)
+    remote_devices = RemoteDevices(core.server_name, database, log, remote, core.clock, core.background)
     queries = KeyQueries(core.server_name, database, remote, remote_devices, core.clock)
     checks_signatures = core.config.section(EncryptionConfig).check_key_signatures
     uploads = KeyUploads(database, log, checks_signatures)

@@ -106,7 +106,7 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
     json = EventJson(core.events, core.clock, relations, core.erased)
     policies = StatePolicy(aliases), RelationPolicy(core.database, core.events)
     sending = Sending(core.writer, core.events, Transactions(core.database), membership, *policies)
-    delayed = DelayedEvents(core.database, core.clock, sending)
+    delayed = DelayedEvents(core.database, core.clock, sending, core.background)
     summaries = RoomSummaries(core.server_name, core.heads, core.events, core.memberships, remote)
     hierarchies = SpaceHierarchies(core.heads, core.events, summaries)
     directory = RoomDirectory(config, core.database, core.heads, core.log)
@@ -114,9 +114,10 @@ def build_rooms(core: Core) -> RoomServices:  # long: one place where all of roo
     typing = Typing(core.clock, core.serial)
     paging = Paging(core.database, core.events)
     trims = HistoryTrims(core.server_name, core.database, core.clock, core.ingest, config.kept_history_events)
-    extremities = Extremities(core.server_name, core.heads, core.writer)
-    second_looks = SecondLooks(core.database, core.clock, core.ingest, core.sticky)
-    for follower in (reader, extremities, delayed, second_looks, GuestRemoval(core.database, membership)):
+    extremities = Extremities(core.server_name, core.heads, core.writer, core.background)
+    second_looks = SecondLooks(core.database, core.clock, core.ingest, core.sticky, core.background)
+    guest_removal = GuestRemoval(core.database, membership, core.background)
+    for follower in (reader, extremities, delayed, second_looks, guest_removal):
         core.log.follow(follower.on_rows)
     return RoomServices(
         remote,

@@ -68,6 +68,7 @@ class Services:
         if self.federation is not None:
             await self.federation.stop()
         self.rooms.typing.close()
+        await self.core.background.stop()
         await self.core.log.flush()
         self.accounts.hashes.stop()
         await self.core.database.close()

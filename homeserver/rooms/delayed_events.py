@@ -21,7 +21,6 @@ from typing import Any, Final
 
 import orjson
 from attrs import define, field
-from twisted.internet.defer import Deferred
 
 from homeserver.accounts.errors import UserLocked
 from homeserver.accounts.requester import Requester
@@ -29,6 +28,7 @@ from homeserver.matrix.canonical import encode_json
 from homeserver.matrix.errors import Conflict, Forbidden, InvalidParam, LimitExceeded, MatrixError, NotFound, TooLarge
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.rooms.sending import Sending, check_may_stick, check_text, make_transaction
+from homeserver.runtime.background import Background
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database, RowExists
 from homeserver.store import delayed_events as store
@@ -85,6 +85,7 @@ class DelayedEvents:
     database: Database
     clock: Clock
     sending: Sending
+    background: Background
     _timer: Any = field(default=None, init=False)
     _timer_due_ms: int = field(default=0, init=False)
     _stopped: bool = field(default=False, init=False)
@@ -110,7 +111,7 @@ class DelayedEvents:
             key = (RoomId(row.key), row.event.pdu.type, row.event.pdu.state_key)
             if key in self._state_keys:
                 outdated = self._give_up_outdated(key, row.event.pdu.sender)
-                Deferred.fromCoroutine(outdated).addErrback(_log_failure)
+                self.background.run(outdated, "Delayed events that are of the past could not be given up")
 
     async def _give_up_outdated(self, key: _StateKey, sender: UserId) -> None:
         number = self._state_keys.get(key)
@@ -272,10 +273,9 @@ class DelayedEvents:
 
     def _on_time(self) -> None:
         self._timer = None
-        Deferred.fromCoroutine(self._send_due()).addErrback(self._retry)
+        self.background.run(self._send_due(), "Delayed events could not be sent", self._retry)
 
-    def _retry(self, failure: Any) -> None:
-        logger.error("Delayed events could not be read: %s", failure.value)
+    def _retry(self) -> None:
         self._wait_until(self.clock.time_ms() + RETRY_MS)
 
     async def _send_due(self) -> None:
@@ -284,6 +284,8 @@ class DelayedEvents:
             now_ms = self.clock.time_ms()
             due, following_ms = await self.database.read(store.load_due, now_ms, BATCH)
             for event in due:
+                if self._stopped:
+                    return
                 if not await self.database.run(store.begin_sending, event.delay_id, now_ms):
                     continue
                 await self._send_in_time(event)
@@ -339,7 +341,3 @@ class DelayedEvents:
             sticky_ms=event.sticky_ms,
             delay_id=delay_id,
         )
-
-
-def _log_failure(failure: Any) -> None:
-    logger.error("Delayed events that are of the past could not be given up: %s", failure.value)

@@ -10,14 +10,13 @@ import logging
 from collections.abc import Sequence
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.writer import Draft, RoomWriter
+from homeserver.runtime.background import Background
 from homeserver.store.log import LogRow
 
 logger = logging.getLogger(__name__)
@@ -33,14 +32,16 @@ class Extremities:
     server_name: ServerName
     heads: RoomHeads
     writer: RoomWriter
-    _merging: dict[RoomId, Deferred[None]] = field(factory=dict, init=False)
+    background: Background
+    _merging: set[RoomId] = field(factory=set, init=False)
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
             if row.kind == "event" and (room_id := RoomId(row.key)) not in self._merging:
                 head = self.heads.get(room_id)
                 if head is not None and len(head.extremities) > MAX_EXTREMITIES:
-                    self._merge(head)
+                    self._merging.add(room_id)
+                    self.background.run(self._send_dummy(head), f"The extremities of {room_id} could not be merged")
 
     async def merge(self, room_id: RoomId) -> None:
         """Merge them, however few; nothing where no local member can. Raises: NotFound."""
@@ -48,18 +49,6 @@ class Extremities:
         sender = self._find_sender(head)
         if sender is not None:
             await self.writer.write(room_id, lambda now: _drafts(now, sender))
-
-    async def wait(self) -> None:
-        """Until nothing is being merged."""
-        for merging in list(self._merging.values()):
-            waiting: Deferred[None] = Deferred()
-            merging.chainDeferred(waiting)
-            await waiting
-
-    def _merge(self, head: RoomHead) -> None:
-        merging = Deferred.fromCoroutine(self._send_dummy(head)).addErrback(_log_failure)
-        if not merging.called:
-            self._merging[head.room_id] = merging
 
     async def _send_dummy(self, head: RoomHead) -> None:
         try:
@@ -69,7 +58,7 @@ class Extremities:
         except MatrixError as error:
             logger.info("The extremities of %s can't be merged: %s", head.room_id, error)
         finally:
-            self._merging.pop(head.room_id, None)
+            self._merging.discard(head.room_id)
 
     def _find_sender(self, head: RoomHead) -> UserId | None:
         """A local member who may send events."""
@@ -77,10 +66,6 @@ class Extremities:
         needed = levels.event(DUMMY, False)
         local = (user_id for user_id in head.joined_users() if domain_of(user_id) == self.server_name)
         return next((user_id for user_id in local if levels.user(user_id) >= needed), None)
-
-
-def _log_failure(failure: Failure) -> None:
-    logger.error("Extremities can't be merged: %s", failure.getTraceback())
 
 
 def _drafts(head: RoomHead, sender: UserId) -> list[Draft]:

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 
 from attrs import define
-from twisted.internet.defer import Deferred
 
 from homeserver.accounts.requester import Requester
 from homeserver.matrix.errors import MatrixError
@@ -17,6 +16,7 @@ from homeserver.matrix.ids import RoomId, domain_of
 from homeserver.rooms.errors import GuestsForbidden
 from homeserver.rooms.head import RoomHead
 from homeserver.rooms.membership import GUEST_ACCESS, RoomMembership
+from homeserver.runtime.background import Background
 from homeserver.runtime.db import Database
 from homeserver.store.accounts import load_users
 from homeserver.store.log import LogRow
@@ -34,11 +34,12 @@ class GuestRemoval:
 
     database: Database
     membership: RoomMembership
+    background: Background
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         for row in rows:
             if any(delta.key == GUEST_ACCESS for delta in row.deltas):
-                Deferred.fromCoroutine(self._remove(RoomId(row.key)))
+                self.background.run(self._remove(RoomId(row.key)), f"The guests of {row.key} could not be removed")
 
     async def _remove(self, room_id: RoomId) -> None:
         try:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 
 from homeserver.folds.sticky_events import StickyEvents
 from homeserver.matrix.errors import NotFound
@@ -28,6 +28,7 @@ from homeserver.rooms.heads import Room
 from homeserver.rooms.ingest import Ingest
 from homeserver.rooms.ingest_run import Arrival, Run
 from homeserver.rooms.writer import ATTEMPTS, RoomBusy
+from homeserver.runtime.background import Background
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database, RowExists
 from homeserver.store.events import StoredEvent
@@ -54,6 +55,7 @@ class SecondLooks:
     clock: Clock
     ingest: Ingest
     sticky: StickyEvents
+    background: Background
     # What is due in a room for which somebody waits.
     _due: dict[RoomId, Senders] = field(factory=dict, init=False)
     _timers: dict[RoomId, Any] = field(factory=dict, init=False)
@@ -88,10 +90,10 @@ class SecondLooks:
         due = self._due.get(room_id, _NOBODY)
         self._due[room_id] = None if due is None or senders is None else due | senders
         if not is_waiting:
-            Deferred.fromCoroutine(self._look(room_id)).addErrback(self._retry, room_id)
+            fault = f"Sticky events of {room_id} could not be looked at again"
+            self.background.run(self._look(room_id), fault, partial(self._retry, room_id))
 
-    def _retry(self, failure: Any, room_id: RoomId) -> None:
-        logger.error("Sticky events of %s could not be looked at again: %s", room_id, failure.value)
+    def _retry(self, room_id: RoomId) -> None:
         if room_id not in self._timers and not self._stopped and self.sticky.may_have_soft_failed(room_id):
             self._timers[room_id] = self.clock.call_later(RETRY_MS, self._on_time, room_id)
 

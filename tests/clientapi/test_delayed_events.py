@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from queue import Queue
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.rooms.delayed_events import DelayedEvents
+from homeserver.rooms.typing import Typing
 from homeserver.runtime.clock import ManualClock
 from homeserver.store.delayed_events import (
     DelayedEvent,
@@ -301,6 +304,40 @@ def test_what_is_being_sent_is_not_taken_back_and_what_is_taken_back_is_not_sent
         rounds.get(timeout=120)
         assert answers == [404, 404, 200, 200]
         assert sent(alice, room) == wanted
+
+
+def test_what_is_being_sent_when_the_server_stops_is_sent_before(
+    hearth: Any, alice: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = alice.create_room()
+    send, close = DelayedEvents._send, Typing.close
+    begun: Queue[str] = Queue()
+    stopping: Deferred[None] = Deferred()
+
+    async def send_when_stopping(service: DelayedEvents, event: DelayedEvent) -> None:
+        begun.put(event.delay_id)
+        await stopping
+        await send(service, event)
+
+    def close_and_tell(service: Typing) -> None:
+        """The last of what happens before the database is closed."""
+        close(service)
+        stopping.callback(None)
+
+    with monkeypatch.context() as patches, caplog.at_level(logging.ERROR):
+        patches.setattr(DelayedEvents, "_send", send_when_stopping)
+        patches.setattr(Typing, "close", close_and_tell)
+        assert schedule(alice, room, 1) == begun.get(timeout=120)
+        hearth.stop()
+    assert not caplog.messages
+    monkeypatch.setattr(DelayedEvents, "_send_due", _send_nothing)
+    hearth.start()
+    alice.base_url = hearth.url
+    assert sent(alice, room) == ["later"]
+
+
+async def _send_nothing(_service: DelayedEvents) -> None:
+    """As if nothing were due."""
 
 
 def test_what_a_process_took_on_that_ended_is_sent_by_another(

@@ -40,7 +40,8 @@ def run_in_reactor(function: Callable[..., Any], *args: Any, timeout_ms: int = T
     try:
         answer = answers.get(timeout=timeout_ms / 1000)
     except Empty:
-        raise TimeoutError(f"{function} did not come to an end in {timeout_ms} ms") from None
+        name = getattr(function, "__qualname__", "it")  # not its repr, which may be that of a whole server
+        raise TimeoutError(f"{name} did not come to an end in {timeout_ms} ms") from None
     if isinstance(answer, Failure):
         answer.raiseException()
     return answer

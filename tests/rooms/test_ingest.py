@@ -19,6 +19,7 @@ from homeserver.rooms.ingest import Ingest, Receipt
 from homeserver.rooms.ingest_errors import MissingEvents
 from homeserver.rooms.partial_states import PartialStates
 from homeserver.rooms.writer import Draft
+from homeserver.runtime.background import Background
 from homeserver.runtime.coroutine import gather
 from homeserver.store.log import load_head_position
 from homeserver.store.tables.federated_rooms import event_gaps
@@ -366,7 +367,8 @@ def test_second_local_user_who_joins_by_another_server_is_received(server: Inges
 
 
 def test_many_extremities_are_merged_by_an_event_of_ours(server: IngestServer) -> None:
-    extremities = Extremities(server.writer.server_name, server.heads, server.writer)
+    background = Background()
+    extremities = Extremities(server.writer.server_name, server.heads, server.writer, background)
     server.log.follow(extremities.on_rows)
     room = open_room()
     server.enter(room)
@@ -374,7 +376,7 @@ def test_many_extremities_are_merged_by_an_event_of_ours(server: IngestServer) -
     forks = [room.say(ZOE, f"{number}", after=base) for number in range(MAX_EXTREMITIES + 1)]
     for fork in forks:
         assert server.receive(fork) is Receipt.ACCEPTED
-    server.wait(Deferred.fromCoroutine(extremities.wait()))
+    server.wait(Deferred.fromCoroutine(background.wait()))
     [dummy] = server.head(room).extremities
     assert server.seen(room)[-1] == dummy
     assert len(server.timeline(base[0].room_id)[-1].pdu.prev_events) == MAX_EXTREMITIES + 1

@@ -8,14 +8,12 @@ Spec: server-server-api#presence
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 
 from federation.outbound.sender import Sender
 from homeserver.folds.memberships import Memberships
@@ -25,12 +23,11 @@ from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of, is_user
 from homeserver.presence.presence import OFFLINE, Presence
 from homeserver.rooms.heads import RoomHeads
 from homeserver.rooms.partial_states import PartialStates
+from homeserver.runtime.background import Background
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database
 from homeserver.store.log import LogRow
 from homeserver.store.outbound import load_joined_somewhere
-
-logger = logging.getLogger(__name__)
 
 PRESENCE: Final = "m.presence"
 GATHER_MS: Final = 1_000
@@ -54,6 +51,7 @@ class PresenceSender:
     servers: RoomServers
     heads: RoomHeads
     sender: Sender
+    background: Background
     _changed: dict[UserId, None] = field(factory=dict, init=False)
     _told: OrderedDict[UserId, int] = field(factory=OrderedDict, init=False)  # who is present: when it was said last
     _gathering: Any = field(default=None, init=False)
@@ -95,7 +93,7 @@ class PresenceSender:
 
     def _on_gathered(self) -> None:
         self._gathering = None
-        Deferred.fromCoroutine(self._tell()).addErrback(_log_failure)
+        self.background.run(self._tell(), "Presence could not be told to other servers")
 
     async def _tell(self) -> None:
         users = list(self._changed)[:MAX_USERS]
@@ -146,6 +144,7 @@ class PresenceReceiver:
     presence: Presence
     database: Database
     partial: PartialStates
+    background: Background
     _early: OrderedDict[UserId, Mapping[str, Any]] = field(factory=OrderedDict, init=False)
 
     async def receive(self, origin: ServerName, content: Mapping[str, Any]) -> None:
@@ -169,7 +168,7 @@ class PresenceReceiver:
         """Follow the log."""
         if self._early and any(row.is_state_alone for row in rows):
             early, self._early = self._early, OrderedDict()
-            Deferred.fromCoroutine(self._take_early(early)).addErrback(_log_failure)
+            self.background.run(self._take_early(early), "Presence that came early could not be taken in")
 
     async def _take_early(self, early: Mapping[UserId, Mapping[str, Any]]) -> None:
         known = await self._take(early)
@@ -189,7 +188,3 @@ class PresenceReceiver:
             self._early[user_id] = update
             if len(self._early) > MAX_EARLY:
                 self._early.popitem(last=False)
-
-
-def _log_failure(failure: Any) -> None:
-    logger.error("Presence could not be told to other servers: %s", failure.value)

@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Any, Final
 
 from attrs import define
-from twisted.internet.defer import Deferred
 
 from federation.edus.early_receipts import EarlyReceipts
 from federation.outbound.backlog import EVERYTHING
@@ -24,6 +23,7 @@ from homeserver.matrix.errors import MatrixError, NotFound
 from homeserver.matrix.ids import EventId, RoomId, ServerName, UserId, domain_of, is_user_of
 from homeserver.matrix.limits import MAX_ID_BYTES
 from homeserver.rooms.receipts import READ, Receipts
+from homeserver.runtime.background import Background
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.coroutine import gather
 from homeserver.runtime.db import Database
@@ -99,6 +99,7 @@ class ReceiptReceiver:
     clock: Clock
     receipts: Receipts
     early: EarlyReceipts
+    background: Background
 
     async def resume(self) -> None:
         """Know those that came too early in an earlier run, and let go of old ones; at the start, and now and then."""
@@ -119,7 +120,7 @@ class ReceiptReceiver:
         for row in rows:
             waiting = self.early.get_waiting(row.data.get("event_id")) if row.kind == "event" else ()
             if waiting:
-                Deferred.fromCoroutine(self._take_early(waiting)).addErrback(_log_failure)
+                self.background.run(self._take_early(waiting), "Receipts that came early could not be taken in")
 
     async def _take_early(self, receipts: Sequence[EarlyReceipt]) -> None:
         taken = await self._take_all(receipts)
@@ -167,7 +168,3 @@ def _of_user(room_id: RoomId, user_id: UserId, receipt: Mapping[str, Any], now_m
 
 def _is_id(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_BYTES and "\0" not in value
-
-
-def _log_failure(failure: Any) -> None:
-    logger.error("Receipts that came before their event could not be taken yet: %s", failure.value)

@@ -5,13 +5,11 @@ Spec: server-server-api#typing-notifications
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 
 from federation.outbound.sender import Sender
 from homeserver.folds.room_servers import RoomServers
@@ -19,9 +17,8 @@ from homeserver.matrix.errors import Forbidden
 from homeserver.matrix.ids import RoomId, ServerName, UserId, domain_of, is_user_of
 from homeserver.rooms.typing import Typing
 from homeserver.rooms.view import RoomViews
+from homeserver.runtime.background import Background
 from homeserver.runtime.clock import Clock
-
-logger = logging.getLogger(__name__)
 
 TYPING: Final = "m.typing"
 # Other servers forget who types after a time of theirs, and so do we.
@@ -38,6 +35,7 @@ class TypingSender:
     typing: Typing
     servers: RoomServers
     sender: Sender
+    background: Background
     _told: dict[RoomId, frozenset[UserId]] = field(factory=dict, init=False)
     _timer: Any = field(default=None, init=False)
 
@@ -45,7 +43,7 @@ class TypingSender:
         for room_id in room_ids:
             members = self.servers.get(room_id)
             if members is None:
-                Deferred.fromCoroutine(self._tell_later(room_id)).addErrback(_log_failure)
+                self.background.run(self._tell_later(room_id), "Other servers could not be told who types")
             elif members.servers or room_id in self._told:
                 self._tell(room_id, list(members.servers))
 
@@ -104,7 +102,3 @@ class TypingReceiver:
             with suppress(Forbidden):
                 await self.views.load_joined(RoomId(room_id), UserId(user_id))
                 self.typing.start(RoomId(room_id), UserId(user_id), LIFETIME_MS)
-
-
-def _log_failure(failure: Any) -> None:
-    logger.error("Who is in a room could not be read: %s", failure.value)

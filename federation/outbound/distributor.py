@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 
 from federation.outbound.items import Item, Receipt, RowReader
 from homeserver.matrix.ids import ServerName
+from homeserver.runtime.background import Background
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database, DatabaseFault
 from homeserver.store.log import LogRow
@@ -44,6 +44,7 @@ class Distributor:
     offer: Offer
     seen: int
     sources: Iterable[RowReader]
+    background: Background
     on_progress: Progress = lambda _position: None
     _sources: dict[str, list[RowReader]] = field(factory=dict, init=False)
     _waiting: deque[LogRow] = field(factory=deque, init=False)
@@ -118,7 +119,7 @@ class Distributor:
 
     def _work_on(self) -> None:
         self._working = True
-        Deferred.fromCoroutine(self._finish()).addErrback(_log_failure)
+        self.background.run(self._finish(), "Sending to other servers has stopped")
 
     async def _finish(self) -> None:
         """Work until no row is left. From the last look at `seen` to the end there is no await."""
@@ -158,7 +159,3 @@ class Distributor:
             self._waiting.extend(row for row in rows if row.kind in self._sources)
             if not self._waiting:
                 self.position = rows[-1].position if rows else self.seen
-
-
-def _log_failure(failure: Any) -> None:
-    logger.error("Sending to other servers has stopped: %s", failure.value)

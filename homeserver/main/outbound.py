@@ -97,12 +97,18 @@ def build_outbound(
     bodies = TransactionBodies(core.server_name, sources)
     sender = Sender(client, core.clock, backlog, bodies, receipts.load_owed)
     distributor = Distributor(
-        core.database, core.clock, sender.offer, core.log.position, (*sources, receipts), backlog.note_progress
+        core.database,
+        core.clock,
+        sender.offer,
+        core.log.position,
+        (*sources, receipts),
+        core.background,
+        backlog.note_progress,
     )
     backlog.get_cursor = lambda: sender.get_cursor(distributor.position)
     core.log.follow(distributor.on_rows)
     stops = _follow_ephemerals(core, rooms, presence, servers, sender)
-    received = ReceiptReceiver(core.clock, rooms.receipts, EarlyReceipts(core.database, core.clock))
+    received = ReceiptReceiver(core.clock, rooms.receipts, EarlyReceipts(core.database, core.clock), core.background)
     receivers = _build_receivers(core, rooms, encryption, presence, received)
     upkeep, relays = MessageUpkeep(core.database, core.clock, received.resume), Relays(core.log)
     stops = (*stops, sticky.stop)
@@ -113,11 +119,13 @@ def _follow_ephemerals(
     core: Core, rooms: RoomServices, presence: Presence | None, servers: RoomServers, sender: Sender
 ) -> tuple[Callable[[], None], ...]:
     """How to stop them."""
-    typing = TypingSender(core.server_name, core.clock, rooms.typing, servers, sender)
+    typing = TypingSender(core.server_name, core.clock, rooms.typing, servers, sender, core.background)
     rooms.typing.follow(typing.on_typing)
     if presence is None:
         return (typing.stop,)
-    present = PresenceSender(core.server_name, core.clock, presence, core.memberships, servers, core.heads, sender)
+    present = PresenceSender(
+        core.server_name, core.clock, presence, core.memberships, servers, core.heads, sender, core.background
+    )
     core.log.follow(present.on_rows)
     presence.follow(present.on_presence)
     return (typing.stop, present.stop)
@@ -139,7 +147,7 @@ def _build_receivers(
         "m.signing_key_update": encryption.remote_devices.receive_signing_keys,
     }
     if presence is not None:
-        present = PresenceReceiver(presence, core.database, core.partial)
+        present = PresenceReceiver(presence, core.database, core.partial, core.background)
         core.log.follow(present.on_rows)
         receivers["m.presence"] = present.receive
     return receivers

@@ -12,6 +12,7 @@ from federation.edus.presence import GATHER_MS, LOOK_MS, REPEAT_MS, PresenceSend
 from homeserver.folds.room_servers import RemoteMembers
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.presence.presence import Presence
+from homeserver.runtime.background import Background
 from homeserver.runtime.clock import ManualClock
 from homeserver.runtime.serial import Serial
 from homeserver.store.memberships import MembershipRow
@@ -131,7 +132,7 @@ def test_who_stays_present_is_told_of_again() -> None:
             told.append(edu["content"]["push"][0]["presence"])
 
     known: Any = Known()
-    sender = PresenceSender("test.example", clock, presence, known, known, known, known)  # type: ignore[arg-type]
+    sender = PresenceSender("test.example", clock, presence, known, known, known, known, Background())  # type: ignore[arg-type]
     presence.follow(sender.on_presence)
     presence.begin_sync(alice, "PHONE", "online")
     clock.advance(GATHER_MS)

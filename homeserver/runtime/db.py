@@ -2,7 +2,9 @@
 
 The idea: store functions are plain synchronous functions over a connection and run in database threads; a thread keeps
 its connection for its life, so a transaction costs no pool check-out. SQLite has one writer thread (it can only write
-once at a time anyway) and a few readers; PostgreSQL has a few threads for each.
+once at a time anyway) and a few readers; PostgreSQL has a few threads for each. A connection that PostgreSQL ends, as when it
+is restarted, is made anew, and its transaction run again; unless it broke while it was being committed, for then it may have
+been.
 
 Rejected: asyncio drivers (every statement would cross the event loop), SQLAlchemy's pool (one more lock on each
 transaction), `deferToThreadPool` (copies a context and builds a Failure per call).
@@ -20,6 +22,7 @@ from queue import SimpleQueue
 from random import Random
 from typing import Any, TypeVar
 
+import psycopg
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
@@ -31,8 +34,13 @@ from homeserver.runtime.statement import Statement
 
 logger = logging.getLogger(__name__)
 
+
+class OutcomeUnknown(Exception):
+    """The connection broke while this was being committed. Perhaps it was."""
+
+
 # The database is away, full or busy: what services catch that try again later. Not what it says of the data given to it.
-DatabaseFault = (OperationalError, InterfaceError)
+DatabaseFault = (OperationalError, InterfaceError, OutcomeUnknown)
 RowExists = IntegrityError  # somebody else stored it in between
 
 T = TypeVar("T")
@@ -46,6 +54,19 @@ POSTGRES_READERS = 3
 TRANSACTION_ATTEMPTS = 6
 # PostgreSQL: serialization failure, deadlock. Both are settled by running the transaction again.
 RETRYABLE_SQLSTATES = frozenset({"40001", "40P01"})
+# Of connections that the server ended, or does not let in now; besides class 08.
+ENDED_SQLSTATES = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "53300"})
+# For how long a transaction waits for a database that is away. Those that come later are refused until it is back.
+RECONNECT_FOR_S = 10
+RECONNECT_PAUSE_S = 0.1
+# A server that is gone without a word is noticed within half a minute. What the URL says goes before.
+_PATIENCE = {
+    "connect_timeout": "10",
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
 
 
 class DatabaseClosed(Exception):
@@ -64,6 +85,7 @@ def make_engine(url: sqlalchemy.URL) -> Engine:
     """Its errors, which get into the log, have the statement but none of its values: these may be messages or hashes."""
     if url.drivername == "sqlite":
         return _sqlite_engine(url)
+    url = url.set(query={**_PATIENCE, **url.query})
     return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, hide_parameters=True)
 
 
@@ -122,7 +144,9 @@ class Database:
     def run(self, fn: Callable[..., T], *args: Any) -> Deferred[T]:
         """Call fn(connection, *args) in a writing transaction; it is committed when fn returns.
 
-        fn may be run again after a deadlock, so it must have no effect outside the database.
+        fn may be run again after a deadlock or on a new connection, so it must have no effect outside the database.
+
+        Raises (through the Deferred): what fn raises; DatabaseFault when the database is away, OutcomeUnknown among them.
         """
         return self._submit(self._writes, fn, args)
 
@@ -178,6 +202,7 @@ class _Worker:
         self._reactor = reactor
         self._read_only = read_only
         self._connection: Connection | None = None
+        self._is_away = False
         self._random = Random()
 
     def run(self) -> None:
@@ -202,22 +227,36 @@ class _Worker:
             self._reactor.callFromThread(how, job.deferred, outcome)
 
     def _transact(self, job: _Job) -> Any:
-        for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
+        failed, lost, until_s = 0, 0, time.monotonic() + RECONNECT_FOR_S
+        while True:
+            is_committing = False
             try:
                 connection = self._connected()
                 with connection.begin():
-                    return job.fn(connection, *job.args)
+                    result = job.fn(connection, *job.args)
+                    is_committing = not self._read_only
+                return result
             except DBAPIError as error:
-                if error.connection_invalidated:
-                    self._disconnect()
-                if attempt == TRANSACTION_ATTEMPTS or not _is_retryable(error):
+                if _is_lost(error):
+                    self._lose()
+                    if is_committing:
+                        raise OutcomeUnknown from error
+                if self._connection is None:
+                    self._is_away = self._is_away or time.monotonic() > until_s
+                    if self._is_away:
+                        raise
+                    time.sleep(min(lost, 10) * RECONNECT_PAUSE_S)
+                    lost += 1
+                elif _is_retryable(error) and failed < TRANSACTION_ATTEMPTS - 1:
+                    failed += 1
+                    time.sleep(self._random.uniform(0, 0.01 * 2**failed))
+                else:
                     raise
-                time.sleep(self._random.uniform(0, 0.01 * 2**attempt))
-        raise AssertionError("the loop returns or raises")
 
     def _connected(self) -> Connection:
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(**self._options())
+            self._is_away = False
         return self._connection
 
     def _options(self) -> dict[str, Any]:
@@ -228,9 +267,14 @@ class _Worker:
         return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
     def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _lose(self) -> None:
         if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+            self._connection.invalidate()  # so that closing it says no ROLLBACK
+        self._disconnect()
 
 
 def _running_loop() -> AbstractEventLoop | None:
@@ -239,6 +283,18 @@ def _running_loop() -> AbstractEventLoop | None:
         return get_running_loop()
     except RuntimeError:
         return None
+
+
+def _is_lost(error: DBAPIError) -> bool:
+    """The connection is of no use any more: the server ended it, or what the driver says is of its own, and not the server's
+    word. (In the midst of `executemany` that is not always a connection which it knows to be closed.)
+    """
+    if error.connection_invalidated:
+        return True
+    if not isinstance(error.orig, psycopg.Error):
+        return False
+    state = error.orig.sqlstate
+    return state is None or state in ENDED_SQLSTATES or state.startswith("08")
 
 
 def _is_retryable(error: DBAPIError) -> bool:

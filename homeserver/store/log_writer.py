@@ -15,7 +15,8 @@ Invariants:
 - A room's writes are built on each other before they are committed. So when one fails, all those of its room that wait
   behind it fail with it (LostCompare), before its caller learns of it: none can be taken for a later head's child.
 - A batch that fails is tried again item by item, so a bad item harms itself alone.
-- When the outcome of a commit is unknown (the connection broke), the log itself says whether it is there.
+- When the outcome of a commit is unknown (the connection broke), the log itself says whether it is there. Where it can't be
+  asked, either, the whole batch fails, and is not tried again: nothing is done twice.
 - Other processes write to the same log. No position is left out, but for places that history will need (RoomWrite.free). So a
   commit of ours that does not begin right behind what followers have seen shows that others may have been first: their rows
   are read and told before ours.
@@ -34,7 +35,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.matrix.ids import EventId, RoomId
 from homeserver.runtime.coroutine import next_turn
-from homeserver.runtime.db import Database
+from homeserver.runtime.db import Database, DatabaseFault, OutcomeUnknown
 from homeserver.store.log import (
     LogRow,
     MembershipChange,
@@ -54,6 +55,7 @@ QUIET_TURNS = 3  # of the event loop, of some 10 us each
 GATHER_S = 0.01  # and one turn, however much others have to do in it
 FOREIGN_ROWS = 1_000  # read at once
 MAX_POSITION = 2**62
+COMMIT_ATTEMPTS = 5
 
 
 class LostCompare(Exception):
@@ -221,6 +223,11 @@ class LogWriter:
     async def _write(self, batch: list[_Queued]) -> None:
         try:
             done = await self._transact([queued.item for queued in batch])
+        except OutcomeUnknown as error:
+            for queued in batch:
+                if not queued.done:
+                    self._fail(queued, error)
+            return
         except Exception as error:  # the database refused the batch, or is gone
             if len(batch) == 1:
                 self._fail(batch[0], await self._explain(batch[0].item, error))
@@ -269,26 +276,27 @@ class LogWriter:
         return error
 
     async def _transact(self, items: list[Item]) -> _Batch:
-        attempted: list[LogRow] = []
-        try:
-            return await self.database.run(write_batch, items, attempted)
-        except IntegrityError:
-            raise
-        except DBAPIError as error:
-            if not error.connection_invalidated or not attempted:
-                raise
-            return await self._settle_unknown(items, attempted, error)
+        """Raises: OutcomeUnknown; what the database says."""
+        attempted: list[_Batch] = []
+        for _ in range(COMMIT_ATTEMPTS):
+            try:
+                return await self.database.run(write_batch, items, attempted)
+            except OutcomeUnknown as error:
+                logger.warning("The outcome of a commit is unknown, reading it back: %s", error.__cause__)
+                if await self._is_written(attempted[0].rows, error):
+                    return attempted[0]
+        raise OutcomeUnknown
 
-    async def _settle_unknown(self, items: list[Item], attempted: list[LogRow], error: Exception) -> _Batch:
-        """The connection broke, perhaps after the commit: what stands at our positions tells."""
-        logger.warning("The outcome of a commit is unknown, reading it back: %s", error)
-        first = attempted[0].position
-        found = await self.database.read(load_rows, first - 1, len(attempted))
-        if [(row.position, row.kind, row.key, row.data) for row in found] != [
-            (row.position, row.kind, row.key, row.data) for row in attempted
-        ]:
-            raise error
-        return _place(items, {}, first - items[0].free)
+    async def _is_written(self, rows: Sequence[LogRow], why: Exception) -> bool:
+        """What stands at the rows' positions tells. Raises: OutcomeUnknown."""
+        for _ in range(COMMIT_ATTEMPTS):
+            try:
+                found = await self.database.run(_load_settled, rows[0].position, len(rows))
+            except DatabaseFault as error:
+                logger.warning("It could not be read back: %s", error)
+            else:
+                return [_identity(row) for row in found] == [_identity(row) for row in rows]
+        raise OutcomeUnknown from why
 
     def _settle(self, batch: list[_Queued], done: _Batch, *, is_next: bool) -> None:
         """With `is_next`, the rows are right behind what followers have seen. Else they are told when those between are read."""
@@ -350,8 +358,18 @@ def _settle_snapshots(write: RoomWrite) -> None:
     write.head.snapshot.settle()
 
 
-def write_batch(conn: Connection, items: Sequence[Item], attempted: list[LogRow]) -> _Batch:
-    """One transaction. `attempted` is filled with the rows before the commit, to settle an unknown outcome."""
+def _identity(row: LogRow) -> tuple[int, str, str, dict[str, Any]]:
+    return row.position, row.kind, row.key, row.data
+
+
+def _load_settled(conn: Connection, first: int, count: int) -> list[LogRow]:
+    """The rows at these positions, once nobody is writing any: the commit that broke off may still be going on."""
+    take_positions(conn, 0)
+    return load_rows(conn, first - 1, count)
+
+
+def write_batch(conn: Connection, items: Sequence[Item], attempted: list[_Batch]) -> _Batch:
+    """One transaction. `attempted` is given what it did before the commit, to settle an unknown outcome."""
     errors = _compare(conn, items)
     going = [item for index, item in enumerate(items) if index not in errors]
     attempted.clear()
@@ -370,7 +388,7 @@ def write_batch(conn: Connection, items: Sequence[Item], attempted: list[LogRow]
     if writes:
         write_rooms(conn, writes)
     save_rows(conn, done.rows)
-    attempted.extend(done.rows)
+    attempted.append(done)
     return done
 
 

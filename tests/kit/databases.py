@@ -93,15 +93,26 @@ class PostgresCluster:
         if binaries is None:
             raise PostgresMissing
         self._initialise(binaries)
-        self._launch(binaries)
+        self.resume()
 
     def stop(self) -> None:
         """Ends the server and removes all data."""
+        self.pause()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def pause(self) -> None:
+        """Ends the server; its data stay for `resume`."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(120)
             self._process = None
-        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def resume(self) -> None:
+        """Raises: PostgresMissing; RuntimeError."""
+        binaries = find_postgres()
+        if binaries is None:
+            raise PostgresMissing
+        self._launch(binaries)
 
     def url(self, database: str) -> str:
         return f"postgresql://{_USER}@/{database}?host={self.folder}"

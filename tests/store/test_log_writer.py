@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred, DeferredList, succeed
 
-from homeserver.runtime.db import Database, engine_url, make_engine
+from homeserver.matrix.ids import RoomId
+from homeserver.runtime.db import Database, OutcomeUnknown, engine_url, make_engine
+from homeserver.runtime.statement import Statement
 from homeserver.store.log import LogRow, load_rows
-from homeserver.store.log_writer import LogItem, LogWriter
+from homeserver.store.log_writer import COMMIT_ATTEMPTS, LogItem, LogWriter, LostCompare
+from homeserver.store.room_writes import RoomWrite
 from tests.kit.reactor import get_reactor, run_in_reactor, wait
+
+on_postgres = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+_END_CONNECTION = Statement(text("SELECT pg_terminate_backend(pg_backend_pid()), CAST(:number AS INTEGER)"), "number")
 
 
 class Log:
@@ -26,7 +33,7 @@ class Log:
         self.rows: list[LogRow] = []
         self.writer.follow(self.rows.extend)
 
-    def submit(self, *items: LogItem) -> list[tuple[bool, Any]]:
+    def submit(self, *items: LogItem | RoomWrite) -> list[tuple[bool, Any]]:
         """(whether it was written, position or failure) of each."""
 
         def go() -> Deferred[Any]:
@@ -141,3 +148,69 @@ def test_whoever_goes_away_stops_neither_his_write_nor_the_next(log: Log) -> Non
 
     assert run_in_reactor(go) == 3
     assert log.stored() == [(1, "@first:test"), (2, "@queued:test"), (3, "@next:test")]
+
+
+class BrokenCommits:
+    """COMMITs of the writers whose connection breaks: before the server has it, or before its word is back."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.expected: list[str] = []
+        self._commit = psycopg.Connection.commit
+        monkeypatch.setattr(psycopg.Connection, "commit", lambda connection: self._break(connection))
+
+    def _break(self, connection: psycopg.Connection[Any]) -> None:
+        if not self.expected or connection.read_only:
+            self._commit(connection)
+            return
+        if self.expected.pop(0) == "after":
+            self._commit(connection)
+        connection.close()
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+
+@on_postgres
+@pytest.mark.parametrize("breaks", [["before"], ["after"], ["before", "before", "after"], ["after", "before"]])
+def test_commit_that_breaks_off_is_done_once(log: Log, monkeypatch: pytest.MonkeyPatch, breaks: list[str]) -> None:
+    commits = BrokenCommits(monkeypatch)
+    commits.expected = list(breaks)
+    keys = [f"@user{number}:test" for number in range(5)]
+    results = log.submit(*map(_item, keys))
+    assert [result for _, result in results] == [1, 2, 3, 4, 5]
+    assert not commits.expected
+    assert log.stored() == list(enumerate(keys, 1))
+    assert [row.key for row in log.rows] == keys
+
+
+@on_postgres
+def test_commit_of_which_nothing_can_be_learned_is_not_tried_again(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = BrokenCommits(monkeypatch)
+    commits.expected = ["after"] + ["before"] * COMMIT_ATTEMPTS
+    results = log.submit(_item("@a:test"), _item("@b:test"))
+    assert [(written, failure.type) for written, failure in results] == [(False, OutcomeUnknown)] * 2
+    assert log.stored() == [(1, "@a:test"), (2, "@b:test")]
+    assert log.submit(_item("@c:test")) == [(True, 3)]
+    assert [row.position for row in log.rows] == [1, 2, 3]
+
+
+@on_postgres
+def test_connection_that_broke_within_a_batch_of_rows_is_made_anew(log: Log) -> None:
+    attempts: list[int] = []
+
+    def save(conn: Connection, _position: int) -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            _END_CONNECTION.run_many(conn, [{"number": number} for number in range(3)])
+
+    assert log.submit(_item("@a:test", save), _item("@b:test")) == [(True, 1), (True, 2)]
+    assert len(attempts) == 2
+    assert log.stored() == [(1, "@a:test"), (2, "@b:test")]
+
+
+@on_postgres
+def test_what_was_refused_in_a_commit_that_broke_off_stays_refused(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    outdated = RoomWrite(RoomId("!room:test"), base_version=7, events=[], head=cast("Any", None))
+    BrokenCommits(monkeypatch).expected = ["after"]
+    (is_written, failure), *others = log.submit(outdated, _item("@a:test"), _item("@b:test"))
+    assert (is_written, failure.type) == (False, LostCompare)
+    assert others == [(True, 1), (True, 2)]
+    assert log.stored() == [(1, "@a:test"), (2, "@b:test")]

@@ -28,6 +28,7 @@ from homeserver.matrix.errors import (
     TooLarge,
 )
 from homeserver.runtime.coroutine import Drive, drive
+from homeserver.runtime.db import DatabaseFault
 from homeserver.runtime.http import answer
 from homeserver.runtime.http.body import SpooledBody, parse_pairs
 from homeserver.runtime.http.endpoint import DEFAULT_MAX_BODY_BYTES, Auth
@@ -410,7 +411,9 @@ class Request:
     # ---- Answering ----
 
     def answer_error(self, error: BaseException) -> None:
-        """Answers with the error's status and JSON; what is no MatrixError is our fault: logged, answered 500."""
+        """Answers with the error's status and JSON; what is no MatrixError is our fault: logged, answered 500. So is 503, where
+        the database is away: what was asked for may be done by and by.
+        """
         if isinstance(error, MatrixError):
             answer.write_result(self, Response(error.status, error.to_json(), _headers_of(error)))
             return
@@ -421,8 +424,11 @@ class Request:
         if self.status:  # the head of an answer is out already: all that is left is to break off
             self.abort()
             return
-        body = {"errcode": "M_UNKNOWN", "error": "Internal server error", "request_id": self.request_id}
-        answer.write_json(self, 500, encode_json(body))
+        status, text = 500, "Internal server error"
+        if isinstance(error, DatabaseFault):
+            status, text = 503, "The database is not available, try again"
+        body = {"errcode": "M_UNKNOWN", "error": text, "request_id": self.request_id}
+        answer.write_json(self, status, encode_json(body))
 
     def finish(self) -> None:
         """The whole answer has been handed to the connection."""

@@ -53,11 +53,11 @@ class Line:
 
     def leave(self, key: Hashable) -> None:
         self.running.discard(key)
-        for entry in list(self.waiting):
-            if self._may_enter(entry[0]):
-                self.waiting.remove(entry)
-                self._take(entry[0])
-                entry[1].callback(None)
+        # Whoever is let in may leave before the callback returns, as when its client is gone: so each is looked for anew.
+        while (entry := next((each for each in self.waiting if self._may_enter(each[0])), None)) is not None:
+            self.waiting.remove(entry)
+            self._take(entry[0])
+            entry[1].callback(None)
 
     def _may_enter(self, key: Hashable) -> bool:
         return key not in self.running and len(self.running) < self.at_once

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from federation.inbound.large_bodies import LARGE_BYTES, WAITING_OF_EACH
+from federation.inbound.large_bodies import LARGE_BYTES, WAITING_OF_EACH, Line
 from federation.inbound.pieces import SLICE_BYTES, canonical_body
 from federation.xmatrix import build_header
 from homeserver.matrix.canonical import canonical_json
@@ -69,7 +69,7 @@ def test_server_has_one_large_transaction_dealt_with_at_a_time(
         thread.start()
     room.wait_until(lambda: len(answers) == SENT - 1 - WAITING_OF_EACH)
     assert set(answers) == {429}
-    assert len(held) == 1
+    assert len(held) == 1, (auth.large, auth._running, answers)
     assert len(auth.large.waiting) == WAITING_OF_EACH
     assert put(room, "small", {"pdus": "x"}, encode).status_code == 400  # small ones don't stand behind them
     for number in range(1 + WAITING_OF_EACH):
@@ -82,6 +82,22 @@ def test_server_has_one_large_transaction_dealt_with_at_a_time(
     assert not run_in_reactor(lambda: set(auth.large.running))  # behind the end of the last request
     room.wait_for_event(room.tips[0])
     assert log.faults() == []
+
+
+def test_those_who_are_gone_when_their_turn_comes_let_the_next_one_in() -> None:
+    line, entered = Line(at_once=1), []
+
+    async def pass_through(number: int) -> None:
+        await line.enter(number)
+        entered.append(number)
+        if number > 0:
+            line.leave(number)
+
+    passing = [Deferred.fromCoroutine(pass_through(number)) for number in range(5)]
+    assert [each.called for each in passing] == [True, False, False, False, False]
+    line.leave(0)
+    assert entered == [0, 1, 2, 3, 4]
+    assert not line.running and not line.waiting
 
 
 def test_event_that_is_too_large_is_dropped_and_others_are_taken(room: PeerRoom, log: Log) -> None:

@@ -41,8 +41,10 @@ def test_event_beside_the_join_is_taken_in_and_history_is_no_news(
 
 
 def test_event_that_comes_before_the_answer_to_the_join_is_taken_in_after_it(
-    start_federated: Any, start_peer: Any
+    start_federated: Any, start_peer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The checks wait for the join, and the join for the answer.
+    monkeypatch.setattr("federation.inbound.room_parts.CHECKS_MOMENT_MS", 300)
     hearth, peer = start_federated(), start_peer()
     alice, room = hearth.register("alice"), PeerRoom.create(peer).serve()
     answers: list[Any] = []
@@ -61,7 +63,11 @@ def test_event_that_comes_before_the_answer_to_the_join_is_taken_in_after_it(
     assert answers == [{"pdus": {}}]
 
 
-def test_event_that_comes_beside_a_join_that_is_refused_is_dropped(start_federated: Any, start_peer: Any) -> None:
+def test_event_that_comes_beside_a_join_that_is_refused_is_dropped(
+    start_federated: Any, start_peer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The checks wait for the join, and the join for the answer.
+    monkeypatch.setattr("federation.inbound.room_parts.CHECKS_MOMENT_MS", 300)
     hearth, peer = start_federated(), start_peer()
     alice, room = hearth.register("alice"), PeerRoom.create(peer).serve()
     answers: list[Any] = []

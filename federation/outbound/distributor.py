@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
 
 from federation.outbound.items import Item, Receipt, RowReader
 from homeserver.matrix.ids import ServerName
-from homeserver.runtime.background import Background
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.db import Database, DatabaseFault
 from homeserver.store.log import LogRow
@@ -44,7 +44,6 @@ class Distributor:
     offer: Offer
     seen: int
     sources: Iterable[RowReader]
-    background: Background
     on_progress: Progress = lambda _position: None
     _sources: dict[str, list[RowReader]] = field(factory=dict, init=False)
     _waiting: deque[LogRow] = field(factory=deque, init=False)
@@ -52,6 +51,7 @@ class Distributor:
     _found: list[Addressed] = field(factory=list, init=False)  # what the first row became, by its first sources
     _working: bool = field(default=False, init=False)
     _reading: bool = field(default=True, init=False)  # the rows that come are read from the log later
+    _finishing: Deferred[None] | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -67,6 +67,8 @@ class Distributor:
     def stop(self) -> None:
         self._stopped = True
         self._waiting.clear()
+        if self._finishing is not None:
+            self._finishing.cancel()
 
     def on_rows(self, rows: Sequence[LogRow]) -> None:
         """Follow the log."""
@@ -119,7 +121,7 @@ class Distributor:
 
     def _work_on(self) -> None:
         self._working = True
-        self.background.run(self._finish(), "Sending to other servers has stopped")
+        self._finishing = Deferred.fromCoroutine(self._finish()).addErrback(_log_failure)
 
     async def _finish(self) -> None:
         """Work until no row is left. From the last look at `seen` to the end there is no await."""
@@ -142,6 +144,8 @@ class Distributor:
         except DatabaseFault:
             logger.exception("It could not be read whom the log's row %s concerns", row.position)
             await self.clock.sleep(RETRY_MS)
+        except CancelledError:
+            raise
         except Exception:
             logger.exception("It is not known whom the log's row %s concerns", row.position)
             if self._waiting and self._waiting[0] is row:
@@ -159,3 +163,8 @@ class Distributor:
             self._waiting.extend(row for row in rows if row.kind in self._sources)
             if not self._waiting:
                 self.position = rows[-1].position if rows else self.seen
+
+
+def _log_failure(failure: Any) -> None:
+    if not failure.check(CancelledError):
+        logger.error("Sending to other servers has stopped: %s", failure.value)

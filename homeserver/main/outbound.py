@@ -102,7 +102,6 @@ def build_outbound(
         sender.offer,
         core.log.position,
         (*sources, receipts),
-        core.background,
         backlog.note_progress,
     )
     backlog.get_cursor = lambda: sender.get_cursor(distributor.position)

@@ -60,6 +60,7 @@ class Services:
         """Finish what was accepted; then close the database."""
         await self.rooms.delayed.stop()
         await self.rooms.second_looks.stop()
+        await self.core.background.stop()  # it may have something to ask of other servers yet
         await self.rooms.upkeep.stop()
         await self.search.stop()
         await self.rooms.profiles.stop()
@@ -68,7 +69,6 @@ class Services:
         if self.federation is not None:
             await self.federation.stop()
         self.rooms.typing.close()
-        await self.core.background.stop()
         await self.core.log.flush()
         self.accounts.hashes.stop()
         await self.core.database.close()

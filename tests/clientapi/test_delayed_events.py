@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from homeserver.matrix.ids import EventId, RoomId, UserId
 from homeserver.rooms.delayed_events import DelayedEvents
-from homeserver.rooms.typing import Typing
+from homeserver.runtime.background import Background
 from homeserver.runtime.clock import ManualClock
 from homeserver.store.delayed_events import (
     DelayedEvent,
@@ -310,7 +310,7 @@ def test_what_is_being_sent_when_the_server_stops_is_sent_before(
     hearth: Any, alice: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     room = alice.create_room()
-    send, close = DelayedEvents._send, Typing.close
+    send, stop = DelayedEvents._send, Background.stop
     begun: Queue[str] = Queue()
     stopping: Deferred[None] = Deferred()
 
@@ -319,14 +319,13 @@ def test_what_is_being_sent_when_the_server_stops_is_sent_before(
         await stopping
         await send(service, event)
 
-    def close_and_tell(service: Typing) -> None:
-        """The last of what happens before the database is closed."""
-        close(service)
+    async def tell_and_stop(background: Background) -> None:
         stopping.callback(None)
+        await stop(background)
 
     with monkeypatch.context() as patches, caplog.at_level(logging.ERROR):
         patches.setattr(DelayedEvents, "_send", send_when_stopping)
-        patches.setattr(Typing, "close", close_and_tell)
+        patches.setattr(Background, "stop", tell_and_stop)
         assert schedule(alice, room, 1) == begun.get(timeout=120)
         hearth.stop()
     assert not caplog.messages

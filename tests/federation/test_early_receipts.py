@@ -105,7 +105,7 @@ def test_receipt_that_was_accepted_survives_a_crash(room: PeerRoom) -> None:
 def test_receipt_that_can_not_be_written_down_is_not_accepted(room: PeerRoom, monkeypatch: Any) -> None:
     pdu = room.build("m.room.message", message("late"))
     fault = Fault(monkeypatch, "save_early_receipts")
-    assert room.send(edus=[read(room, pdu.event_id)], txn_id="same").status_code == 500
+    assert room.send(edus=[read(room, pdu.event_id)], txn_id="same").status_code == 503
     fault.mend()
     assert room.send(edus=[read(room, pdu.event_id)], txn_id="same").status_code == 200
     room.hearth.stop()

@@ -63,8 +63,8 @@ def test_accepted_event_waits_for_the_database(room: PeerRoom, monkeypatch: Any)
 def test_event_that_can_not_be_written_down_is_not_accepted(room: PeerRoom, monkeypatch: Any) -> None:
     fault = Fault(monkeypatch, "write_batch", "save_staged_pdus")
     pdu = room.build("m.room.message", message("again"))
-    assert room.send(pdu).status_code == 500
-    assert room.send(pdu).status_code == 500
+    assert room.send(pdu).status_code == 503
+    assert room.send(pdu).status_code == 503
     fault.mend()
     assert room.send(pdu).json() == {"pdus": {pdu.event_id: {}}}
     room.wait_for_event(pdu.event_id)
@@ -79,7 +79,7 @@ def test_message_to_a_device_that_can_not_be_written_down_is_not_accepted(room: 
     content = {"sender": room.bob, "type": "org.example.key", "message_id": "1", "messages": messages}
     edu = {"edu_type": "m.direct_to_device", "content": content}
     fault = Fault(monkeypatch, "write_batch")
-    assert room.send(edus=[edu], txn_id="same").status_code == 500
+    assert room.send(edus=[edu], txn_id="same").status_code == 503
     fault.mend()
     assert room.send(edus=[edu], txn_id="same").json() == {"pdus": {}}
     told = room.alice.sync(since=since)["to_device"]["events"]

@@ -97,12 +97,7 @@ def build_outbound(
     bodies = TransactionBodies(core.server_name, sources)
     sender = Sender(client, core.clock, backlog, bodies, receipts.load_owed)
     distributor = Distributor(
-        core.database,
-        core.clock,
-        sender.offer,
-        core.log.position,
-        (*sources, receipts),
-        backlog.note_progress,
+        core.database, core.clock, sender.offer, core.log.position, (*sources, receipts), backlog.note_progress
     )
     backlog.get_cursor = lambda: sender.get_cursor(distributor.position)
     core.log.follow(distributor.on_rows)

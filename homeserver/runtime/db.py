@@ -227,7 +227,8 @@ class _Worker:
             self._reactor.callFromThread(how, job.deferred, outcome)
 
     def _transact(self, job: _Job) -> Any:
-        failed, lost, until_s = 0, 0, time.monotonic() + RECONNECT_FOR_S
+        failed = lost = 0
+        until_s = 0.0
         while True:
             is_committing = False
             try:
@@ -242,7 +243,11 @@ class _Worker:
                     if is_committing:
                         raise OutcomeUnknown from error
                 if self._connection is None:
-                    self._is_away = self._is_away or time.monotonic() > until_s
+                    if lost == 0:  # a transaction may have run for long before
+                        until_s = time.monotonic() + RECONNECT_FOR_S
+                        if not self._is_away:
+                            logger.warning("The connection to the database is lost, making a new one: %s", error.orig)
+                    self._is_away = self._is_away or time.monotonic() >= until_s
                     if self._is_away:
                         raise
                     time.sleep(min(lost, 10) * RECONNECT_PAUSE_S)

@@ -270,7 +270,10 @@ class LogWriter:
     async def _explain(self, item: Item, error: Exception) -> Exception:
         """A refused transaction id is no fault: it was done before, and has its answer."""
         if isinstance(error, IntegrityError) and isinstance(item, RoomWrite) and item.transaction is not None:
-            known = await self.database.read(load_transactions, [item.transaction])
+            try:
+                known = await self.database.read(load_transactions, [item.transaction])
+            except DatabaseFault:
+                return error
             if item.transaction in known:
                 return DuplicateTransaction(known[item.transaction])
         return error
@@ -282,14 +285,16 @@ class LogWriter:
             try:
                 return await self.database.run(write_batch, items, attempted)
             except OutcomeUnknown as error:
+                if not attempted:  # all was refused, and nothing written
+                    continue
                 logger.warning("The outcome of a commit is unknown, reading it back: %s", error.__cause__)
                 if await self._is_written(attempted[0].rows, error):
                     return attempted[0]
         raise OutcomeUnknown
 
     async def _is_written(self, rows: Sequence[LogRow], why: Exception) -> bool:
-        """What stands at the rows' positions tells. Raises: OutcomeUnknown."""
-        for _ in range(COMMIT_ATTEMPTS):
+        """What stands at the rows' positions tells. Raises: OutcomeUnknown, also where there are no rows."""
+        for _ in range(COMMIT_ATTEMPTS if rows else 0):
             try:
                 found = await self.database.run(_load_settled, rows[0].position, len(rows))
             except DatabaseFault as error:

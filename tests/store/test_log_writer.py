@@ -214,3 +214,16 @@ def test_what_was_refused_in_a_commit_that_broke_off_stays_refused(log: Log, mon
     assert (is_written, failure.type) == (False, LostCompare)
     assert others == [(True, 1), (True, 2)]
     assert log.stored() == [(1, "@a:test"), (2, "@b:test")]
+
+
+@on_postgres
+def test_commit_that_breaks_off_behind_nothing_but_refusals_leaves_them_refused(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outdated = RoomWrite(RoomId("!room:test"), base_version=7, events=[], head=cast("Any", None))
+    commits = BrokenCommits(monkeypatch)
+    commits.expected = ["before"]
+    [(is_written, failure)] = log.submit(outdated)
+    assert not commits.expected
+    assert (is_written, failure.type) == (False, LostCompare)
+    assert log.submit(_item("@a:test")) == [(True, 1)]
